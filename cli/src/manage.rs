@@ -1,0 +1,250 @@
+//! `memlog forget`, `stats`, `verify` and `repair`.
+
+use std::fmt::Write as _;
+
+use memlog::{Damage, ErrorKind, Options, RecoveryReport};
+use serde::Serialize;
+
+use crate::args::{ForgetArgs, Globals, RepairArgs};
+use crate::failure::{Failure, code};
+use crate::open::{Access, open, utf8};
+use crate::output::{self, count, escape, escape_line, plural};
+
+pub(crate) fn forget(globals: &Globals, args: &ForgetArgs) -> Result<(), Failure> {
+    match (&args.name, &args.prefix) {
+        (Some(name), _) => {
+            let name = utf8("the agent's name", name)?;
+            let store = open(globals, Access::Change)?;
+            let agent = store.agent(name)?;
+            let view = agent.view()?;
+            let entries = view.next_seq().saturating_sub(view.floor());
+            let was_there = view.next_seq() > 1 || view.states("").next().is_some();
+            agent.forget()?;
+            drop(view);
+            told(globals, name, u64::from(was_there), Some(entries))
+        }
+        (None, Some(prefix)) => {
+            let prefix = utf8("the prefix", prefix)?;
+            if !prefix.ends_with('/') {
+                return Err(Failure::usage(format!("the prefix {prefix:?} does not end in '/'"))
+                    .hint("a prefix names everything under a part of the hierarchy: acme/"));
+            }
+            let store = open(globals, Access::Change)?;
+            let mut agents = 0;
+            for agent in store.agents(prefix) {
+                agent?;
+                agents += 1;
+            }
+            store.forget_prefix(prefix)?;
+            told(globals, prefix, agents, None)
+        }
+        (None, None) => Err(Failure::usage("name an agent, or a prefix with --prefix")),
+    }
+}
+
+fn told(globals: &Globals, what: &str, agents: u64, entries: Option<u64>) -> Result<(), Failure> {
+    if globals.json {
+        let answer = serde_json::json!({ "forgot": what, "agents": agents, "entries": entries });
+        return output::json_answer(&answer);
+    }
+    let what = escape_line(what);
+    let text = match (agents, entries) {
+        (0, Some(_)) => format!("{what}: there was no such agent\n"),
+        (0, None) => format!("{what}: there was no agent under this prefix\n"),
+        (_, Some(n)) => {
+            format!("forgot {what}: {} and its state are unreadable now\n", {
+                plural(n, "entry", "entries")
+            })
+        }
+        (n, None) => {
+            format!("forgot {what}: {} unreadable now\n", {
+                if n == 1 { "1 agent is".to_owned() } else { format!("{} agents are", count(n)) }
+            })
+        }
+    };
+    output::text_answer(&text)
+}
+
+#[derive(Serialize)]
+struct StatsRow {
+    segments: u64,
+    live_bytes: u64,
+    dead_bytes: u64,
+    pinned_bytes: u64,
+    resident_bytes: u64,
+    incarnation: u64,
+    recovery: RecoveryRow,
+}
+
+pub(crate) fn stats(globals: &Globals) -> Result<(), Failure> {
+    let store = open(globals, Access::Read)?;
+    let stats = store.stats();
+    let row = StatsRow {
+        segments: stats.segments,
+        live_bytes: stats.live_bytes,
+        dead_bytes: stats.dead_bytes,
+        pinned_bytes: stats.pinned_bytes,
+        resident_bytes: stats.resident_bytes,
+        incarnation: store.incarnation(),
+        recovery: RecoveryRow::of(store.recovery_report()),
+    };
+    if globals.json {
+        return output::json_answer(&row);
+    }
+    output::text_answer(&format!(
+        "segments     {}\nlive         {}\ndead         {}\npinned       {} (held by open \
+         views)\nin memory    {} (agents in use)\nincarnation  {}\nopening      {}\n",
+        count(row.segments),
+        output::bytes(row.live_bytes),
+        output::bytes(row.dead_bytes),
+        output::bytes(row.pinned_bytes),
+        output::bytes(row.resident_bytes),
+        row.incarnation,
+        row.recovery.sentence(),
+    ))
+}
+
+/// One place of damage for scripts.
+#[derive(Serialize)]
+pub(crate) struct DamageRow {
+    file: String,
+    offset: u64,
+    lsn: Option<u64>,
+    agents: Vec<String>,
+    reason: String,
+}
+
+impl DamageRow {
+    fn of(damage: &Damage) -> Self {
+        DamageRow {
+            file: damage.file.display().to_string(),
+            offset: damage.offset,
+            lsn: damage.lsn.map(|lsn| lsn.0),
+            agents: damage.agents.clone(),
+            reason: damage.reason.clone(),
+        }
+    }
+}
+
+/// What recovery or repair did, for scripts.
+#[derive(Serialize)]
+pub(crate) struct RecoveryRow {
+    frames_kept: u64,
+    bytes_kept: u64,
+    bytes_cut: u64,
+    possibly_acknowledged: bool,
+    damage: Vec<DamageRow>,
+}
+
+impl RecoveryRow {
+    pub(crate) fn of(report: &RecoveryReport) -> Self {
+        RecoveryRow {
+            frames_kept: report.frames_kept,
+            bytes_kept: report.bytes_kept,
+            bytes_cut: report.bytes_cut,
+            possibly_acknowledged: report.possibly_acknowledged,
+            damage: report.damage.iter().map(DamageRow::of).collect(),
+        }
+    }
+
+    pub(crate) fn sentence(&self) -> String {
+        format!(
+            "{} kept ({}), {} cut",
+            plural(self.frames_kept, "frame", "frames"),
+            output::bytes(self.bytes_kept),
+            plural(self.bytes_cut, "byte", "bytes"),
+        )
+    }
+}
+
+fn list_damage(damage: &[Damage]) -> String {
+    let mut text = String::new();
+    for place in damage {
+        let _ = writeln!(text, "{}, offset {}", place.file.display(), place.offset);
+        let _ = writeln!(text, "  {}", escape_line(&place.reason));
+        let agents: Vec<String> = place.agents.iter().map(|name| escape_line(name)).collect();
+        if agents.is_empty() {
+            let _ = writeln!(text, "  agents: not known");
+        } else {
+            let _ = writeln!(text, "  agents: {}", agents.join(", "));
+        }
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct VerifyRow {
+    damage: Vec<DamageRow>,
+}
+
+pub(crate) fn verify(globals: &Globals) -> Result<(), Failure> {
+    if !globals.store.exists() {
+        return Err(Failure::no_store(&globals.store));
+    }
+    let options = Options::new().create(false).salvage(globals.salvage);
+    let mut refused = None;
+    let store = match options.open(&globals.store) {
+        Ok(store) => store,
+        // Too damaged to be opened for writing: read it all the same, for the whole list.
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            eprintln!("memlog: {}", escape(&error.to_string()));
+            refused = error.damage().cloned();
+            options.salvage(true).open(&globals.store)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let bar = output::spinner("verifying");
+    let verified = store.verify();
+    bar.finish_and_clear();
+    let mut damage = verified?;
+    for found in store.recovery_report().damage.iter().chain(&refused) {
+        if !damage.contains(found) {
+            damage.push(found.clone());
+        }
+    }
+    if globals.json {
+        output::json_answer(&VerifyRow { damage: damage.iter().map(DamageRow::of).collect() })?;
+    } else if damage.is_empty() {
+        let stats = store.stats();
+        output::text_answer(&format!(
+            "no damage: {} live in {}\n",
+            output::bytes(stats.live_bytes),
+            plural(stats.segments, "segment", "segments")
+        ))?;
+    } else {
+        output::text_answer(&list_damage(&damage))?;
+    }
+    if damage.is_empty() {
+        return Ok(());
+    }
+    let places = plural(output::len(&damage), "place", "places");
+    Err(Failure::new(code::DAMAGE, format!("{places} damaged"))
+        .hint("`memlog repair FROM TO` copies what is whole into a new store"))
+}
+
+pub(crate) fn repair(globals: &Globals, args: &RepairArgs) -> Result<(), Failure> {
+    if !args.from.exists() {
+        return Err(Failure::no_store(&args.from));
+    }
+    let bar = output::spinner("repairing");
+    let repaired = Options::new().repair(&args.from, &args.to);
+    bar.finish_and_clear();
+    let report = repaired?;
+    let row = RecoveryRow::of(&report);
+    if globals.json {
+        return output::json_answer(&row);
+    }
+    let mut text = format!("repaired into {}: {}\n", args.to.display(), row.sentence());
+    if row.possibly_acknowledged {
+        text.push_str("some of what was cut may have been acknowledged\n");
+    }
+    if report.damage.is_empty() {
+        text.push_str("nothing was damaged\n");
+    } else {
+        let _ = writeln!(text, "lost, in {}:", {
+            plural(output::len(&report.damage), "place", "places")
+        });
+        text.push_str(&list_damage(&report.damage));
+    }
+    output::text_answer(&text)
+}

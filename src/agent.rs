@@ -1,0 +1,265 @@
+//! The handle of an agent.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::batch::NewEntry;
+use crate::catalog::resident::Resident;
+use crate::commit::prepared::Prepared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::Change;
+use crate::options::MAX_NAME;
+use crate::store::Store;
+use crate::types::Retention;
+use crate::view::View;
+
+/// The handle of an agent: it names the name, not the life.
+///
+/// Cheap to clone, and good for as long as the store is open, whether or not there is such an agent
+/// yet, and across its forgetting.
+///
+/// ```
+/// use memlog::{NewEntry, Store};
+/// # let dir = tempfile::tempdir()?;
+/// let store = Store::open(dir.path().join("mem"))?;
+/// let agent = store.agent("acme/support/t-7")?;
+/// let seq = agent.append(NewEntry::user("hello"))?;
+/// assert_eq!(seq, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Agent {
+    pub(crate) store: Store,
+    pub(crate) name: Arc<str>,
+    pub(crate) hash: u64,
+}
+
+/// How much one agent has stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Live entries: from the floor to the last one.
+    pub entries: u64,
+    /// Payload and meta of the live entries, in bytes.
+    pub live_bytes: u64,
+    /// Payload and meta of entries of this life that are dead and still on disk, in bytes.
+    pub dead_bytes: u64,
+}
+
+impl Agent {
+    pub(crate) fn new(store: &Store, name: &str) -> Result<Self> {
+        check_name(name)?;
+        Ok(Self::known(store, name))
+    }
+
+    /// The handle of a name that the store itself knows.
+    pub(crate) fn known(store: &Store, name: &str) -> Self {
+        let hash = store.engine().catalog.hash(name);
+        Agent { store: store.clone(), name: Arc::from(name), hash }
+    }
+
+    /// The agent's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A consistent view of the agent as it is now: later appends, forgets and compaction do not
+    /// disturb it.
+    ///
+    /// An agent in use costs no I/O; one at rest may cost a few reads. In asynchronous code call it
+    /// from a blocking task (`spawn_blocking`) if that matters.
+    ///
+    /// # Errors
+    /// `Damaged` if what is known of the agent cannot be read; `Poisoned` if the agent has bytes
+    /// that a failed write left in memory only; `Closed`.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// agent.append(NewEntry::user("one"))?;
+    /// let view = agent.view()?;
+    /// agent.append(NewEntry::user("two"))?;
+    /// assert_eq!(view.iter().count(), 1);
+    /// assert_eq!(agent.view()?.iter().count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn view(&self) -> Result<View> {
+        View::open(self)
+    }
+
+    /// Appends one entry with the store's durability, and gives its seq.
+    ///
+    /// # Errors
+    /// `TooLarge` or `InvalidInput` if the entry cannot be stored; `DiskFull`, `Poisoned`,
+    /// `ReadOnly`, `Closed`, `Damaged`: nothing changed. `Indeterminate`: the entry may be there
+    /// after the store is reopened.
+    pub fn append(&self, entry: NewEntry<'_>) -> Result<u64> {
+        self.commit_one(|batch, agent| entry.encode(&self.store, batch, agent, &self.name))
+            .map(|seqs| seqs.start)
+    }
+
+    /// Raises the floor to `seq`: entries before it are gone from views opened afterwards.
+    ///
+    /// `seq` may be the next seq, which empties the timeline; at or below the floor it does nothing.
+    /// The agent keeps its seq, state and policy.
+    ///
+    /// # Errors
+    /// `OutOfRange` if `seq` is 0 or beyond the next seq. Otherwise like [`append`](Self::append).
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// for text in ["one", "two", "three"] {
+    ///     agent.append(NewEntry::user(text))?;
+    /// }
+    /// agent.truncate_before(3)?;
+    /// let view = agent.view()?;
+    /// assert_eq!((view.floor(), view.next_seq()), (3, 4));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn truncate_before(&self, seq: u64) -> Result<()> {
+        self.change(Change::Truncate { seq })
+    }
+
+    /// Takes payload and meta out of an entry. It keeps its seq, at and kind, and says that it was
+    /// redacted. Below the floor it does nothing.
+    ///
+    /// # Errors
+    /// `OutOfRange` if there is no such entry yet. Otherwise like [`append`](Self::append).
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// let seq = agent.append(NewEntry::user("my number is 1234"))?;
+    /// agent.redact(seq)?;
+    /// let view = agent.view()?;
+    /// let entry = view.get(seq)?.unwrap();
+    /// assert!(entry.is_redacted() && entry.payload().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn redact(&self, seq: u64) -> Result<()> {
+        self.change(Change::Redact { seq })
+    }
+
+    /// Forgets the agent: timeline, state and policy are unreadable at once. The name may be used
+    /// again, for a new life from seq 1. Forgetting an absent agent succeeds. Always `Sync`.
+    ///
+    /// # Errors
+    /// Like [`append`](Self::append).
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// agent.append(NewEntry::user("one"))?;
+    /// agent.forget()?;
+    /// assert_eq!(agent.view()?.next_seq(), 1);
+    /// assert_eq!(agent.append(NewEntry::user("a new life"))?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forget(&self) -> Result<()> {
+        self.change(Change::Forget)
+    }
+
+    /// Gives the agent a retention policy of its own, or with `None` the store's again. An agent
+    /// that does not exist begins to, empty.
+    ///
+    /// What the policy so far had dropped stays dropped: loosening revives nothing.
+    ///
+    /// # Errors
+    /// Like [`append`](Self::append).
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Retention, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// agent.set_retention(Some(Retention::new().max_entries(2)))?;
+    /// for text in ["one", "two", "three"] {
+    ///     agent.append(NewEntry::user(text))?;
+    /// }
+    /// assert_eq!(agent.view()?.floor(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_retention(&self, retention: Option<Retention>) -> Result<()> {
+        // What the old policy dropped is made a floor that the new one cannot lower.
+        let floor = self.view()?.floor();
+        self.commit_one(|batch, agent| {
+            batch.push(agent, &Change::Truncate { seq: floor });
+            batch.push(agent, &Change::Policy(retention));
+        })?;
+        Ok(())
+    }
+
+    /// How much the agent has stored, as of now.
+    ///
+    /// # Errors
+    /// Like [`view`](Self::view).
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// agent.append(NewEntry::user("12345"))?;
+    /// assert_eq!(agent.usage()?.live_bytes, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn usage(&self) -> Result<Usage> {
+        self.view()?.usage()
+    }
+
+    pub(crate) fn resident(&self) -> Arc<Resident> {
+        let engine = self.store.engine();
+        engine.catalog.resident(&self.name, self.hash, engine.progress())
+    }
+
+    fn change(&self, change: Change<'_>) -> Result<()> {
+        self.commit_one(|batch, agent| batch.push(agent, &change)).map(|_| ())
+    }
+
+    /// Commits a batch of this agent alone; gives the seqs of its appends.
+    fn commit_one(
+        &self,
+        fill: impl FnOnce(&mut Prepared, usize),
+    ) -> Result<std::ops::Range<u64>> {
+        let engine = self.store.engine();
+        let mut batch = engine.scratch();
+        let agent = batch.agent(&self.name, self.hash);
+        fill(&mut batch, agent);
+        let ordered = engine.order(&mut batch, engine.options.durability);
+        let seqs = batch.agents.first().map_or(1..1, |a| a.seqs.clone());
+        engine.give_back(batch);
+        let ordered = ordered.map_err(|e| e.for_agent(&self.name))?;
+        engine
+            .wait(ordered.end, ordered.durability)
+            .map_err(|e| e.for_agent(&self.name))?;
+        Ok(seqs)
+    }
+}
+
+/// Checks a name: UTF-8 of 1 to 512 bytes.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "an agent's name cannot be empty"));
+    }
+    if name.len() > MAX_NAME {
+        let message = format!("an agent's name has at most {MAX_NAME} bytes, not {}", name.len());
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! What sealed segments hold of one life of an agent, found through their footers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::catalog::part::{Part, Spot, StateSlot};
+use crate::error::Result;
+use crate::format::footer::Block;
+use crate::format::head::Head;
+use crate::segment::Segment;
+use crate::types::Retention;
+
+/// The sealed segments at one moment.
+pub(crate) struct SegmentSet {
+    /// Counts the sets.
+    pub(crate) generation: u64,
+    /// In the order of their lsns.
+    pub(crate) sealed: Vec<Arc<Segment>>,
+}
+
+/// The entries of one life in one sealed segment.
+#[derive(Clone)]
+pub(crate) struct Extent {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    /// Payload and meta of the entries, in bytes.
+    pub(crate) bytes: u64,
+    pub(crate) max_at: u64,
+    offsets_at: u64,
+    block_at: u64,
+}
+
+impl Extent {
+    /// The seq after the last entry.
+    pub(crate) fn end(&self) -> u64 {
+        self.first.saturating_add(self.count)
+    }
+
+    /// Where the entry with this seq lies. `None` if it is not of this extent.
+    #[inline]
+    pub(crate) fn spot(&self, seq: u64) -> Option<Spot> {
+        let index = seq.checked_sub(self.first).filter(|i| *i < self.count)?;
+        self.segment.extent_offset(self.offsets_at, index).map(Spot)
+    }
+
+    /// The first seq of the first group whose running maximum of `at` reaches `time`.
+    pub(crate) fn group_reaching(&self, time: u64) -> Result<Option<u64>> {
+        if self.max_at < time {
+            return Ok(None);
+        }
+        let Some(footer) = self.segment.footer() else { return Ok(None) };
+        let block =
+            footer?.block_at(self.block_at).map_err(|fault| self.segment.footer_damage(fault))?;
+        let group = block.first_at_or_after(time);
+        Ok(group.map(|group| {
+            self.first.saturating_add(u64::from(group) * crate::format::footer::GROUP as u64)
+        }))
+    }
+}
+
+/// A value of a key in a sealed segment; a key that was unset has none here.
+#[derive(Clone)]
+pub(crate) struct BaseState {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) slot: StateSlot,
+}
+
+/// What sealed segments hold of one life.
+#[derive(Clone)]
+pub(crate) struct Base {
+    pub(crate) life: u64,
+    /// Segments sealed up to this generation are in it.
+    pub(crate) generation: u64,
+    /// Oldest first.
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) state: BTreeMap<Box<str>, BaseState>,
+    /// Ascending.
+    pub(crate) redacted: Vec<u64>,
+    pub(crate) policy: Option<Retention>,
+}
+
+impl Base {
+    pub(crate) fn empty(life: u64, generation: u64) -> Self {
+        Base {
+            life,
+            generation,
+            extents: Vec::new(),
+            state: BTreeMap::new(),
+            redacted: Vec::new(),
+            policy: None,
+        }
+    }
+
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let keys: usize = self.state.keys().map(|k| k.len() + 96).sum();
+        self.extents.capacity() * size_of::<Extent>() + keys + self.redacted.capacity() * 8
+    }
+
+    /// Takes over what a part holds whose segment was sealed.
+    pub(crate) fn absorb(&mut self, part: &Part, name: &str) -> Result<()> {
+        let segment = &part.segment;
+        let Some(footer) = segment.footer() else { return Ok(()) };
+        let fault = |fault| segment.footer_damage(fault);
+        let footer = footer?;
+        if let Some((at, block)) = footer.find(name).map_err(fault)?
+            && block.head().life == self.life
+        {
+            self.add_newer(segment, at, &block)?;
+        }
+        Ok(())
+    }
+
+    fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {
+        self.extents.extend(extent(segment, at, block));
+        for change in block.states() {
+            let change = change.map_err(|fault| segment.footer_damage(fault))?;
+            let slot = StateSlot { revision: change.revision, spot: Spot(change.offset) };
+            if slot.spot.offset().is_some() {
+                let value = BaseState { segment: Arc::clone(segment), slot };
+                self.state.insert(change.key.into(), value);
+            } else {
+                self.state.remove(change.key);
+            }
+        }
+        self.redacted.extend(block.redacted());
+        self.redacted.sort_unstable();
+        self.redacted.dedup();
+        if let Some(policy) = block.policy() {
+            self.policy = policy;
+        }
+        Ok(())
+    }
+}
+
+fn extent(segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Option<Extent> {
+    (block.count() > 0).then(|| Extent {
+        segment: Arc::clone(segment),
+        first: block.first_seq(),
+        count: u64::from(block.count()),
+        bytes: block.bytes(),
+        max_at: block.max_at().unwrap_or(0),
+        offsets_at: block.offsets_at(),
+        block_at: at,
+    })
+}
+
+/// Looks an agent up in sealed segments, newest first.
+pub(crate) struct Lookup<'a> {
+    pub(crate) set: &'a SegmentSet,
+    pub(crate) name: &'a str,
+    pub(crate) hash: u64,
+}
+
+impl Lookup<'_> {
+    /// The agent's head, forgotten prefixes aside.
+    pub(crate) fn head(&self) -> Result<Head> {
+        for segment in self.set.sealed.iter().rev() {
+            if let Some((_, block)) = self.block(segment)? {
+                return Ok(block.head());
+            }
+        }
+        Ok(Head::absent())
+    }
+
+    /// Everything that sealed segments hold of the life that `head` tells of.
+    pub(crate) fn load(&self, head: &Head) -> Result<Base> {
+        let mut blocks: Vec<(&Arc<Segment>, u64, Block<'_>)> = Vec::new();
+        let mut lowest = head.next;
+        let mut policy_found = head.flags & Head::POLICY == 0;
+        let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
+        for segment in self.set.sealed.iter().rev() {
+            // Nothing of a life is older than its beginning.
+            let complete = lowest <= head.floor && !needs_all && policy_found;
+            if head.life == 0 || segment.end_lsn() <= head.life || complete {
+                break;
+            }
+            let Some((at, block)) = self.block(segment)? else { continue };
+            if block.head().life != head.life {
+                break;
+            }
+            if block.count() > 0 {
+                lowest = block.first_seq();
+            }
+            policy_found |= block.policy().is_some();
+            blocks.push((segment, at, block));
+        }
+        let mut base = Base::empty(head.life, self.set.generation);
+        for (segment, at, block) in blocks.into_iter().rev() {
+            base.add_newer(segment, at, &block)?;
+        }
+        Ok(base)
+    }
+
+    fn block<'a>(&self, segment: &'a Arc<Segment>) -> Result<Option<(u64, Block<'a>)>> {
+        let Some(footer) = segment.footer() else { return Ok(None) };
+        let footer = footer?;
+        let found = match footer.may_contain(self.hash) {
+            Ok(false) => return Ok(None),
+            Ok(true) => footer.find(self.name),
+            Err(fault) => Err(fault),
+        };
+        found.map_err(|fault| segment.footer_damage(fault).with_agent(self.name))
+    }
+}

@@ -1,0 +1,306 @@
+//! The agents in use and the set of sealed segments. Memory is spent on agents in use: whatever is
+//! at rest can be dropped, and is found again through the footers.
+
+pub(crate) mod base;
+pub(crate) mod names;
+pub(crate) mod part;
+pub(crate) mod resident;
+pub(crate) mod version;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::resident::{Progress, Resident, Slot};
+use crate::error::Result;
+use crate::format::head::Head;
+use crate::format::manifest::Forgotten;
+
+const SHARDS: usize = 64;
+
+/// The agents in use and the set of sealed segments.
+pub(crate) struct Catalog {
+    seed: u64,
+    shards: Box<[Mutex<Shard>]>,
+    /// Bytes that agents at rest may take, for one shard.
+    budget: usize,
+    segments: RwLock<Arc<SegmentSet>>,
+    /// Forgotten prefixes and the lsns of their last forgettings, ascending.
+    prefixes: RwLock<HashMap<Box<str>, Vec<u64>>>,
+    /// Counts the forgettings of prefixes; 0 if there never was one.
+    prefix_count: AtomicU64,
+    resident_bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Shard {
+    agents: HashMap<Key, Arc<Resident>, BuildHasherDefault<Passed>>,
+    /// The same agents in the order of the eviction clock.
+    clock: VecDeque<Arc<Resident>>,
+    charged: usize,
+}
+
+/// A name with its hash.
+#[derive(PartialEq, Eq)]
+struct Key {
+    hash: u64,
+    name: Arc<str>,
+}
+
+impl std::hash::Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Passes on a hash that was computed before.
+#[derive(Default)]
+struct Passed(u64);
+
+impl Hasher for Passed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {}
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+}
+
+impl Catalog {
+    /// `store` is the store's id, which seeds the hash of names.
+    pub(crate) fn new(store: u128, budget: usize, forgotten: Vec<Forgotten>) -> Self {
+        let set = SegmentSet { generation: 0, sealed: Vec::new() };
+        Catalog {
+            seed: name_seed(store),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            budget: budget / SHARDS,
+            segments: RwLock::new(Arc::new(set)),
+            prefix_count: AtomicU64::new(forgotten.len() as u64),
+            prefixes: RwLock::new(
+                forgotten.into_iter().map(|f| (f.prefix.into_boxed_str(), vec![f.lsn])).collect(),
+            ),
+            resident_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The hash of a name, in memory and in filters.
+    pub(crate) fn hash(&self, name: &str) -> u64 {
+        hash_name(self.seed, name)
+    }
+
+    /// The agent of this name, made resident if it was not.
+    pub(crate) fn resident(&self, name: &Arc<str>, hash: u64, progress: Progress) -> Arc<Resident> {
+        let key = Key { hash, name: Arc::clone(name) };
+        let mut shard = self.shard(hash).lock();
+        if let Some(resident) = shard.agents.get(&key) {
+            resident.touch();
+            return Arc::clone(resident);
+        }
+        let resident = Arc::new(Resident::new(Arc::clone(name), hash));
+        self.make_room(&mut shard, progress);
+        shard.agents.insert(key, Arc::clone(&resident));
+        shard.clock.push_back(Arc::clone(&resident));
+        resident
+    }
+
+    /// The agent of this name, if it is resident.
+    pub(crate) fn peek(&self, name: &Arc<str>, hash: u64) -> Option<Arc<Resident>> {
+        let key = Key { hash, name: Arc::clone(name) };
+        self.shard(hash).lock().agents.get(&key).cloned()
+    }
+
+    /// Calls `each` with every resident agent.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<Resident>)) {
+        for shard in &self.shards {
+            // Copied first: what is called may take other locks.
+            let agents: Vec<_> = shard.lock().clock.iter().cloned().collect();
+            agents.iter().for_each(&mut each);
+        }
+    }
+
+    /// Books what an agent takes now.
+    pub(crate) fn charge(&self, resident: &Resident, slot: &mut Slot) {
+        let bytes = slot.bytes(&resident.name);
+        let before = std::mem::replace(&mut slot.charged, bytes);
+        self.resident_bytes.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Bytes that resident agents take.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The agents of which unsealed segments or batches in flight say more than footers do, and
+    /// whether everybody may see that they exist.
+    pub(crate) fn ahead_of_footers(&self, progress: Progress) -> BTreeMap<Arc<str>, bool> {
+        let mut ahead = BTreeMap::new();
+        self.for_each(|resident| {
+            let mut slot = resident.lock();
+            self.apply_prefixes(resident, &mut slot);
+            slot.settle(progress);
+            if slot.is_ahead_of_footers() {
+                ahead.insert(Arc::clone(&resident.name), slot.settled().head.life != 0);
+            }
+        });
+        ahead
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        let index = usize::try_from(hash >> 58).unwrap_or(0) % SHARDS;
+        // The index is below the length, which is fixed.
+        self.shards.get(index).unwrap_or_else(|| unreachable!("{SHARDS} shards"))
+    }
+
+    /// Lets go of agents at rest that were not used lately, if the shard is over its budget.
+    /// A few steps at each new agent keep up with any rate of arrival.
+    fn make_room(&self, shard: &mut Shard, progress: Progress) {
+        const STEPS: usize = 4;
+        if self.resident_bytes() / SHARDS <= self.budget {
+            return;
+        }
+        for _ in 0..STEPS {
+            let Some(candidate) = shard.clock.pop_front() else { return };
+            if !self.evict(shard, &candidate, progress) {
+                shard.clock.push_back(candidate);
+            }
+        }
+    }
+
+    fn evict(&self, shard: &mut Shard, candidate: &Arc<Resident>, progress: Progress) -> bool {
+        // The table and the hand that holds it now: nobody else can have it, for it is only given
+        // away under the shard's lock.
+        if candidate.take_used() || Arc::strong_count(candidate) > 2 {
+            return false;
+        }
+        let Some(slot) = candidate.lock_idle(progress) else { return false };
+        let key = Key { hash: candidate.hash, name: Arc::clone(&candidate.name) };
+        shard.agents.remove(&key);
+        self.resident_bytes.fetch_sub(slot.charged, Ordering::Relaxed);
+        true
+    }
+
+    /// The sealed segments now.
+    pub(crate) fn segments(&self) -> Arc<SegmentSet> {
+        Arc::clone(&self.segments.read())
+    }
+
+    /// Installs a new set made from the old one; gives its generation.
+    pub(crate) fn install(
+        &self,
+        change: impl FnOnce(&mut Vec<Arc<crate::segment::Segment>>, u64),
+    ) -> u64 {
+        let mut current = self.segments.write();
+        let mut sealed = current.sealed.clone();
+        let generation = current.generation + 1;
+        change(&mut sealed, generation);
+        *current = Arc::new(SegmentSet { generation, sealed });
+        generation
+    }
+
+    /// The forgotten prefixes whose forgetting lies below `durable`, with its lsn.
+    pub(crate) fn forgotten(&self, durable: u64) -> Vec<Forgotten> {
+        let prefixes = self.prefixes.read();
+        let lines = prefixes.iter().filter_map(|(prefix, lsns)| {
+            let lsn = *lsns.iter().rev().find(|lsn| **lsn < durable)?;
+            Some(Forgotten { prefix: prefix.to_string(), lsn })
+        });
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort_unstable_by_key(|line| line.lsn);
+        lines
+    }
+
+    /// Adds a forgotten prefix. Called in the order of the lsns.
+    pub(crate) fn forget_prefix(&self, prefix: &str, lsn: u64) {
+        // Those that are not durable yet must not hide the one before them; there are few.
+        const KEPT: usize = 64;
+        let mut prefixes = self.prefixes.write();
+        let lsns = prefixes.entry(prefix.into()).or_default();
+        if lsns.len() == KEPT {
+            lsns.remove(0);
+        }
+        lsns.push(lsn);
+        self.prefix_count.fetch_add(1, Ordering::Release);
+    }
+
+    /// The lsn of the first forgetting of a prefix over the name since that life began.
+    /// One probe a `/`.
+    pub(crate) fn forgotten_since(&self, name: &str, life: u64) -> Option<u64> {
+        if self.prefix_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let prefixes = self.prefixes.read();
+        let ends = name.match_indices('/').map(|(at, _)| at + 1);
+        let over = ends.filter_map(|end| prefixes.get(name.get(..end)?));
+        over.filter_map(|lsns| lsns.iter().find(|lsn| **lsn > life)).copied().min()
+    }
+
+    /// Looks the agent up if it is not known yet. Reads footers, under no lock.
+    pub(crate) fn learn(&self, resident: &Resident) -> Result<()> {
+        if resident.lock().is_known() {
+            return Ok(());
+        }
+        let set = self.segments();
+        let head = lookup(&set, resident).head()?;
+        let mut slot = resident.lock();
+        if !slot.is_known() {
+            // Forgotten prefixes are held against it by `apply_prefixes`, like those to come.
+            slot.learn_head(head);
+            self.charge(resident, &mut slot);
+        }
+        Ok(())
+    }
+
+    /// Loads what sealed segments hold of the life that `head` tells of, if it is not there yet.
+    pub(crate) fn learn_base(&self, resident: &Resident, head: &Head) -> Result<()> {
+        loop {
+            if resident.lock().base().is_some_and(|base| base.life == head.life) {
+                return Ok(());
+            }
+            let set = self.segments();
+            let base = lookup(&set, resident).load(head)?;
+            let mut slot = resident.lock();
+            if slot.learn_base(base) {
+                self.charge(resident, &mut slot);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Holds the prefixes forgotten since the last time against the agent. `slot` is its own.
+    pub(crate) fn apply_prefixes(&self, resident: &Resident, slot: &mut Slot) {
+        let count = self.prefix_count.load(Ordering::Acquire);
+        if slot.prefixes_seen == count {
+            return;
+        }
+        let life = slot.latest().head.life;
+        if life != 0
+            && let Some(lsn) = self.forgotten_since(&resident.name, life)
+        {
+            // The forgetting is published as soon as anything behind its first byte is durable.
+            slot.queue_death(lsn, lsn + 1);
+        }
+        slot.prefixes_seen = count;
+    }
+}
+
+fn lookup<'a>(set: &'a SegmentSet, resident: &'a Resident) -> Lookup<'a> {
+    Lookup { set, name: &resident.name, hash: resident.hash }
+}
+
+/// What seeds the hash of names in a store: whoever chooses names does not know it.
+pub(crate) fn name_seed(store: u128) -> u64 {
+    let bytes = store.to_le_bytes();
+    crate::format::codec::u64_at(&bytes, 0).unwrap_or(0)
+}
+
+/// The hash of a name (XXH3, 64 bits), which filters on disk depend on.
+pub(crate) fn hash_name(seed: u64, name: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), seed)
+}

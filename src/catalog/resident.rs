@@ -1,0 +1,298 @@
+//! An agent in use: its versions that wait to be published, and what is known of its past.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::catalog::base::Base;
+use crate::catalog::part::Part;
+use crate::catalog::version::Version;
+use crate::format::head::Head;
+use crate::segment::Segment;
+use crate::types::Durability;
+
+/// How far the log has got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// Everything below this lsn is with the operating system.
+    pub(crate) written: u64,
+    /// Everything below this lsn is on stable storage.
+    pub(crate) durable: u64,
+}
+
+impl Progress {
+    /// True if a batch that ends at `end` has reached the durability that it asked for.
+    pub(crate) fn reached(&self, end: u64, durability: Durability) -> bool {
+        match durability {
+            Durability::Buffer => true,
+            Durability::Write => end <= self.written,
+            Durability::Sync => end <= self.durable,
+        }
+    }
+}
+
+/// An agent in use.
+pub(crate) struct Resident {
+    pub(crate) name: Arc<str>,
+    pub(crate) hash: u64,
+    slot: Mutex<Slot>,
+    /// Set by every use, cleared by the hand of the clock that evicts.
+    used: AtomicBool,
+}
+
+/// A batch that is ordered and that not everybody may see yet.
+struct Pending {
+    /// The lsn at which the batch ends.
+    end: u64,
+    durability: Durability,
+    after: Version,
+}
+
+/// The last state of an agent in a segment that is being sealed.
+struct Sealing {
+    segment: u64,
+    head: Head,
+    part: Option<Part>,
+}
+
+/// What is known of an agent in use.
+pub(crate) struct Slot {
+    /// False until the head has been looked up.
+    known: bool,
+    /// What everybody may see, as far as it was looked at.
+    settled: Version,
+    /// Ordered batches behind it, oldest first.
+    pending: VecDeque<Pending>,
+    base: Option<Arc<Base>>,
+    /// A base of an older generation than this lacks a segment.
+    sealed_at: u64,
+    /// The segment that the last batch went to; 0: none that is unsealed.
+    last_segment: u64,
+    sealing: Option<Box<Sealing>>,
+    /// How many forgettings of prefixes have been held against the name.
+    pub(crate) prefixes_seen: u64,
+    /// Bytes that the shard has charged for it.
+    pub(crate) charged: usize,
+}
+
+impl Resident {
+    pub(crate) fn new(name: Arc<str>, hash: u64) -> Self {
+        let slot = Slot {
+            known: false,
+            settled: Version::at_rest(Head::absent()),
+            pending: VecDeque::new(),
+            base: None,
+            sealed_at: 0,
+            last_segment: 0,
+            sealing: None,
+            prefixes_seen: 0,
+            charged: 0,
+        };
+        Resident { name, hash, slot: Mutex::new(slot), used: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock()
+    }
+
+    pub(crate) fn touch(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used since it was last asked.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Its slot, if nobody holds it and nothing in it is needed.
+    pub(crate) fn lock_idle(&self, progress: Progress) -> Option<MutexGuard<'_, Slot>> {
+        let mut slot = self.slot.try_lock()?;
+        slot.settle(progress);
+        let idle = slot.pending.is_empty() && slot.last_segment == 0 && slot.sealing.is_none();
+        idle.then_some(slot)
+    }
+}
+
+impl Slot {
+    /// Whether the head has been looked up.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// Takes what a look-up found, unless somebody was faster.
+    pub(crate) fn learn_head(&mut self, head: Head) {
+        if !self.known {
+            self.known = true;
+            self.settled = Version::at_rest(head);
+        }
+    }
+
+    /// Takes what recovery found of the agent in the active segment.
+    pub(crate) fn adopt(&mut self, version: Version, segment: u64) {
+        self.known = true;
+        self.settled = version;
+        self.last_segment = segment;
+    }
+
+    /// Takes a base. False if it is outdated already and must be loaded again.
+    #[must_use]
+    pub(crate) fn learn_base(&mut self, base: Base) -> bool {
+        if base.generation < self.sealed_at {
+            return false;
+        }
+        self.base = Some(Arc::new(base));
+        true
+    }
+
+    pub(crate) fn base(&self) -> Option<&Arc<Base>> {
+        self.base.as_ref()
+    }
+
+    /// The agent as of the last ordered batch.
+    pub(crate) fn latest(&self) -> &Version {
+        self.pending.back().map_or(&self.settled, |p| &p.after)
+    }
+
+    /// The agent as everybody may see it.
+    pub(crate) fn settled(&self) -> &Version {
+        &self.settled
+    }
+
+    /// Moves batches that have been published, and whose bytes can be read, out of the queue.
+    pub(crate) fn settle(&mut self, progress: Progress) {
+        while let Some(first) = self.pending.front() {
+            let readable = first.end <= progress.written;
+            if !readable || !progress.reached(first.end, first.durability) {
+                break;
+            }
+            if let Some(first) = self.pending.pop_front() {
+                self.settled = first.after;
+            }
+        }
+    }
+
+    /// The end of the last batch that is published but not written: a reader writes it first.
+    pub(crate) fn unwritten(&self, progress: Progress) -> Option<u64> {
+        let published = self.pending.iter().take_while(|p| progress.reached(p.end, p.durability));
+        published.last().map(|p| p.end).filter(|end| *end > progress.written)
+    }
+
+    /// Whether unsealed segments or batches in flight say more of the agent than footers do.
+    pub(crate) fn is_ahead_of_footers(&self) -> bool {
+        self.last_segment != 0 || self.sealing.is_some() || !self.pending.is_empty()
+    }
+
+    /// Whether the next batch would be the agent's first in this segment.
+    pub(crate) fn is_first_in(&self, segment: u64) -> bool {
+        self.last_segment != segment
+    }
+
+    /// The strongest durability that a batch not yet published asked for.
+    pub(crate) fn strongest(&self, progress: Progress) -> Option<Durability> {
+        let waiting = self.pending.iter().filter(|p| !progress.reached(p.end, p.durability));
+        waiting.map(|p| p.durability).max()
+    }
+
+    /// The end of the last ordered batch that touched the agent, if it may not be published yet.
+    pub(crate) fn last_pending(&self) -> Option<(u64, Durability)> {
+        self.pending.back().map(|p| (p.end, p.durability))
+    }
+
+    /// Queues the agent as it is after a batch that went to `segment` and ends at `end`.
+    /// True if it is the first batch of the agent in that segment.
+    pub(crate) fn queue(
+        &mut self,
+        segment: &Segment,
+        end: u64,
+        durability: Durability,
+        after: Version,
+    ) -> bool {
+        let first = self.last_segment != segment.id;
+        if first {
+            self.note_sealing();
+        }
+        self.last_segment = segment.id;
+        self.pending.push_back(Pending { end, durability, after });
+        first
+    }
+
+    /// Queues the death of the agent under a forgotten prefix.
+    ///
+    /// The footer of the segment that it was last touched in goes on to speak of the dead life: the
+    /// batch of the forgetting may still be lost, and then the agent lives on.
+    pub(crate) fn queue_death(&mut self, lsn: u64, end: u64) {
+        self.note_sealing();
+        self.last_segment = 0;
+        let mut after = Version::at_rest(Head::absent());
+        after.lsn = lsn;
+        self.pending.push_back(Pending { end, durability: Durability::Sync, after });
+    }
+
+    fn note_sealing(&mut self) {
+        if self.last_segment != 0 {
+            let before = self.latest();
+            let part = before.parts().find(|p| p.segment.id == self.last_segment).cloned();
+            let head = before.head;
+            self.sealing = Some(Box::new(Sealing { segment: self.last_segment, head, part }));
+        }
+    }
+
+    /// The agent as it was at the end of a segment that is being sealed, if it was touched there.
+    pub(crate) fn at_end_of(&self, segment: u64) -> Option<(Head, Option<Part>)> {
+        if self.last_segment == segment {
+            let latest = self.latest();
+            let part = latest.parts().find(|p| p.segment.id == segment).cloned();
+            return Some((latest.head, part));
+        }
+        let sealing = self.sealing.as_ref().filter(|s| s.segment == segment)?;
+        Some((sealing.head, sealing.part.clone()))
+    }
+
+    /// The footer of `segment` stands for its parts from now on, in sets from `generation`.
+    pub(crate) fn sealed(&mut self, segment: &Segment, generation: u64, name: &str) {
+        let part = self.latest().parts().find(|p| p.segment.id == segment.id).cloned();
+        if let Some(base) = self.base.take() {
+            // A base that cannot be extended is dropped and read again, with the error, when needed.
+            self.base = extended(base, part.as_ref(), generation, name);
+        }
+        self.sealed_at = self.sealed_at.max(generation);
+        if self.sealing.as_ref().is_some_and(|s| s.segment == segment.id) {
+            self.sealing = None;
+        }
+        if self.last_segment == segment.id {
+            self.last_segment = 0;
+        }
+        if self.base.as_ref().is_none_or(|b| b.generation >= generation) {
+            self.settled.drop_sealed(generation);
+            for pending in &mut self.pending {
+                pending.after.drop_sealed(generation);
+            }
+        }
+    }
+
+    /// About how much memory it takes, parts of unsealed segments aside.
+    pub(crate) fn bytes(&self, name: &str) -> usize {
+        let base = self.base.as_ref().map_or(0, |b| b.bytes());
+        size_of::<Resident>() + size_of::<Slot>() + 2 * name.len() + 64 + base
+    }
+}
+
+fn extended(
+    mut base: Arc<Base>,
+    part: Option<&Part>,
+    generation: u64,
+    name: &str,
+) -> Option<Arc<Base>> {
+    if base.generation < generation {
+        let extended = Arc::make_mut(&mut base);
+        if let Some(part) = part {
+            extended.absorb(part, name).ok()?;
+        }
+        extended.generation = generation;
+    }
+    Some(base)
+}

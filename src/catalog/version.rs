@@ -1,0 +1,179 @@
+//! An agent as of one batch: its head, and what unsealed segments hold of it.
+
+use std::sync::Arc;
+
+use crate::catalog::part::{Part, Spot, StateSlot};
+use crate::format::head::Head;
+use crate::format::record::{self, Change};
+use crate::segment::Segment;
+use crate::types::Retention;
+
+/// A change as it bears on the index: the bytes stay where they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Applied<'a> {
+    Append { at: u64, bytes: u64, expires: bool, lost: bool },
+    Set { key: &'a str },
+    Unset { key: &'a str },
+    Truncate { seq: u64 },
+    Redact { seq: u64 },
+    Forget,
+    Policy(Option<Retention>),
+}
+
+impl<'a> Applied<'a> {
+    /// What a stored change means to the index of its agent. `None` if it is of no one agent.
+    pub(crate) fn of(change: &Change<'a>) -> Option<Self> {
+        Some(match *change {
+            Change::Append(a) => Applied::Append {
+                at: a.at,
+                bytes: (a.meta.len() + a.payload.len()) as u64,
+                expires: a.expires.is_some(),
+                lost: a.flags & record::LOST != 0,
+            },
+            Change::Set { key, .. } => Applied::Set { key },
+            Change::Unset { key } => Applied::Unset { key },
+            Change::Truncate { seq } => Applied::Truncate { seq },
+            Change::Redact { seq } => Applied::Redact { seq },
+            Change::Forget => Applied::Forget,
+            Change::Policy(policy) => Applied::Policy(policy),
+            Change::ForgetPrefix { .. } => return None,
+        })
+    }
+}
+
+/// Where a record lies and in which batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) segment: &'a Arc<Segment>,
+    pub(crate) spot: Spot,
+    /// The batch's.
+    pub(crate) lsn: u64,
+    /// The record's number in its batch: with the lsn it names a life that begins here.
+    pub(crate) ordinal: u64,
+}
+
+/// An agent as of one batch.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) head: Head,
+    /// The lsn of the last batch that touched the agent, as far as it is known.
+    pub(crate) lsn: u64,
+    /// What the active segment holds.
+    pub(crate) new: Option<Part>,
+    /// What the segment before it holds while it is being sealed.
+    pub(crate) old: Option<Box<Part>>,
+}
+
+impl Version {
+    /// An agent at rest: all of it is in sealed segments.
+    pub(crate) fn at_rest(head: Head) -> Self {
+        Version { head, lsn: 0, new: None, old: None }
+    }
+
+    /// The parts, newest first.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.new.iter().chain(self.old.as_deref())
+    }
+
+    /// Applies one change.
+    pub(crate) fn apply(&mut self, change: &Applied<'_>, place: &Place<'_>) {
+        self.lsn = place.lsn;
+        match *change {
+            Applied::Append { at, bytes, expires, lost } => {
+                self.begin_life(place);
+                let spot = if lost { Spot::default() } else { place.spot };
+                self.part(place.segment).push(spot, at, bytes);
+                self.head.next += 1;
+                if expires {
+                    self.head.flags |= Head::EXPIRES;
+                }
+            }
+            Applied::Set { key } => {
+                self.begin_life(place);
+                self.change_state(key, place.spot, place);
+            }
+            Applied::Unset { key } if self.head.life != 0 => {
+                self.change_state(key, Spot::default(), place);
+            }
+            Applied::Truncate { seq } if self.head.life != 0 => {
+                self.head.floor = self.head.floor.max(seq.min(self.head.next));
+            }
+            Applied::Redact { seq } if (self.head.floor..self.head.next).contains(&seq) => {
+                self.head.flags |= Head::REDACTED;
+                self.part(place.segment).redact(seq);
+            }
+            Applied::Policy(policy) => {
+                self.begin_life(place);
+                self.part(place.segment).set_policy(policy);
+                self.head.flags |= Head::POLICY;
+            }
+            Applied::Forget => {
+                let lsn = self.lsn;
+                *self = Version { lsn, ..Version::at_rest(Head::absent()) };
+            }
+            Applied::Unset { .. } | Applied::Truncate { .. } | Applied::Redact { .. } => {}
+        }
+    }
+
+    /// Takes the head that a frame tells of as the truth: entries between are lost, and keep their
+    /// seqs. For recovery and salvage, where frames may be missing.
+    pub(crate) fn catch_up(&mut self, told: &Head, segment: &Arc<Segment>) {
+        if self.head.life != told.life {
+            let lsn = self.lsn;
+            *self = Version { lsn, ..Version::at_rest(*told) };
+            return;
+        }
+        if told.life != 0 && told.next > self.head.next {
+            self.lose(told.next, segment);
+        }
+        self.head = *told;
+    }
+
+    /// Marks the seqs up to `next` as lost.
+    fn lose(&mut self, next: u64, segment: &Arc<Segment>) {
+        // A hole that no real history leaves is not worth a table of its size: the timeline then
+        // begins behind it, and what is missing is missed by its seqs.
+        const MOST: u64 = 1 << 20;
+        if next - self.head.next > MOST {
+            self.new = None;
+            self.old = None;
+            return;
+        }
+        let at = self.head.next;
+        let part = self.part(segment);
+        for _ in at..next {
+            part.push(Spot::default(), 0, 0);
+        }
+    }
+
+    fn begin_life(&mut self, place: &Place<'_>) {
+        if self.head.life == 0 {
+            self.head = Head { life: place.lsn + place.ordinal, ..Head::absent() };
+        }
+    }
+
+    fn change_state(&mut self, key: &str, spot: Spot, place: &Place<'_>) {
+        self.head.flags |= Head::STATE;
+        self.part(place.segment).change_state(key, StateSlot { revision: place.lsn, spot });
+    }
+
+    /// The part of the segment that is written now. When that is another one than before, the part
+    /// so far becomes the old one.
+    fn part(&mut self, segment: &Arc<Segment>) -> &mut Part {
+        let next = self.head.next;
+        if self.new.as_ref().is_some_and(|part| part.segment.id != segment.id) {
+            self.old = self.new.take().map(Box::new);
+        }
+        self.new.get_or_insert_with(|| Part::new(Arc::clone(segment), next))
+    }
+
+    /// Forgets the parts of segments whose footers stand for them in a set of this generation.
+    pub(crate) fn drop_sealed(&mut self, generation: u64) {
+        if self.old.as_ref().is_some_and(|p| p.segment.sealed_at() <= generation) {
+            self.old = None;
+        }
+        if self.new.as_ref().is_some_and(|p| p.segment.sealed_at() <= generation) {
+            self.new = None;
+        }
+    }
+}

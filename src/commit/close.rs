@@ -1,0 +1,68 @@
+//! Closing: everything to stable storage, threads stopped, the manifest marked as clean.
+
+use std::sync::atomic::Ordering;
+
+use crate::commit::Engine;
+use crate::error::Result;
+use crate::segment::writer::FIRST_FRAME;
+
+/// An active segment with more than this is sealed at close, so that the next opening reads little.
+const SEAL_ABOVE: u64 = 1 << 20;
+
+impl Engine {
+    /// Closes the store; later calls find it closed and do nothing.
+    ///
+    /// # Errors
+    /// What kept the last batches from stable storage. The store is closed all the same.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
+        let Some(writing) = &self.writing else { return Ok(()) };
+        {
+            let mut order = self.order.lock();
+            if order.closed {
+                return Ok(());
+            }
+            order.closed = true;
+        }
+        self.stop_threads();
+        let outcome = self.finish();
+        *writing.lock.lock() = None;
+        outcome
+    }
+
+    fn finish(&self) -> Result<()> {
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let end = self.order.lock().end();
+        self.log.flush_to(end, self)?;
+        // A seal that fails leaves its segment unsealed, which the next opening mends.
+        let sealed = self.seal_for_close();
+        let end = self.order.lock().end();
+        self.log.flush_to(end, self)?;
+        let active = self.order.lock().active.segment.id;
+        let (durable, time) = (self.log.durable(), self.now());
+        let forgotten = self.catalog.forgotten(durable);
+        let replaced = writing.manifest.replace(|manifest| {
+            crate::commit::seal::list_active(manifest, active);
+            manifest.durable = durable;
+            manifest.time = time;
+            manifest.forgotten = forgotten;
+            manifest.clean_end = if sealed.is_ok() { end } else { 0 };
+        });
+        self.heed(replaced)
+    }
+
+    fn seal_for_close(&self) -> Result<()> {
+        let pending = self.order.lock().sealing.clone();
+        if let Some(job) = pending {
+            self.seal(&job)?;
+        }
+        let job = {
+            let mut order = self.order.lock();
+            if order.tail < FIRST_FRAME + SEAL_ABOVE || !order.switch(self.now()) {
+                return Ok(());
+            }
+            order.sealing.clone()
+        };
+        job.map_or(Ok(()), |job| self.seal(&job))
+    }
+}

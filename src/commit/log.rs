@@ -1,0 +1,310 @@
+//! The log: writing what was ordered, flushing it once for many, and stopping for good when the
+//! disk has lied once.
+//!
+//! Two roles, each held by one thread at a time. The *writer* takes everything queued and writes
+//! it in order; the *leader* flushes: it reads how far was written, syncs, and publishes that
+//! position, so that whoever arrives meanwhile waits for the next flush.
+
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::catalog::resident::Progress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::frame;
+use crate::segment::writer::LogFile;
+use crate::types::{Durability, Lsn};
+
+/// Buffers of one `pwritev`: the limit of Linux.
+const MAX_SLICES: usize = 1024;
+
+/// A frame that waits to be written.
+pub(crate) struct Queued {
+    pub(crate) header: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    /// Offset in the file.
+    pub(crate) offset: u64,
+    pub(crate) time: u64,
+}
+
+impl Queued {
+    fn len(&self) -> u64 {
+        (self.header.len() + self.body.len()) as u64
+    }
+}
+
+/// Frames for one file, one behind the other.
+pub(crate) struct Group {
+    pub(crate) file: LogFile,
+    pub(crate) frames: Vec<Queued>,
+}
+
+/// Where the writer gets its work, and brings the empty buffers back to.
+pub(crate) trait Queue {
+    fn take(&self) -> Vec<Group>;
+    fn recycle(&self, buffers: Vec<Queued>);
+}
+
+/// What the writer has written and nobody has synced yet.
+#[derive(Default)]
+struct Writer {
+    /// Files in the order of the log, with the lsn up to which each was written.
+    unsynced: Vec<(LogFile, u64)>,
+}
+
+#[derive(Default)]
+struct Flushing {
+    leading: bool,
+    wakers: Vec<(u64, Durability, Waker)>,
+}
+
+/// How far the log has got, and who may take it further.
+pub(crate) struct Log {
+    written: AtomicU64,
+    durable: AtomicU64,
+    /// The durable lsn that the last written frame carries.
+    witnessed: AtomicU64,
+    writer: Mutex<Writer>,
+    flushing: Mutex<Flushing>,
+    flushed: Condvar,
+    poison: OnceLock<(u64, Error)>,
+}
+
+impl Log {
+    /// A log of which everything below `durable` is on stable storage, and nothing else exists.
+    pub(crate) fn new(durable: u64) -> Self {
+        Log {
+            written: AtomicU64::new(durable),
+            durable: AtomicU64::new(durable),
+            witnessed: AtomicU64::new(durable),
+            writer: Mutex::default(),
+            flushing: Mutex::default(),
+            flushed: Condvar::new(),
+            poison: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The durable lsn that the medium itself bears witness of.
+    pub(crate) fn witnessed(&self) -> u64 {
+        self.witnessed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        // Durable first: it never runs ahead of what is then read as written.
+        let durable = self.durable();
+        Progress { written: self.written(), durable }
+    }
+
+    /// The error for writes after a failure, if there was one.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        let (lsn, cause) = self.poison.get()?;
+        Some(cause.restated(
+            ErrorKind::Poisoned,
+            format!(
+                "the store takes no more writes after a failed one: batches from lsn {} on may be \
+                 lost; reopen the store to go on",
+                Lsn(*lsn)
+            ),
+        ))
+    }
+
+    /// Nothing is written or acknowledged any more.
+    pub(crate) fn poison(&self, cause: &Error) {
+        let _ = self.poison.set((self.durable(), cause.clone()));
+        let wakers = std::mem::take(&mut self.flushing.lock().wakers);
+        self.flushed.notify_all();
+        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+    }
+
+    /// The error for a batch that was ordered and whose writing or syncing failed.
+    fn in_doubt(&self) -> Result<()> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some((_, cause)) => Err(cause.restated(
+                ErrorKind::Indeterminate,
+                "the batch may or may not be there after the store is reopened",
+            )),
+        }
+    }
+
+    /// Writes everything queued, at least up to `end`.
+    pub(crate) fn write_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        if self.written() >= end {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock();
+        self.in_doubt()?;
+        if self.written() >= end {
+            return Ok(());
+        }
+        let guard = Panicking(self);
+        let outcome = self.write_queued(&mut writer, queue);
+        std::mem::forget(guard);
+        drop(writer);
+        if let Err(cause) = outcome {
+            self.poison(&cause);
+            return self.in_doubt();
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn write_queued(&self, writer: &mut Writer, queue: &impl Queue) -> Result<()> {
+        for mut group in queue.take() {
+            let durable = self.durable();
+            let segment = Arc::clone(&group.file.segment);
+            for frame in &mut group.frames {
+                let place = frame::Place {
+                    salt: segment.salt,
+                    offset: frame.offset,
+                    lsn: segment.base + frame.offset,
+                    durable,
+                    time: frame.time,
+                };
+                frame::seal(&mut frame.header, &mut frame.body, &place)
+                    .map_err(|f| segment.damage(frame.offset, f.0))?;
+            }
+            let Some(end) = group.frames.last().map(|last| last.offset + last.len()) else {
+                continue;
+            };
+            // Noted before the write: from its first byte on the file has unsynced writes.
+            let end_lsn = segment.base + end;
+            match writer.unsynced.last_mut() {
+                Some((file, lsn)) if file.segment.id == segment.id => *lsn = end_lsn,
+                _ => writer.unsynced.push((group.file.clone(), end_lsn)),
+            }
+            write_frames(&group)?;
+            segment.publish(end);
+            self.witnessed.fetch_max(durable, Ordering::Release);
+            self.written.store(end_lsn, Ordering::Release);
+            queue.recycle(group.frames);
+        }
+        Ok(())
+    }
+
+    /// Makes everything up to `end` durable: leads a flush, or waits for those who do.
+    pub(crate) fn flush_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        loop {
+            if self.durable() >= end {
+                return Ok(());
+            }
+            self.in_doubt()?;
+            let mut flushing = self.flushing.lock();
+            if self.durable() >= end {
+                return Ok(());
+            }
+            if flushing.leading {
+                self.flushed.wait(&mut flushing);
+                continue;
+            }
+            flushing.leading = true;
+            drop(flushing);
+            let guard = Panicking(self);
+            let outcome = self.lead(end, queue);
+            std::mem::forget(guard);
+            if let Err(cause) = &outcome {
+                self.poison(cause);
+            }
+            self.flushing.lock().leading = false;
+            self.flushed.notify_all();
+            self.wake();
+        }
+    }
+
+    fn lead(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        // A sync that failed is never tried again: the second one would lie.
+        if self.poison.get().is_some() || self.write_to(end, queue).is_err() {
+            // Poisoned already, by the cause.
+            return Ok(());
+        }
+        let files = self.writer.lock().unsynced.clone();
+        // In order: nothing in a file is durable before all of the file before it is.
+        for (file, written) in &files {
+            file.sync()?;
+            self.durable.fetch_max(*written, Ordering::Release);
+            let mut writer = self.writer.lock();
+            writer.unsynced.retain(|(f, lsn)| f.segment.id != file.segment.id || lsn > written);
+        }
+        Ok(())
+    }
+
+    /// Wakes the futures whose batches have got where they wanted to.
+    fn wake(&self) {
+        let progress = self.progress();
+        let mut ready = Vec::new();
+        let mut flushing = self.flushing.lock();
+        if flushing.wakers.is_empty() {
+            return;
+        }
+        flushing.wakers.retain(|(end, durability, waker)| {
+            let reached = progress.reached(*end, *durability);
+            if reached {
+                ready.push(waker.clone());
+            }
+            !reached
+        });
+        drop(flushing);
+        ready.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a batch has got where it wanted to; if not, `waker` is woken when it has.
+    pub(crate) fn poll(&self, end: u64, durability: Durability, waker: &Waker) -> Option<Result<()>> {
+        let mut flushing = self.flushing.lock();
+        if self.progress().reached(end, durability) {
+            return Some(Ok(()));
+        }
+        if let Err(e) = self.in_doubt() {
+            return Some(Err(e));
+        }
+        let same = |(e, d, w): &(u64, Durability, Waker)| {
+            (*e, *d) == (end, durability) && w.will_wake(waker)
+        };
+        if !flushing.wakers.iter().any(same) {
+            flushing.wakers.push((end, durability, waker.clone()));
+        }
+        None
+    }
+}
+
+fn write_frames(group: &Group) -> Result<()> {
+    let Some(first) = group.frames.first() else { return Ok(()) };
+    let mut offset = first.offset;
+    let mut slices = Vec::with_capacity((group.frames.len() * 2).min(MAX_SLICES));
+    let mut len = 0;
+    for frame in &group.frames {
+        if slices.len() + 2 > MAX_SLICES {
+            group.file.write(&slices, offset)?;
+            offset += len;
+            slices.clear();
+            len = 0;
+        }
+        slices.push(IoSlice::new(&frame.header));
+        if !frame.body.is_empty() {
+            slices.push(IoSlice::new(&frame.body));
+        }
+        len += frame.len();
+    }
+    group.file.write(&slices, offset)
+}
+
+/// Poisons the log if its holder unwinds: a role whose holder is gone must not stay taken.
+struct Panicking<'a>(&'a Log);
+
+impl Drop for Panicking<'_> {
+    fn drop(&mut self) {
+        self.0.poison(&Error::new(ErrorKind::Io, "a thread panicked while it wrote the log"));
+        self.0.flushing.lock().leading = false;
+        self.0.flushed.notify_all();
+    }
+}

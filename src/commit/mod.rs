@@ -1,0 +1,251 @@
+//! The way of a batch from the caller to the disk.
+//!
+//! `prepared` encodes it, `order` gives it its place under one short lock, `log` writes and
+//! flushes it together with others, `upkeep` keeps segments ready and seals them, `pace` slows
+//! appenders down to the disk, and `thread` does in the background what nobody waits for.
+
+mod close;
+pub(crate) mod log;
+pub(crate) mod order;
+mod pace;
+pub(crate) mod prepared;
+pub(crate) mod seal;
+mod thread;
+pub(crate) mod upkeep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::catalog::Catalog;
+use crate::catalog::resident::{Progress, Resident};
+use crate::commit::log::Log;
+use crate::commit::order::{Attempt, Order, Ordered, closed};
+use crate::commit::pace::Pace;
+use crate::commit::prepared::Prepared;
+use crate::commit::thread::{Threads, Work};
+use crate::commit::upkeep::Upkeep;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Io, Lock};
+use crate::manifest::ManifestFile;
+use crate::options::Options;
+use crate::types::{Durability, Maintenance};
+
+/// Bytes that may wait in memory before the log thread is told to write them.
+const CHUNK: u64 = 256 << 10;
+/// Bytes that may wait in memory before an appender writes them itself.
+const MAX_QUEUED: u64 = 8 << 20;
+/// Batches in the making that are kept to be used again.
+const SCRATCH: usize = 64;
+
+/// An open store: everything that its parts share.
+pub(crate) struct Engine {
+    pub(crate) io: Io,
+    pub(crate) dir: PathBuf,
+    pub(crate) store: u128,
+    pub(crate) incarnation: u64,
+    pub(crate) options: Options,
+    pub(crate) catalog: Catalog,
+    /// `None`: the store is open read-only.
+    pub(crate) writing: Option<Writing>,
+    pub(crate) order: Mutex<Order>,
+    pub(crate) log: Log,
+    closed: AtomicBool,
+    last_time: AtomicU64,
+    ordered_end: AtomicU64,
+    upkeep: Upkeep,
+    work: Work,
+    pace: Pace,
+    threads: Mutex<Threads>,
+    scratch: Mutex<Vec<Prepared>>,
+}
+
+/// What only a store open for writing has.
+pub(crate) struct Writing {
+    pub(crate) manifest: ManifestFile,
+    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// What an opening found, for the engine to go on with.
+pub(crate) struct Opened {
+    pub(crate) io: Io,
+    pub(crate) dir: PathBuf,
+    pub(crate) store: u128,
+    pub(crate) incarnation: u64,
+    pub(crate) options: Options,
+    pub(crate) catalog: Catalog,
+    pub(crate) writing: Option<Writing>,
+    pub(crate) order: Order,
+    pub(crate) log: Log,
+    pub(crate) time: u64,
+}
+
+impl Engine {
+    /// Starts the engine, with its threads unless it is to have none.
+    pub(crate) fn start(opened: Opened) -> Arc<Engine> {
+        let ordered_end = AtomicU64::new(opened.order.end());
+        let engine = Arc::new(Engine {
+            io: opened.io,
+            dir: opened.dir,
+            store: opened.store,
+            incarnation: opened.incarnation,
+            options: opened.options,
+            catalog: opened.catalog,
+            writing: opened.writing,
+            order: Mutex::new(opened.order),
+            log: opened.log,
+            closed: AtomicBool::new(false),
+            last_time: AtomicU64::new(opened.time),
+            ordered_end,
+            upkeep: Upkeep::default(),
+            work: Work::default(),
+            pace: Pace::default(),
+            threads: Mutex::default(),
+            scratch: Mutex::default(),
+        });
+        if engine.writing.is_some() && engine.has_threads() {
+            *engine.threads.lock() = Threads::start(&engine);
+        }
+        engine
+    }
+
+    pub(crate) fn has_threads(&self) -> bool {
+        self.options.maintenance == Maintenance::Background
+    }
+
+    /// The engine's now, in ms since the epoch: never behind the last time on disk.
+    pub(crate) fn now(&self) -> u64 {
+        let now = self.io.clock.now();
+        self.last_time.fetch_max(now, Ordering::AcqRel).max(now)
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.log.progress()
+    }
+
+    /// What of the log is not on stable storage yet, in bytes.
+    pub(crate) fn unsynced(&self) -> u64 {
+        self.ordered_end.load(Ordering::Relaxed).saturating_sub(self.log.durable())
+    }
+
+    /// A batch in the making, from those used before.
+    pub(crate) fn scratch(&self) -> Prepared {
+        self.scratch.lock().pop().unwrap_or_else(Prepared::new)
+    }
+
+    /// Gives a batch back to be used again.
+    pub(crate) fn give_back(&self, mut batch: Prepared) {
+        let mut scratch = self.scratch.lock();
+        if scratch.len() < SCRATCH {
+            let (header, body) = (std::mem::take(&mut batch.header), std::mem::take(&mut batch.body));
+            batch.reset(header.into_buffer(), body);
+            scratch.push(batch);
+        }
+    }
+
+    /// Refuses anything after the store was closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Refuses a write to a store that takes none.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.writing.is_none() {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the store is open for salvage, which changes nothing: open it without",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gives a batch its place in the log. It is not written yet.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the batch, `Conflict`, `DiskFull`, `Poisoned`, `Closed`, `ReadOnly`,
+    /// or what reading footers met. Nothing changed then.
+    pub(crate) fn order(&self, batch: &mut Prepared, durability: Durability) -> Result<Ordered> {
+        self.check_writable()?;
+        if let Some(error) = batch.take_error() {
+            return Err(error);
+        }
+        batch.check_len()?;
+        let progress = self.progress();
+        for agent in &mut batch.agents {
+            let resident = self.catalog.resident(&agent.name, agent.hash, progress);
+            self.catalog.learn(&resident)?;
+            agent.resident = Some(resident);
+        }
+        let len = batch.len() as u64;
+        loop {
+            match self.try_order(batch, durability)? {
+                Attempt::Ordered(ordered) => {
+                    self.pace(len, ordered);
+                    return Ok(ordered);
+                }
+                Attempt::NoRoom(room) => self.make_room(room, batch.erasing)?,
+                Attempt::Unknown => self.learn_states(batch)?,
+                Attempt::Conflict(error, wait) => {
+                    // Answered when what it conflicts with can be read.
+                    if let Some((end, durability)) = wait {
+                        self.wait(end, durability)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn learn_states(&self, batch: &Prepared) -> Result<()> {
+        for expected in &batch.revisions {
+            let agent = batch.agents.get(expected.agent).and_then(|a| a.resident.as_ref());
+            if let Some(resident) = agent {
+                self.catalog.learn(resident)?;
+                let head = resident.lock().latest().head;
+                self.catalog.learn_base(resident, &head)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was ordered up to `end` to that durability, and returns when it is there.
+    pub(crate) fn wait(&self, end: u64, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Buffer => Ok(()),
+            Durability::Write => self.log.write_to(end, self),
+            Durability::Sync => self.log.flush_to(end, self),
+        }
+    }
+
+    /// Everything ordered so far, on stable storage.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let end = {
+            let order = self.order.lock();
+            if order.closed {
+                return Err(closed());
+            }
+            order.end()
+        };
+        self.log.flush_to(end, self)
+    }
+
+    /// The agent as everybody may see it now, with its bytes where a map can read them.
+    pub(crate) fn settle(&self, resident: &Resident) -> Result<()> {
+        self.catalog.learn(resident)?;
+        loop {
+            let progress = self.progress();
+            let unwritten = {
+                let mut slot = resident.lock();
+                self.catalog.apply_prefixes(resident, &mut slot);
+                slot.settle(progress);
+                slot.unwritten(progress)
+            };
+            match unwritten {
+                None => return Ok(()),
+                Some(end) => self.log.write_to(end, self)?,
+            }
+        }
+    }
+}

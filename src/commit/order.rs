@@ -1,0 +1,455 @@
+//! Ordering a batch: the short moment under the one lock in which its expectations are checked and
+//! it gets its lsn, its seqs and its place. Nothing here touches the disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::catalog::part::Spot;
+use crate::catalog::resident::{Progress, Resident};
+use crate::catalog::version::{Applied, Place, Version};
+use crate::commit::Engine;
+use crate::commit::log::{Group, Queue, Queued};
+use crate::commit::prepared::Prepared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::footer::Bound;
+use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
+use crate::format::record::{self, Change};
+use crate::segment::writer::{FIRST_FRAME, LogFile};
+use crate::types::{Durability, Lsn};
+
+/// Room in each log segment that only changes which take away may use: so that a full disk can be
+/// relieved.
+pub(crate) const RESERVE: u64 = 32 << 10;
+/// A segment is sealed when its table of agents takes about this much memory.
+const TABLE_LIMIT: usize = 16 << 20;
+/// Buffers kept to be used again, and the largest of them.
+const POOL: usize = 256;
+const POOL_BUFFER: usize = 64 << 10;
+
+/// What the order lock guards.
+pub(crate) struct Order {
+    pub(crate) active: LogFile,
+    /// Offset in the active segment at which the next frame goes.
+    pub(crate) tail: u64,
+    /// The most that the active segment's footer may take.
+    pub(crate) bound: Bound,
+    /// Memory that the active segment's table of agents takes, roughly.
+    pub(crate) table_bytes: usize,
+    /// The agents with changes in the active segment.
+    pub(crate) touched: Vec<Arc<Resident>>,
+    /// The prefixes forgotten in the active segment.
+    pub(crate) prefixes: Vec<(u64, Box<str>)>,
+    /// Where the last frame with records in it ends.
+    pub(crate) content_end: u64,
+    pub(crate) spares: VecDeque<LogFile>,
+    /// What the last switch left to be sealed.
+    pub(crate) sealing: Option<Arc<Sealing>>,
+    pub(crate) closed: bool,
+    queue: Vec<Group>,
+    pub(crate) queued_bytes: u64,
+    pool: Vec<Vec<u8>>,
+}
+
+/// A full log segment that waits for its footer.
+pub(crate) struct Sealing {
+    pub(crate) file: LogFile,
+    /// Offset at which its frames end.
+    pub(crate) data_end: u64,
+    pub(crate) touched: Vec<Arc<Resident>>,
+    pub(crate) prefixes: Vec<(u64, Box<str>)>,
+}
+
+/// A batch that has its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ordered {
+    pub(crate) lsn: Lsn,
+    /// The lsn at which it ends.
+    pub(crate) end: u64,
+    /// The durability that it waits for, which may be stronger than what it asked for.
+    pub(crate) durability: Durability,
+}
+
+/// What became of an attempt to order.
+pub(crate) enum Attempt {
+    Ordered(Ordered),
+    /// The active segment has no room: the batch needs a segment of at least this size.
+    NoRoom(u64),
+    /// Something must be read from footers first.
+    Unknown,
+    /// An expectation did not hold; the error is to be answered when the batch that it conflicts
+    /// with is published.
+    Conflict(Error, Option<(u64, Durability)>),
+}
+
+impl Order {
+    pub(crate) fn new(active: LogFile, tail: u64) -> Self {
+        let content_end = active.segment.base + tail;
+        Order {
+            active,
+            tail,
+            bound: Bound::new(),
+            table_bytes: 0,
+            touched: Vec::new(),
+            prefixes: Vec::new(),
+            content_end,
+            spares: VecDeque::new(),
+            sealing: None,
+            closed: false,
+            queue: Vec::new(),
+            queued_bytes: 0,
+            pool: Vec::new(),
+        }
+    }
+
+    /// Counts what the active segment held of an agent before the store was opened.
+    pub(crate) fn note_adopted(&mut self, name: &str, version: &Version) {
+        self.bound.add_agent(name.len());
+        self.table_bytes += 700 + 2 * name.len();
+        for part in version.parts() {
+            (0..part.count).for_each(|_| self.bound.add_entry());
+            part.redacted().iter().for_each(|_| self.bound.add_redaction());
+            part.policy().iter().for_each(|_| self.bound.add_policy());
+            part.states("", u64::MAX, |key, _| self.bound.add_state(key.len()));
+            self.table_bytes += part.count * 6;
+        }
+    }
+
+    /// The lsn at which the next frame goes.
+    pub(crate) fn end(&self) -> u64 {
+        self.active.segment.base + self.tail
+    }
+
+    /// Whether a frame of `len` bytes fits, with a footer within `bound` behind it.
+    fn fits(&self, len: u64, bound: &Bound, erasing: bool) -> bool {
+        let reserve = if erasing { 0 } else { RESERVE };
+        self.tail + len + bound.bytes() + reserve <= self.active.segment.capacity
+    }
+
+    /// Makes the next spare the active segment. The one so far is left to be sealed.
+    pub(crate) fn switch(&mut self, time: u64) -> bool {
+        if self.sealing.is_some() {
+            return false;
+        }
+        let Some(next) = self.spares.pop_front() else { return false };
+        let link = Link { id: self.active.segment.id, end: self.end() };
+        let file = std::mem::replace(&mut self.active, next);
+        self.sealing = Some(Arc::new(Sealing {
+            file,
+            data_end: self.tail,
+            touched: std::mem::take(&mut self.touched),
+            prefixes: std::mem::take(&mut self.prefixes),
+        }));
+        self.tail = FIRST_FRAME;
+        self.bound = Bound::new();
+        self.table_bytes = 0;
+        let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
+        self.enqueue(header, Vec::new(), time);
+        true
+    }
+
+    /// Queues a frame at the tail.
+    fn enqueue(&mut self, header: Vec<u8>, body: Vec<u8>, time: u64) {
+        let len = (header.len() + body.len()) as u64;
+        let frame = Queued { header, body, offset: self.tail, time };
+        match self.queue.last_mut() {
+            Some(group) if group.file.segment.id == self.active.segment.id => {
+                group.frames.push(frame);
+            }
+            _ => self.queue.push(Group { file: self.active.clone(), frames: vec![frame] }),
+        }
+        self.tail += len;
+        self.queued_bytes += len;
+    }
+
+    /// Queues a frame without records: it bears witness of how far the log is durable.
+    pub(crate) fn enqueue_witness(&mut self, time: u64) -> bool {
+        if !self.fits(FRAME_LEN as u64, &self.bound, true) {
+            return false;
+        }
+        let header = HeaderBuilder::start(Vec::new(), None).finish(0, 0, 0);
+        self.enqueue(header, Vec::new(), time);
+        true
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        if self.pool.len() < POOL && buffer.capacity() <= POOL_BUFFER {
+            self.pool.push(buffer);
+        }
+    }
+}
+
+impl Queue for Engine {
+    fn take(&self) -> Vec<Group> {
+        let mut order = self.order.lock();
+        order.queued_bytes = 0;
+        std::mem::take(&mut order.queue)
+    }
+
+    fn recycle(&self, buffers: Vec<Queued>) {
+        let mut order = self.order.lock();
+        for frame in buffers {
+            order.recycle(frame.header);
+            order.recycle(frame.body);
+        }
+    }
+}
+
+impl Engine {
+    /// Tries to give the batch its place. On `Ordered` the batch is emptied but for its agents.
+    pub(crate) fn try_order(&self, batch: &mut Prepared, durability: Durability) -> Result<Attempt> {
+        let time = self.now();
+        let mut guard = self.order.lock();
+        let order = &mut *guard;
+        if order.closed {
+            return Err(closed());
+        }
+        if let Some(error) = self.log.poisoned() {
+            return Err(error);
+        }
+        let progress = self.log.progress();
+        let mut raised = if batch.forgets { Durability::Sync } else { durability };
+        let mut bound = order.bound;
+        let mut table = 0;
+        for index in 0..batch.agents.len() {
+            match self.check_agent(batch, index, progress, order.active.segment.id)? {
+                Checked::Fine { strongest, first } => {
+                    raised = raised.max(strongest.unwrap_or(Durability::Buffer));
+                    if first && let Some(agent) = batch.agents.get(index) {
+                        bound.add_agent(agent.name.len());
+                        table += 700 + 2 * agent.name.len();
+                    }
+                }
+                Checked::Unknown => return Ok(Attempt::Unknown),
+                Checked::Conflict(error, wait) => return Ok(Attempt::Conflict(error, wait)),
+            }
+        }
+        if batch.is_empty() {
+            // A barrier: it waits for everything ordered before it.
+            let end = order.end();
+            let lsn = Lsn(end);
+            return Ok(Attempt::Ordered(Ordered { lsn, end, durability: raised }));
+        }
+        table += count_changes(batch, &mut bound);
+        let len = batch.len() as u64;
+        let full = order.table_bytes + table > TABLE_LIMIT && order.tail > FIRST_FRAME + 4096;
+        if full || !order.fits(len, &bound, batch.erasing) {
+            let link = (FRAME_LEN + LINK_LEN) as u64;
+            return Ok(Attempt::NoRoom(FIRST_FRAME + link + len + fresh_bound(batch) + RESERVE));
+        }
+        order.bound = bound;
+        order.table_bytes += table;
+        let ordered = self.place(order, batch, raised, time);
+        drop(guard);
+        self.ordered_something(ordered.end);
+        Ok(Attempt::Ordered(ordered))
+    }
+
+    /// Checks what the batch expects of one agent, and what it does to it.
+    fn check_agent(
+        &self,
+        batch: &Prepared,
+        index: usize,
+        progress: Progress,
+        active: u64,
+    ) -> Result<Checked> {
+        let Some(agent) = batch.agents.get(index) else { return Ok(Checked::Unknown) };
+        let Some(resident) = &agent.resident else { return Ok(Checked::Unknown) };
+        let mut slot = resident.lock();
+        if !slot.is_known() {
+            return Ok(Checked::Unknown);
+        }
+        self.catalog.apply_prefixes(resident, &mut slot);
+        slot.settle(progress);
+        let latest = slot.latest();
+        if let Some(expected) = agent.expect_next
+            && expected != latest.head.next
+        {
+            let error = conflict(format!("the next seq is {} and not {expected}", latest.head.next));
+            return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
+        }
+        for expected in batch.revisions.iter().filter(|r| r.agent == index) {
+            let Some(found) = revision(latest, slot.base(), &expected.key) else {
+                return Ok(Checked::Unknown);
+            };
+            if found != expected.revision {
+                let error = conflict(format!(
+                    "the revision of state {:?} is {found} and not {}",
+                    expected.key, expected.revision
+                ));
+                return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
+            }
+        }
+        if batch.checked {
+            check_seqs(batch, index, latest)?;
+        }
+        Ok(Checked::Fine { strongest: slot.strongest(progress), first: slot.is_first_in(active) })
+    }
+
+    /// Gives the batch its place, its seqs and its lsn, and queues it.
+    fn place(&self, order: &mut Order, batch: &mut Prepared, raised: Durability, time: u64) -> Ordered {
+        let segment = Arc::clone(&order.active.segment);
+        let lsn = order.end();
+        let body_at = order.tail + batch.header.len() as u64;
+        let end = lsn + batch.len() as u64;
+        if let Some(prefix) = batch.prefix.take() {
+            self.catalog.forget_prefix(&prefix, lsn);
+            order.prefixes.push((lsn, prefix));
+        }
+        let mut versions: Vec<Version> = Vec::with_capacity(batch.agents.len());
+        for agent in &batch.agents {
+            let Some(resident) = &agent.resident else { continue };
+            let version = resident.lock().latest().clone();
+            batch.header.set_head(agent.head_at, &version.head);
+            versions.push(version);
+        }
+        let starts: Vec<(u64, u64)> = versions.iter().map(|v| (v.head.life, v.head.next)).collect();
+        let records = Records { body: &batch.body, at: 0 };
+        for (ordinal, (at, record)) in records.enumerate() {
+            let version = usize::try_from(record.agent).ok().and_then(|i| versions.get_mut(i));
+            if let (Some(version), Some(change)) = (version, Applied::of(&record.change)) {
+                let spot = Spot::at(body_at + at as u64);
+                let ordinal = ordinal as u64;
+                version.apply(&change, &Place { segment: &segment, spot, lsn, ordinal });
+            }
+        }
+        for ((agent, after), (life, next)) in batch.agents.iter_mut().zip(versions).zip(starts) {
+            let from = if after.head.life == life { next } else { 1 };
+            agent.seqs = from..after.head.next;
+            let Some(resident) = &agent.resident else { continue };
+            if resident.lock().queue(&segment, end, raised, after) {
+                order.touched.push(Arc::clone(resident));
+            }
+        }
+        self.hand_over(order, batch, time);
+        order.content_end = end;
+        Ordered { lsn: Lsn(lsn), end, durability: raised }
+    }
+
+    /// Moves the encoded batch into the queue and gives it other buffers.
+    fn hand_over(&self, order: &mut Order, batch: &mut Prepared, time: u64) {
+        let builder = std::mem::take(&mut batch.header);
+        let body = std::mem::take(&mut batch.body);
+        let header = builder.finish(body.len(), batch.digest, batch.records);
+        order.enqueue(header, body, time);
+        batch.body = order.pool.pop().unwrap_or_default();
+        batch.header = HeaderBuilder::start(order.pool.pop().unwrap_or_default(), None);
+    }
+}
+
+enum Checked {
+    Fine { strongest: Option<Durability>, first: bool },
+    Unknown,
+    Conflict(Error, Option<(u64, Durability)>),
+}
+
+fn conflict(message: String) -> Error {
+    Error::new(ErrorKind::Conflict, format!("{message}: read the agent again and retry"))
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store was closed")
+}
+
+/// The revision of a key; `None` if sealed segments must be asked and nobody has.
+fn revision(
+    latest: &Version,
+    base: Option<&Arc<crate::catalog::base::Base>>,
+    key: &str,
+) -> Option<u64> {
+    for part in latest.parts() {
+        if let Some(slot) = part.state(key, latest.lsn) {
+            return Some(if slot.spot.offset().is_some() { slot.revision } else { 0 });
+        }
+    }
+    if latest.head.flags & crate::format::head::Head::STATE == 0 {
+        return Some(0);
+    }
+    let base = base.filter(|base| base.life == latest.head.life)?;
+    Some(base.state.get(key).map_or(0, |value| value.slot.revision))
+}
+
+/// Goes through the batch's changes of one agent, to see that each names a seq that there is.
+fn check_seqs(batch: &Prepared, index: usize, latest: &Version) -> Result<()> {
+    let mut next = latest.head.next;
+    for (_, record) in (Records { body: &batch.body, at: 0 }) {
+        if usize::try_from(record.agent) != Ok(index) {
+            continue;
+        }
+        let (seq, end, what) = match record.change {
+            Change::Append(_) => {
+                next += 1;
+                continue;
+            }
+            Change::Forget => {
+                next = 1;
+                continue;
+            }
+            Change::Truncate { seq } => (seq, next, "truncate before"),
+            Change::Redact { seq } => (seq, next - 1, "redact"),
+            _ => continue,
+        };
+        if seq == 0 || seq > end {
+            let name = batch.agents.get(index).map_or("", |a| &a.name);
+            let message = format!("cannot {what} seq {seq}: the next seq is {next}");
+            return Err(Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq));
+        }
+    }
+    Ok(())
+}
+
+/// Counts what the batch adds to the footer; gives about what it adds to the table in memory.
+fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
+    let mut table = 0;
+    for (_, record) in (Records { body: &batch.body, at: 0 }) {
+        table += match record.change {
+            Change::Append(_) => {
+                bound.add_entry();
+                6
+            }
+            Change::Set { key, .. } | Change::Unset { key } => {
+                bound.add_state(key.len());
+                96 + key.len()
+            }
+            Change::Redact { .. } => {
+                bound.add_redaction();
+                16
+            }
+            Change::Policy(_) => {
+                bound.add_policy();
+                64
+            }
+            Change::ForgetPrefix { prefix } => {
+                bound.add_prefix(prefix.len());
+                64 + prefix.len()
+            }
+            Change::Truncate { .. } | Change::Forget => 0,
+        };
+    }
+    table
+}
+
+/// What the footer of a segment with nothing but this batch may take.
+fn fresh_bound(batch: &Prepared) -> u64 {
+    let mut bound = Bound::new();
+    batch.agents.iter().for_each(|agent| bound.add_agent(agent.name.len()));
+    count_changes(batch, &mut bound);
+    bound.bytes()
+}
+
+/// The records of a body that was just encoded.
+struct Records<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (usize, record::Record<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let here = self.at;
+        let len = record::padded_len(self.body, here).ok()?;
+        self.at = here + len;
+        let bytes = self.body.get(here..self.at)?;
+        record::decode(bytes).ok().map(|record| (here, record))
+    }
+}

@@ -1,0 +1,156 @@
+//! A batch in the making: encoded at once, placed when it is ordered.
+
+use std::sync::Arc;
+
+use crate::catalog::resident::Resident;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::frame::{self, HeaderBuilder, MAX_FRAME};
+use crate::format::record::{self, Change};
+use crate::options::MAX_BATCH;
+
+/// An agent that a batch touches or expects something of.
+pub(crate) struct PreparedAgent {
+    pub(crate) name: Arc<str>,
+    pub(crate) hash: u64,
+    /// Where its head lies in the frame header.
+    pub(crate) head_at: usize,
+    pub(crate) resident: Option<Arc<Resident>>,
+    pub(crate) expect_next: Option<u64>,
+    /// The seqs that its appends got.
+    pub(crate) seqs: std::ops::Range<u64>,
+}
+
+/// What a batch expects of a key before it.
+pub(crate) struct ExpectedRevision {
+    pub(crate) agent: usize,
+    pub(crate) key: Box<str>,
+    /// 0: absent.
+    pub(crate) revision: u64,
+}
+
+/// A batch in the making.
+pub(crate) struct Prepared {
+    pub(crate) header: HeaderBuilder,
+    pub(crate) body: Vec<u8>,
+    pub(crate) digest: u32,
+    pub(crate) records: u32,
+    pub(crate) agents: Vec<PreparedAgent>,
+    pub(crate) revisions: Vec<ExpectedRevision>,
+    /// Some change is checked against the timeline: a truncation or a redaction.
+    pub(crate) checked: bool,
+    /// Nothing but changes that take away: they may use the room kept back for a full disk.
+    pub(crate) erasing: bool,
+    /// Something is forgotten.
+    pub(crate) forgets: bool,
+    /// The prefix to forget, if the batch is one that forgets a prefix.
+    pub(crate) prefix: Option<Box<str>>,
+    /// The first thing that was wrong with it.
+    error: Option<Error>,
+}
+
+impl Prepared {
+    pub(crate) fn new() -> Self {
+        Prepared {
+            header: HeaderBuilder::start(Vec::new(), None),
+            body: Vec::new(),
+            digest: 0,
+            records: 0,
+            agents: Vec::new(),
+            revisions: Vec::new(),
+            checked: false,
+            erasing: true,
+            forgets: false,
+            prefix: None,
+            error: None,
+        }
+    }
+
+    /// Empties it, and takes buffers to use again.
+    pub(crate) fn reset(&mut self, header: Vec<u8>, mut body: Vec<u8>) {
+        body.clear();
+        let agents = std::mem::take(&mut self.agents);
+        let revisions = std::mem::take(&mut self.revisions);
+        *self = Prepared { header: HeaderBuilder::start(header, None), body, ..Prepared::new() };
+        self.agents = agents;
+        self.agents.clear();
+        self.revisions = revisions;
+        self.revisions.clear();
+    }
+
+    /// True if nothing would be written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Notes what is wrong with the batch; the first error is the one that its commit answers.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.error.get_or_insert(error);
+    }
+
+    /// The first thing that was wrong.
+    pub(crate) fn take_error(&mut self) -> Option<Error> {
+        self.error.take()
+    }
+
+    /// The number of this agent in the batch.
+    pub(crate) fn agent(&mut self, name: &Arc<str>, hash: u64) -> usize {
+        let known = |a: &PreparedAgent| {
+            a.hash == hash && (Arc::ptr_eq(&a.name, name) || *a.name == **name)
+        };
+        if let Some(index) = self.agents.iter().rposition(known) {
+            return index;
+        }
+        let head_at = self.header.add_agent(name);
+        self.agents.push(PreparedAgent {
+            name: Arc::clone(name),
+            hash,
+            head_at,
+            resident: None,
+            expect_next: None,
+            seqs: 1..1,
+        });
+        self.agents.len() - 1
+    }
+
+    /// Encodes a change.
+    pub(crate) fn push(&mut self, agent: usize, change: &Change<'_>) {
+        if self.error.is_some() {
+            return;
+        }
+        let size = match change {
+            Change::Append(a) => a.meta.len() + a.payload.len(),
+            Change::Set { key, value } => key.len() + value.len(),
+            _ => 0,
+        };
+        if self.body.len().saturating_add(size) > MAX_BATCH {
+            return self.fail(too_large());
+        }
+        let agent = u32::try_from(agent).unwrap_or(u32::MAX);
+        let plain = record::encode(&mut self.body, agent, change);
+        self.digest = frame::fold(self.digest, plain);
+        self.records += 1;
+        match change {
+            Change::Append(_) | Change::Set { .. } => self.erasing = false,
+            Change::Truncate { .. } | Change::Redact { .. } => self.checked = true,
+            Change::Forget | Change::ForgetPrefix { .. } => self.forgets = true,
+            Change::Unset { .. } | Change::Policy(_) => {}
+        }
+    }
+
+    /// Bytes of the frame.
+    pub(crate) fn len(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+
+    /// Whether the whole of it is within the limit.
+    pub(crate) fn check_len(&self) -> Result<()> {
+        if self.len() > MAX_FRAME { Err(too_large()) } else { Ok(()) }
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("the encoded batch would be above {MAX_BATCH} bytes: split it"),
+    )
+}

@@ -1,0 +1,169 @@
+//! Sealing: a full log segment gets its footer, and its line in the manifest says so.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::catalog::part::{Part, StateSlot};
+use crate::commit::Engine;
+use crate::commit::order::Sealing;
+use crate::error::Result;
+use crate::format::Fault;
+use crate::format::codec::u32_at;
+use crate::format::footer::{Builder, Footer, SegmentFacts, StateChange, Summary, TRAILER_LEN};
+use crate::format::head::Head;
+use crate::format::manifest::{Listed, Manifest, Role};
+use crate::manifest::Failure;
+use crate::segment::Segment;
+
+impl Engine {
+    /// Seals what the last switch left. Nobody waits for it: readers find its entries in memory
+    /// until its footer stands for them.
+    ///
+    /// # Errors
+    /// If nothing is lost and the seal can be tried again. Other failures poison the log.
+    pub(crate) fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let segment = &job.file.segment;
+        // With the first frame of the next segment, which says where this one ends: bytes of the
+        // footer can then never be mistaken for a torn tail.
+        let end = self.order.lock().end();
+        self.log.flush_to(end, self)?;
+        let agents = job.touched.iter().filter_map(|resident| {
+            let (head, part) = resident.lock().at_end_of(segment.id)?;
+            Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
+        });
+        let (end, len) = (job.data_end, segment.capacity);
+        let footer = build_footer(self.store, segment, end, len, agents.collect(), &job.prefixes)?;
+        job.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
+        job.file.sync().inspect_err(|cause| self.log.poison(cause))?;
+        let check = footer_check(&footer);
+        let (durable, time) = (self.log.durable(), self.now());
+        let active = self.order.lock().active.segment.id;
+        let forgotten = self.catalog.forgotten(durable);
+        let replaced = writing.manifest.replace(|manifest| {
+            list_sealed(manifest, segment.id, job.data_end, check);
+            list_active(manifest, active);
+            manifest.durable = durable;
+            manifest.time = time;
+            manifest.forgotten = forgotten;
+        });
+        self.heed(replaced)?;
+        segment.load_footer(Some(check)).inspect_err(|cause| self.log.poison(cause))?;
+        let generation = self.catalog.install(|sealed, generation| {
+            segment.set_sealed_at(generation);
+            sealed.push(Arc::clone(segment));
+        });
+        for resident in &job.touched {
+            let mut slot = resident.lock();
+            slot.settle(self.progress());
+            slot.sealed(segment, generation, &resident.name);
+            self.catalog.charge(resident, &mut slot);
+        }
+        job.file.punch(job.data_end, footer.trailer.footer_at);
+        self.order.lock().sealing = None;
+        Ok(())
+    }
+
+    /// Turns the failure of a manifest's replacement into an error; one of unknown outcome poisons.
+    pub(crate) fn heed(&self, outcome: std::result::Result<(), Failure>) -> Result<()> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Failure::Unchanged(error)) => Err(error),
+            Err(Failure::Unknown(error)) => {
+                self.log.poison(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Marks a listed segment as sealed.
+pub(crate) fn list_sealed(manifest: &mut Manifest, id: u64, data_end: u64, check: u32) {
+    for line in manifest.segments.iter_mut().filter(|line| line.id == id) {
+        line.role = Role::Sealed;
+        line.data_end = data_end;
+        line.footer_check = check;
+    }
+}
+
+/// Marks a listed segment as the active one.
+pub(crate) fn list_active(manifest: &mut Manifest, id: u64) {
+    let unsealed = |line: &&mut Listed| line.id == id && line.role == Role::Spare;
+    for line in manifest.segments.iter_mut().filter(unsealed) {
+        line.role = Role::Active;
+    }
+}
+
+/// The check that ties a footer to its line of the manifest: that of its trailer.
+pub(crate) fn footer_check(footer: &Footer) -> u32 {
+    let trailer = footer.bytes.len().saturating_sub(TRAILER_LEN);
+    u32_at(&footer.bytes, trailer.saturating_add(12)).unwrap_or(0)
+}
+
+/// An agent as it was at the end of a segment.
+pub(crate) struct AgentAtEnd {
+    pub(crate) name: Arc<str>,
+    pub(crate) hash: u64,
+    pub(crate) head: Head,
+    /// What the segment holds of the life.
+    pub(crate) part: Option<Part>,
+}
+
+/// Makes the footer of a segment whose frames end at `data_end` and whose file at `file_len`.
+pub(crate) fn build_footer(
+    store: u128,
+    segment: &Segment,
+    data_end: u64,
+    file_len: u64,
+    mut agents: Vec<AgentAtEnd>,
+    prefixes: &[(u64, Box<str>)],
+) -> Result<Footer> {
+    agents.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    agents.dedup_by(|a, b| a.name == b.name);
+    let first_lsn = segment.base.saturating_add(crate::segment::writer::FIRST_FRAME);
+    let mut builder = Builder::new(SegmentFacts {
+        store,
+        segment: segment.id,
+        salt: segment.salt,
+        first_lsn,
+        data_end,
+        generation: 0,
+        lowest_lsn: first_lsn,
+        highest_lsn: segment.base.saturating_add(data_end),
+        max_at: 0,
+    });
+    let mut fill = || {
+        agents.iter().try_for_each(|agent| add(&mut builder, agent))?;
+        prefixes.iter().try_for_each(|(lsn, prefix)| builder.add_prefix(*lsn, prefix))
+    };
+    let filled = fill();
+    filled
+        .and_then(|()| builder.finish(file_len))
+        .map_err(|fault| segment.damage(data_end, fault.0))
+}
+
+fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Result<(), Fault> {
+    let head = agent.head;
+    let part = agent.part.as_ref().filter(|_| head.life != 0);
+    let (offsets, ats) = part.map_or_else(Default::default, |p| (p.spots(), p.maxima()));
+    let mut changes: Vec<(Box<str>, StateSlot)> = Vec::new();
+    if let Some(part) = part {
+        part.states("", u64::MAX, |key, slot| changes.push((key.into(), slot)));
+    }
+    let state: Vec<StateChange<'_>> = changes
+        .iter()
+        .map(|(key, slot)| StateChange { key, revision: slot.revision, offset: slot.spot.0 })
+        .collect();
+    let summary = Summary {
+        name: &agent.name,
+        head,
+        first_seq: part.map_or(head.next, |p| p.first),
+        offsets: &offsets,
+        ats: &ats,
+        bytes: part.map_or(0, |p| p.bytes),
+        state: &state,
+        redacted: part.map_or(&[], |p| p.redacted()),
+        policy: part.and_then(|p| p.policy()),
+    };
+    builder.add(&summary, agent.hash)
+}

@@ -1,0 +1,247 @@
+//! The store's two threads: one writes and syncs what nobody waits for, one keeps segments.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::commit::Engine;
+
+/// A log that has been quiet for this long gets a frame that bears witness of what is durable.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// What the log thread is asked for.
+#[derive(Default)]
+pub(crate) struct Work {
+    asked: Mutex<Asked>,
+    wake: Condvar,
+    asleep: AtomicBool,
+    sync_to: AtomicU64,
+    write: AtomicBool,
+    sync: AtomicBool,
+}
+
+#[derive(Default)]
+struct Asked {
+    anything: bool,
+    stop: bool,
+}
+
+impl Work {
+    fn ask(&self) {
+        let mut asked = self.asked.lock();
+        asked.anything = true;
+        self.wake.notify_one();
+    }
+
+    /// Write what is queued.
+    pub(crate) fn write_now(&self) {
+        if !self.write.swap(true, Ordering::AcqRel) {
+            self.ask();
+        }
+    }
+
+    /// Sync what is written.
+    pub(crate) fn sync_now(&self) {
+        if !self.sync.swap(true, Ordering::AcqRel) {
+            self.ask();
+        }
+    }
+
+    /// Take the log to stable storage up to `end`.
+    pub(crate) fn sync_to(&self, end: u64) {
+        self.sync_to.fetch_max(end, Ordering::AcqRel);
+        self.ask();
+    }
+
+    fn stop(&self) {
+        self.asked.lock().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Sleeps until something is asked, or for `at_most`. False if it is to stop.
+    ///
+    /// Without a limit it sleeps only if `nothing_new` still holds once everybody can see that it
+    /// sleeps: an appender orders first and looks at the sleeper then.
+    fn sleep(&self, at_most: Option<Duration>, nothing_new: impl Fn() -> bool) -> bool {
+        let mut asked = self.asked.lock();
+        if !asked.anything && !asked.stop {
+            match at_most {
+                Some(time) => {
+                    self.wake.wait_for(&mut asked, time);
+                }
+                None => {
+                    self.asleep.store(true, Ordering::SeqCst);
+                    if nothing_new() {
+                        self.wake.wait(&mut asked);
+                    }
+                    self.asleep.store(false, Ordering::SeqCst);
+                }
+            }
+        }
+        asked.anything = false;
+        !asked.stop
+    }
+}
+
+/// The running threads.
+#[derive(Default)]
+pub(crate) struct Threads {
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(crate) fn start(engine: &Arc<Engine>) -> Threads {
+        let (log, upkeep) = (Arc::clone(engine), Arc::clone(engine));
+        let named = |name: &str| std::thread::Builder::new().name(name.into());
+        let started = [
+            named("memlog-log").spawn(move || run_log(&log)),
+            named("memlog-upkeep").spawn(move || upkeep.run_upkeep()),
+        ];
+        Threads { running: started.into_iter().flatten().collect() }
+    }
+}
+
+impl Engine {
+    /// Notes that something was ordered: the log thread wakes up if it slept.
+    pub(crate) fn ordered_something(&self, end: u64) {
+        self.ordered_end.fetch_max(end, Ordering::SeqCst);
+        if self.work.asleep.load(Ordering::SeqCst) {
+            self.work.ask();
+        }
+    }
+
+    /// Asks for a batch that nobody waits for in a call.
+    pub(crate) fn push_along(&self, end: u64, durability: crate::types::Durability) {
+        match durability {
+            crate::types::Durability::Buffer => {}
+            crate::types::Durability::Write => self.work.write_now(),
+            crate::types::Durability::Sync => self.work.sync_to(end),
+        }
+    }
+
+    /// Stops the threads and waits for them.
+    pub(crate) fn stop_threads(&self) {
+        self.work.stop();
+        self.stop_upkeep();
+        let running = std::mem::take(&mut self.threads.lock().running);
+        let me = std::thread::current().id();
+        for thread in running.into_iter().filter(|t| t.thread().id() != me) {
+            // A thread that panicked has poisoned the log, which says so.
+            let _ = thread.join();
+        }
+    }
+
+    /// Writes a frame without records, if the medium does not bear witness yet of how much of the
+    /// log is durable. Gives where it ends.
+    pub(crate) fn bear_witness(&self) -> Option<u64> {
+        let mut order = self.order.lock();
+        let content = order.content_end;
+        if order.closed || self.log.durable() < content || self.log.witnessed() >= content {
+            return None;
+        }
+        let time = self.now();
+        if !order.enqueue_witness(time) {
+            return None;
+        }
+        let end = order.end();
+        drop(order);
+        self.ordered_end.fetch_max(end, Ordering::SeqCst);
+        // An error poisons the log, which says so to whoever writes next.
+        let _ = self.log.write_to(end, self);
+        Some(end)
+    }
+
+    fn ordered_end(&self) -> u64 {
+        self.ordered_end.load(Ordering::SeqCst)
+    }
+
+    fn content_end(&self) -> u64 {
+        self.order.lock().content_end
+    }
+}
+
+/// How far the log thread is with what nobody asked for by name.
+#[derive(Default)]
+struct Round {
+    /// Since when something has waited to be written, and to be synced.
+    unwritten_since: Option<Duration>,
+    unsynced_since: Option<Duration>,
+    /// What had been ordered at the beginning of the last turn.
+    seen: u64,
+    quiet_since: Option<Duration>,
+}
+
+fn run_log(engine: &Engine) {
+    let mut round = Round::default();
+    let mut pause = Some(QUIET);
+    while engine.work.sleep(pause, || engine.ordered_end() == round.seen) {
+        // An error poisons the log: whoever waits hears of it, and nothing is left to do here.
+        pause = round.turn(engine).unwrap_or(None);
+    }
+}
+
+impl Round {
+    /// Does what is due; gives how long nothing will be, unless something is asked.
+    fn turn(&mut self, engine: &Engine) -> crate::error::Result<Option<Duration>> {
+        let now = engine.io.clock.monotonic();
+        let ordered = engine.ordered_end();
+        let moved = std::mem::replace(&mut self.seen, ordered) != ordered;
+        let content = engine.content_end();
+        let wanted = engine.work.sync_to.load(Ordering::Acquire);
+        if wanted > engine.log.durable() {
+            engine.log.flush_to(wanted, engine)?;
+        }
+        let write = engine.work.write.swap(false, Ordering::AcqRel);
+        if engine.log.written() < content {
+            let since = *self.unwritten_since.get_or_insert(now);
+            if write || now.saturating_sub(since) >= engine.options.flush_interval {
+                engine.log.write_to(content, engine)?;
+            }
+        }
+        if engine.log.written() >= content {
+            self.unwritten_since = None;
+        }
+        let sync = engine.work.sync.swap(false, Ordering::AcqRel);
+        if engine.log.durable() < content {
+            let since = *self.unsynced_since.get_or_insert(now);
+            let due = now.saturating_sub(since) >= engine.options.sync_interval;
+            if sync || due || engine.unsynced() > engine.options.max_unsynced / 4 {
+                let before = engine.log.durable();
+                engine.log.flush_to(content, engine)?;
+                let took = engine.io.clock.monotonic().saturating_sub(now);
+                engine.pace.learn(engine.log.durable().saturating_sub(before), took);
+                self.unsynced_since = None;
+            }
+        } else {
+            self.unsynced_since = None;
+        }
+        Ok(self.pause(engine, now, content, moved))
+    }
+
+    fn pause(
+        &mut self,
+        engine: &Engine,
+        now: Duration,
+        content: u64,
+        moved: bool,
+    ) -> Option<Duration> {
+        if moved || engine.log.durable() < content {
+            self.quiet_since = Some(now);
+            return Some(engine.options.flush_interval.min(QUIET));
+        }
+        match self.quiet_since {
+            Some(since) if now.saturating_sub(since) < QUIET => Some(QUIET),
+            Some(_) => {
+                self.quiet_since = None;
+                if let Some(end) = engine.bear_witness() {
+                    self.seen = end;
+                }
+                None
+            }
+            None => None,
+        }
+    }
+}

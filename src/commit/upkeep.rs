@@ -1,0 +1,344 @@
+//! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
+
+use std::io::IoSlice;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::commit::Engine;
+use crate::commit::order::closed;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::Role;
+use crate::segment::file_name;
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+
+/// The smallest log segment, and the one that a store begins with.
+pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
+/// A segment small enough to be made from the reserve.
+const LAST_RESORT: u64 = 256 << 10;
+/// The file that keeps room on a disk that is getting full.
+pub(crate) const RESERVE_FILE: &str = "RESERVE";
+/// Its length: room for a small segment and a manifest.
+pub(crate) const RESERVE_LEN: u64 = 512 << 10;
+/// Zeros are written in slices of this size.
+const SLICE: usize = 256 << 10;
+/// Zeros written between two syncs.
+const SLICES_A_SYNC: u64 = 8;
+/// A segment that was filled faster than this gets a bigger successor; one that took much longer a
+/// smaller one.
+const FAST: Duration = Duration::from_secs(2);
+const SLOW: Duration = Duration::from_secs(120);
+
+/// What the upkeep is asked for and has answered.
+#[derive(Default)]
+pub(crate) struct Upkeep {
+    asked: Mutex<Asked>,
+    wanted: Condvar,
+    answered: Condvar,
+    /// One at a time changes segments.
+    busy: Mutex<Sizing>,
+}
+
+#[derive(Default)]
+struct Asked {
+    stop: bool,
+    /// An appender waits for a segment of this size.
+    room: u64,
+    erasing: bool,
+    /// Requests so far, and those that have been seen to.
+    tickets: u64,
+    done: u64,
+    failed: Option<Error>,
+}
+
+/// How large the next segment is to be.
+#[derive(Default)]
+struct Sizing {
+    next: u64,
+    switched: Duration,
+    last_active: u64,
+}
+
+impl Engine {
+    /// Makes room for a batch that needs `room` bytes of a segment: switches to the next segment,
+    /// having it made first if there is none.
+    ///
+    /// # Errors
+    /// `DiskFull` if there is no room for another segment.
+    pub(crate) fn make_room(&self, room: u64, erasing: bool) -> Result<()> {
+        let seen = self.order.lock().active.segment.id;
+        loop {
+            {
+                let mut order = self.order.lock();
+                if order.closed {
+                    return Err(closed());
+                }
+                if order.active.segment.id != seen {
+                    return Ok(());
+                }
+                let ready = order.spares.front().is_some_and(|s| s.segment.capacity >= room);
+                if ready && order.switch(self.now()) {
+                    let end = order.end();
+                    drop(order);
+                    self.ordered_end.fetch_max(end, Ordering::SeqCst);
+                    break;
+                }
+            }
+            if let Some(error) = self.log.poisoned() {
+                return Err(error);
+            }
+            if self.has_threads() {
+                self.await_upkeep(room, erasing)?;
+            } else {
+                self.tend(room, erasing)?;
+            }
+        }
+        if self.has_threads() {
+            self.ask_upkeep();
+            return Ok(());
+        }
+        // The batch has its room: a seal that fails now is tried again at the next switch.
+        let _ = self.tend(0, false);
+        Ok(())
+    }
+
+    fn ask_upkeep(&self) {
+        self.upkeep.asked.lock().tickets += 1;
+        self.upkeep.wanted.notify_one();
+    }
+
+    fn await_upkeep(&self, room: u64, erasing: bool) -> Result<()> {
+        let mut asked = self.upkeep.asked.lock();
+        asked.room = asked.room.max(room);
+        asked.erasing |= erasing;
+        asked.tickets += 1;
+        let ticket = asked.tickets;
+        self.upkeep.wanted.notify_one();
+        while asked.done < ticket && !asked.stop {
+            self.upkeep.answered.wait(&mut asked);
+        }
+        if asked.stop {
+            return Err(closed());
+        }
+        asked.failed.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn stop_upkeep(&self) {
+        self.upkeep.asked.lock().stop = true;
+        self.upkeep.wanted.notify_one();
+        self.upkeep.answered.notify_all();
+    }
+
+    /// The upkeep thread.
+    pub(crate) fn run_upkeep(&self) {
+        // The first spare is made without being asked for; if that fails, whoever needs it hears.
+        let _ = self.tend(0, false);
+        loop {
+            let (ticket, room, erasing) = {
+                let mut asked = self.upkeep.asked.lock();
+                while asked.tickets == asked.done && !asked.stop {
+                    self.upkeep.wanted.wait(&mut asked);
+                }
+                if asked.stop {
+                    return;
+                }
+                let room = std::mem::take(&mut asked.room);
+                (asked.tickets, room, std::mem::take(&mut asked.erasing))
+            };
+            let outcome = self.tend(room, erasing);
+            let mut asked = self.upkeep.asked.lock();
+            asked.done = ticket;
+            asked.failed = outcome.err();
+            self.upkeep.answered.notify_all();
+        }
+    }
+
+    /// Seals what waits for it and sees to a spare of at least `room` bytes.
+    pub(crate) fn tend(&self, room: u64, erasing: bool) -> Result<()> {
+        let mut sizing = self.upkeep.busy.lock();
+        if let Some(error) = self.log.poisoned() {
+            return Err(error);
+        }
+        let sealing = self.order.lock().sealing.clone();
+        if let Some(job) = sealing {
+            self.seal(&job)?;
+        }
+        self.see_to_spare(&mut sizing, room, erasing)?;
+        self.sweep_obsolete();
+        Ok(())
+    }
+
+    fn see_to_spare(&self, sizing: &mut Sizing, room: u64, erasing: bool) -> Result<()> {
+        let capacity = self.next_capacity(sizing).max(room).next_multiple_of(4096);
+        let (base, unfit) = {
+            let order = self.order.lock();
+            let after = |file: &LogFile| file.segment.base + file.segment.capacity;
+            match order.spares.front() {
+                Some(spare) if spare.segment.capacity >= room => return Ok(()),
+                Some(spare) => (after(spare), true),
+                None => (after(&order.active), false),
+            }
+        };
+        // Without threads nothing is made ahead, for the sake of stores that are simulated.
+        if room == 0 && !self.has_threads() {
+            return Ok(());
+        }
+        if unfit {
+            self.drop_spare()?;
+        }
+        let made = match self.make_spare(capacity, base, room == 0) {
+            Err(e) if e.kind() == ErrorKind::DiskFull => {
+                self.make_smaller(capacity, base, room, erasing).map_err(|_| e)
+            }
+            made => made,
+        }?;
+        self.order.lock().spares.push_back(made);
+        if room == 0 && !erasing {
+            self.restore_reserve();
+        }
+        Ok(())
+    }
+
+    /// A disk without room for a segment of the size wanted may have some for a smaller one; and
+    /// what takes away may use the reserve.
+    fn make_smaller(&self, capacity: u64, base: u64, room: u64, erasing: bool) -> Result<LogFile> {
+        let small = FIRST_SEGMENT.max(room).next_multiple_of(4096);
+        if small < capacity
+            && let Ok(made) = self.make_spare(small, base, false)
+        {
+            return Ok(made);
+        }
+        let least = LAST_RESORT.max(room).next_multiple_of(4096);
+        let full = || Error::new(ErrorKind::DiskFull, "the disk is full");
+        if !erasing || least > RESERVE_LEN {
+            return Err(full());
+        }
+        let _ = self.io.fs.remove(&self.dir.join(RESERVE_FILE));
+        self.make_spare(least, base, false)
+    }
+
+    /// Puts the reserve back after a disk was full.
+    fn restore_reserve(&self) {
+        let path = self.dir.join(RESERVE_FILE);
+        match self.io.fs.create(&path, RESERVE_LEN) {
+            // It is there, or there is no room for it now: then the next spare tries again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
+        let most = self.options.segment_bytes;
+        let active = self.order.lock().active.segment.id;
+        let now = self.io.clock.monotonic();
+        if sizing.next == 0 {
+            *sizing = Sizing { next: FIRST_SEGMENT.min(most), switched: now, last_active: active };
+        }
+        if sizing.last_active != active {
+            let took = now.saturating_sub(sizing.switched);
+            if took < FAST {
+                sizing.next = sizing.next.saturating_mul(4).min(most);
+            } else if took > SLOW {
+                sizing.next = (sizing.next / 4).max(FIRST_SEGMENT.min(most));
+            }
+            sizing.last_active = active;
+            sizing.switched = now;
+        }
+        sizing.next
+    }
+
+    /// Creates a segment, fills it if there is time, and lists it before any frame goes in.
+    fn make_spare(&self, capacity: u64, base: u64, fill: bool) -> Result<LogFile> {
+        let Some(writing) = &self.writing else { return Err(closed()) };
+        let id = writing.manifest.current().next_id;
+        let listed = new_listed(id, self.io.random.next(), base, capacity, Role::Spare);
+        let made = LogFile::create(&self.io, &self.dir, self.store, &listed, self.options.verify)?;
+        if fill && self.has_threads() {
+            self.fill(&made);
+        }
+        let replaced = writing.manifest.replace(|manifest| {
+            manifest.next_id = id + 1;
+            manifest.segments.push(listed);
+        });
+        if let Err(error) = self.heed(replaced) {
+            if self.log.poisoned().is_none() {
+                // Not listed, without a frame: nobody misses it.
+                let _ = self.io.fs.remove(made.segment.path());
+            }
+            return Err(error);
+        }
+        Ok(made)
+    }
+
+    /// Writes zeros, so that later commits find their blocks written: one write and one flush
+    /// each. Only as long as nobody needs the segment, and at most every other moment.
+    fn fill(&self, file: &LogFile) {
+        let zeros = vec![0; SLICE];
+        let mut at = FIRST_FRAME.next_multiple_of(4096);
+        let mut slices = 0;
+        while at < file.segment.capacity {
+            let pressed = {
+                let asked = self.upkeep.asked.lock();
+                asked.tickets > asked.done + 1 || asked.room != 0 || asked.stop
+            };
+            if pressed || self.unsynced() > self.options.max_unsynced / 4 {
+                break;
+            }
+            let started = self.io.clock.monotonic();
+            let len = usize::try_from(file.segment.capacity - at).unwrap_or(SLICE).min(SLICE);
+            let Some(zeros) = zeros.get(..len) else { break };
+            // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
+            if file.write(&[IoSlice::new(zeros)], at).is_err() {
+                break;
+            }
+            at += len as u64;
+            slices += 1;
+            if slices % SLICES_A_SYNC == 0 && file.sync().is_err() {
+                break;
+            }
+            if file.segment.capacity > FIRST_SEGMENT {
+                let took = self.io.clock.monotonic().saturating_sub(started);
+                self.io.clock.sleep(took);
+            }
+        }
+        let _ = file.sync();
+    }
+
+    /// Takes the first spare, which is too small, off the list and away.
+    fn drop_spare(&self) -> Result<()> {
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let Some(spare) = self.order.lock().spares.pop_front() else { return Ok(()) };
+        let id = spare.segment.id;
+        let replaced = writing.manifest.replace(|manifest| {
+            manifest.segments.retain(|line| line.id != id);
+            manifest.obsolete.push(id);
+        });
+        self.heed(replaced)
+    }
+
+    /// Unlinks the files of segments that the manifest has dropped.
+    fn sweep_obsolete(&self) {
+        let Some(writing) = &self.writing else { return };
+        let obsolete = writing.manifest.current().obsolete;
+        if obsolete.is_empty() {
+            return;
+        }
+        for id in &obsolete {
+            for run in [false, true] {
+                // Absent is as good as unlinked; what cannot be unlinked now is listed on.
+                let _ = self.io.fs.remove(&self.dir.join(file_name(*id, run)));
+            }
+        }
+        if self.io.fs.sync_dir(&self.dir).is_err() {
+            return;
+        }
+        let gone = |id: &u64| {
+            let names = [file_name(*id, false), file_name(*id, true)];
+            let found = self.io.fs.list(&self.dir).unwrap_or_default();
+            !names.iter().any(|name| found.contains(name))
+        };
+        let left: Vec<u64> = obsolete.into_iter().filter(|id| !gone(id)).collect();
+        let replaced = writing.manifest.replace(|manifest| manifest.obsolete = left);
+        let _ = self.heed(replaced);
+    }
+}

@@ -1,0 +1,32 @@
+//! Checksums: CRC-32 (IEEE), bound to the place where the bytes lie.
+//!
+//! A stored check is `crc32(bytes) ^ mask(salt, position)`. Bytes that are intact but lie in the
+//! wrong place (a misdirected write, a segment of another store, a recycled block) therefore fail,
+//! although the checksum of the bytes could be computed before their place was known.
+
+/// CRC-32 (IEEE 802.3) of `bytes`.
+pub(crate) fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// CRC-32 of two byte strings, one after the other.
+pub(crate) fn crc_of_two(first: &[u8], second: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(first);
+    hasher.update(second);
+    hasher.finalize()
+}
+
+/// What binds a check to a segment (by its salt) and a position in it (bytes from its start).
+///
+/// The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+/// generators", 2014), folded to 32 bits.
+pub(crate) const fn mask(salt: u64, position: u64) -> u32 {
+    let mut x = salt ^ position.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^= x >> 31;
+    #[expect(clippy::cast_possible_truncation, reason = "folding 64 bits to 32 is the point")]
+    let folded = (x ^ (x >> 32)) as u32;
+    folded
+}

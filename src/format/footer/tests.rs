@@ -1,0 +1,443 @@
+//! Random footers: what goes in comes out, and nothing else does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::touched::Touched;
+use super::*;
+use crate::format::head::Head;
+use crate::types::Retention;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn size(&mut self, n: u64) -> usize {
+        usize::try_from(self.below(n)).unwrap()
+    }
+
+    fn small(&mut self) -> u32 {
+        u32::try_from(self.next() >> 32).unwrap()
+    }
+
+    fn text(&mut self, longest: usize) -> String {
+        let wanted = if self.below(4) == 0 { longest } else { 1 + self.size(24) };
+        let wanted = wanted.min(1 + self.size(longest as u64));
+        let mut text = String::new();
+        while text.len() < wanted {
+            text.push(['a', 'b', '/', '0', 'z', '_', 'é', '火'][self.size(8)]);
+        }
+        while text.len() > longest {
+            text.pop();
+        }
+        if text.is_empty() { "a".to_owned() } else { text }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    head: Head,
+    first_seq: u64,
+    offsets: Vec<u32>,
+    ats: Vec<u64>,
+    bytes: u64,
+    state: BTreeMap<String, (u64, u32)>,
+    redacted: BTreeSet<u64>,
+    policy: Option<Option<Retention>>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    agents: BTreeMap<String, Agent>,
+    prefixes: Vec<(u64, String)>,
+}
+
+fn hash(name: &str) -> u64 {
+    let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+    Random(name.as_bytes().iter().fold(0xCBF2_9CE4_8422_2325, step)).next()
+}
+
+fn agent(random: &mut Random, busy: u64) -> Agent {
+    if random.below(10) == 0 {
+        return Agent { head: Head::absent(), ..Agent::default() };
+    }
+    let mut agent = Agent {
+        head: Head {
+            life: 1 + random.below(99),
+            next: random.next(),
+            floor: random.next(),
+            flags: u16::try_from(random.below(16)).unwrap(),
+        },
+        first_seq: random.below(1 << 40),
+        bytes: random.below(1 << 40),
+        ..Agent::default()
+    };
+    let mut at = random.below(1000);
+    for i in 0..random.size(busy) {
+        agent.offsets.push(random.small());
+        at += random.below(3);
+        match agent.ats.last_mut() {
+            Some(last) if i % GROUP != 0 => *last = at,
+            _ => agent.ats.push(at),
+        }
+    }
+    for _ in 0..random.below(2 + busy / 4) {
+        let longest = if random.below(20) == 0 { 3000 } else { 60 };
+        agent.state.insert(random.text(longest), (random.next(), random.small()));
+    }
+    agent.redacted = (0..random.below(1 + busy / 8)).map(|_| random.below(500)).collect();
+    let mut limit = || (random.below(2) == 0).then(|| random.below(1 << 50));
+    let limits = Retention { max_entries: limit(), max_bytes: limit(), max_age: limit() };
+    agent.policy = [None, None, Some(None), Some(Some(limits))][random.size(4)];
+    agent
+}
+
+fn model(random: &mut Random, agents: u64, busy: u64, longest: usize) -> Model {
+    let mut model = Model::default();
+    for _ in 0..agents {
+        model.agents.insert(random.text(longest), agent(random, busy));
+    }
+    for lsn in 0..random.below(5) {
+        model.prefixes.push((lsn * 8, random.text(longest)));
+    }
+    model
+}
+
+fn bound(model: &Model) -> Bound {
+    let mut bound = Bound::new();
+    for (name, agent) in &model.agents {
+        bound.add_agent(name.len());
+        agent.offsets.iter().for_each(|_| bound.add_entry());
+        agent.state.keys().for_each(|key| bound.add_state(key.len()));
+        agent.redacted.iter().for_each(|_| bound.add_redaction());
+        if agent.policy.is_some() {
+            bound.add_policy();
+        }
+    }
+    model.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
+    bound
+}
+
+fn add(builder: &mut Builder, name: &str, agent: &Agent) -> Result<(), Fault> {
+    let change =
+        |(key, &(revision, offset))| StateChange { key: String::as_str(key), revision, offset };
+    let summary = Summary {
+        name,
+        head: agent.head,
+        first_seq: agent.first_seq,
+        offsets: &agent.offsets,
+        ats: &agent.ats,
+        bytes: agent.bytes,
+        state: &agent.state.iter().map(change).collect::<Vec<_>>(),
+        redacted: &agent.redacted.iter().copied().collect::<Vec<_>>(),
+        policy: agent.policy,
+    };
+    builder.add(&summary, hash(name))
+}
+
+fn facts(random: &mut Random) -> SegmentFacts {
+    SegmentFacts {
+        store: u128::from(random.next()) << 64 | u128::from(random.next()),
+        segment: random.next(),
+        salt: random.next(),
+        first_lsn: random.next(),
+        data_end: 8 * random.below(10_000),
+        generation: random.below(5),
+        lowest_lsn: random.next(),
+        highest_lsn: random.next(),
+        max_at: random.below(2),
+    }
+}
+
+fn build(model: &Model, facts: SegmentFacts, file_len: u64) -> Result<Footer, Fault> {
+    let mut builder = Builder::new(facts);
+    for (name, agent) in &model.agents {
+        add(&mut builder, name, agent)?;
+    }
+    for (lsn, prefix) in &model.prefixes {
+        builder.add_prefix(*lsn, prefix)?;
+    }
+    builder.finish(file_len)
+}
+
+/// Builds in a file just as long as the bound allows.
+fn build_tight(model: &Model, random: &mut Random) -> Footer {
+    let facts = facts(random);
+    let file_len = (facts.data_end + bound(model).bytes()).next_multiple_of(8);
+    let footer = build(model, facts, file_len).expect("the bound is one");
+    assert!(footer.trailer.footer_at >= facts.data_end);
+    assert_eq!(footer.trailer.footer_at + footer.bytes.len() as u64, file_len);
+    footer
+}
+
+fn touched(footer: &Footer) -> Touched {
+    Touched::new(footer.bytes.len(), GRANULE)
+}
+
+/// Compares everything that a footer tells with the model.
+fn compare(footer: &Footer, model: &Model, random: &mut Random) {
+    let (file_len, tail) = (footer.trailer.file_len, footer.bytes.len() - TRAILER_LEN);
+    let trailer = Trailer::read(&footer.bytes[tail..], file_len).unwrap();
+    assert_eq!(trailer, footer.trailer);
+    assert_eq!(trailer.agents, model.agents.len() as u64);
+    assert_eq!(trailer.entries, model.agents.values().map(|a| a.offsets.len() as u64).sum::<u64>());
+    let highest = model.agents.values().filter_map(|a| a.ats.last()).max().copied();
+    assert_eq!(trailer.facts.max_at, highest.unwrap_or_default().max(footer.trailer.facts.max_at));
+
+    let mut file = vec![0; usize::try_from(trailer.footer_at).unwrap()];
+    file.extend_from_slice(&footer.bytes);
+    let touched = touched(footer);
+    let footer = FooterRef::new(&trailer, &footer.bytes, &touched).unwrap();
+    let mut position = footer.first();
+    let mut reached = vec![];
+    for (name, agent) in &model.agents {
+        let (_, block) = footer.find(name).unwrap().expect("it is there");
+        same(&block, name, agent, &file, random);
+        assert!(footer.may_contain(hash(name)).unwrap());
+        let (found, at) = footer.entry(position).unwrap().unwrap();
+        assert_eq!(found, name);
+        assert_eq!(footer.block_at(at).unwrap().offsets_at(), block.offsets_at());
+        assert_eq!(footer.seek(name).unwrap(), position);
+        reached.push(position);
+        position = footer.next(position).unwrap();
+    }
+    assert_eq!(position, footer.end());
+    assert_eq!(footer.next(position).unwrap(), position);
+    assert_eq!(footer.entry(position).unwrap(), None);
+    assert_eq!(footer.last().unwrap(), reached.last().copied());
+    for &before in reached.iter().rev() {
+        position = footer.previous(position).unwrap().unwrap();
+        assert_eq!(position, before);
+    }
+    assert_eq!(footer.previous(position).unwrap(), None);
+
+    for _ in 0..300 {
+        let absent = random.text(MAX_NAME);
+        let above = model.agents.range(absent.clone()..).next().map(|(name, _)| name.as_str());
+        let found = footer.entry(footer.seek(&absent).unwrap()).unwrap().map(|(name, _)| name);
+        assert_eq!(found, above);
+        assert_eq!(footer.find(&absent).unwrap().is_some(), above == Some(absent.as_str()));
+    }
+    assert_eq!(footer.seek("\u{10FFFF}").unwrap(), footer.end());
+    let prefixes: Vec<_> =
+        footer.prefixes().unwrap().map(|p| p.map(|(l, p)| (l, p.to_owned())).unwrap()).collect();
+    assert_eq!(prefixes, model.prefixes);
+}
+
+fn same(block: &Block, name: &str, agent: &Agent, file: &[u8], random: &mut Random) {
+    assert_eq!((block.name(), block.head()), (name, agent.head));
+    assert_eq!((block.first_seq(), block.bytes()), (agent.first_seq, agent.bytes));
+    assert_eq!(block.policy(), agent.policy);
+    assert_eq!(block.count() as usize, agent.offsets.len());
+    for (i, &offset) in (0..).zip(&agent.offsets) {
+        assert_eq!(block.offset(i), Some(offset));
+        assert_eq!(offset_at(file, block.offsets_at(), i), Ok(offset));
+    }
+    assert_eq!(block.offset(block.count()), None);
+    assert_eq!(block.max_at(), agent.ats.last().copied());
+    for _ in 0..8 {
+        let t = random.below(1200);
+        let group = agent.ats.iter().position(|&at| at >= t);
+        assert_eq!(block.first_at_or_after(t).map(|group| group as usize), group);
+    }
+    assert!(block.redacted().eq(agent.redacted.iter().copied()));
+    assert_eq!(block.states().len(), agent.state.len());
+    for (found, (key, &(revision, offset))) in block.states().zip(&agent.state) {
+        let wanted = StateChange { key, revision, offset };
+        assert_eq!(found, Ok(wanted));
+        assert_eq!(block.state_find(key), Ok(Some(wanted)));
+    }
+    let absent = random.text(60);
+    assert_eq!(block.state_find(&absent).unwrap().is_some(), agent.state.contains_key(&absent));
+}
+
+/// Reads every byte of a footer.
+fn walk(bytes: &[u8], file_len: u64, hashes: &[u64], touched: &Touched) -> Result<usize, Fault> {
+    let tail = bytes.len().checked_sub(TRAILER_LEN).ok_or(Fault("too short"))?;
+    let trailer = Trailer::read(&bytes[tail..], file_len)?;
+    let footer = FooterRef::new(&trailer, bytes, touched)?;
+    let mut steps = footer.prefixes()?.collect::<Result<Vec<_>, _>>()?.len();
+    for &hash in hashes {
+        steps += usize::from(footer.may_contain(hash)?);
+    }
+    let mut position = footer.first();
+    while let Some((name, at)) = footer.entry(position)? {
+        let block = footer.block_at(at)?;
+        footer.find(name)?;
+        for state in block.states() {
+            block.state_find(state?.key)?;
+        }
+        steps += block.redacted().count();
+        position = footer.next(position)?;
+        footer.previous(position)?;
+    }
+    Ok(steps)
+}
+
+#[test]
+fn what_goes_in_comes_out() {
+    let mut random = Random(1);
+    for (agents, busy, longest) in
+        [(0, 1, 9), (1, 100, 512), (40, 300, 40), (300, 12, 512), (4000, 3, 30), (5000, 2, 512)]
+    {
+        let model = model(&mut random, agents, busy, longest);
+        let footer = build_tight(&model, &mut random);
+        compare(&footer, &model, &mut random);
+    }
+}
+
+#[test]
+fn the_bound_holds_and_is_not_far_off() {
+    let mut random = Random(2);
+    for round in 0..400 {
+        let (agents, busy) = (random.below(1 + round), 1 + random.below(80));
+        let longest = if round % 3 == 0 { 512 } else { 1 + random.size(60) };
+        let model = model(&mut random, agents, busy, longest);
+        let len = build_tight(&model, &mut random).bytes.len() as u64;
+        let bound = bound(&model).bytes();
+        assert!(bound >= len && bound <= len + len / 4 + 3 * 4096, "{len} {bound}");
+    }
+    // The worst names for a page: each leaves just no room for the last one that might fit.
+    for name_len in [1, 2, 30, 283, 284, 330, 500, 501, 502, 511, 512] {
+        for agents in [1, 7, 8, 56, 57, 2032, 2033] {
+            let mut model = Model::default();
+            for i in 0..agents.min(if name_len == 1 { 90 } else { 2033 }) {
+                let name = format!("{i:04}{}", "x".repeat(512));
+                let name = if name_len < 4 { name_at(i) } else { name[..name_len].to_owned() };
+                model.agents.insert(name, agent(&mut random, 3));
+            }
+            build_tight(&model, &mut random);
+        }
+    }
+}
+
+fn name_at(i: u32) -> String {
+    [i / 90, i % 90].iter().filter_map(|&c| char::from_u32(c + 33)).collect()
+}
+
+#[test]
+fn a_change_of_any_byte_is_found() {
+    let mut random = Random(3);
+    let model = model(&mut random, 12, 70, 80);
+    let Footer { mut bytes, trailer } = build_tight(&model, &mut random);
+    let hashes: Vec<u64> = model.agents.keys().map(|name| hash(name)).collect();
+    let fresh = || Touched::new(bytes.len(), GRANULE);
+    walk(&bytes, trailer.file_len, &hashes, &fresh()).unwrap();
+    for i in 0..bytes.len() {
+        let change = 1 + u8::try_from(random.below(255)).unwrap();
+        bytes[i] ^= change;
+        let result = walk(&bytes, trailer.file_len, &hashes, &Touched::new(bytes.len(), GRANULE));
+        assert!(result.is_err(), "byte {i} of {trailer:?}");
+        bytes[i] ^= change;
+    }
+}
+
+#[test]
+fn truncated_or_moved_bytes_are_refused() {
+    let mut random = Random(4);
+    let model = model(&mut random, 5, 20, 40);
+    let Footer { bytes, trailer } = build_tight(&model, &mut random);
+    for len in 0..bytes.len() {
+        for cut in [&bytes[..len], &bytes[bytes.len() - len..]] {
+            let touched = Touched::new(bytes.len(), GRANULE);
+            assert!(walk(cut, trailer.file_len, &[], &touched).is_err());
+        }
+    }
+    let touched = Touched::new(bytes.len(), GRANULE);
+    for file_len in [0, 256, trailer.file_len - 8, trailer.file_len + 4096, u64::MAX] {
+        assert!(walk(&bytes, file_len, &[], &touched).is_err());
+    }
+    // A page that is intact, but lies where another belongs.
+    let mut swapped = bytes.clone();
+    let (first, rest) = swapped.split_at_mut(4096);
+    first.swap_with_slice(&mut rest[..4096]);
+    assert!(walk(&swapped, trailer.file_len, &[], &touched).is_err());
+}
+
+#[test]
+fn verified_once_or_always() {
+    let mut random = Random(7);
+    let model = model(&mut random, 5, 20, 40);
+    let Footer { mut bytes, trailer } = build_tight(&model, &mut random);
+    let once = Touched::new(bytes.len(), GRANULE);
+    let always = Touched::new(bytes.len(), GRANULE).always(true);
+    let read = |bytes: &[u8], touched| walk(bytes, trailer.file_len, &[1], touched);
+    assert_eq!(read(&bytes, &once), read(&bytes, &always));
+    bytes[4095] ^= 1; // filler of the only directory page
+    assert!(read(&bytes, &once).is_ok());
+    assert!(read(&bytes, &always).is_err());
+}
+
+/// With every granule marked as verified no check protects: whatever the bytes say must be
+/// survived, in bounded time.
+#[test]
+fn hostile_bytes_do_no_harm() {
+    let mut random = Random(5);
+    for _ in 0..50 {
+        let model = model(&mut random, 60, 60, 512);
+        let footer = build_tight(&model, &mut random);
+        let hashes: Vec<u64> = model.agents.keys().map(|name| hash(name)).collect();
+        let touched = touched(&footer);
+        (0..footer.bytes.len()).step_by(GRANULE).for_each(|at| touched.set(at));
+        for _ in 0..200 {
+            let mut bytes = footer.bytes.clone();
+            for _ in 0..=random.size(6) {
+                let place = match random.below(3) {
+                    0 => random.size(64),
+                    1 => random.size((bytes.len() - TRAILER_LEN) as u64),
+                    _ => random.size((bytes.len() - TRAILER_LEN) as u64 / 8) * 8 + 4,
+                };
+                bytes[place] = [0, 1, 0x7F, 0xFF, random.next().to_le_bytes()[0]][random.size(5)];
+            }
+            let _ = walk(&bytes, footer.trailer.file_len, &hashes, &touched);
+        }
+    }
+}
+
+#[test]
+fn what_breaks_the_rules_is_refused_and_changes_nothing() {
+    let mut random = Random(6);
+    let mut model = Model::default();
+    model.agents.insert("m".into(), agent(&mut random, 40));
+    let facts = facts(&mut random);
+    let mut builder = Builder::new(facts);
+    add(&mut builder, "m", &model.agents["m"]).unwrap();
+    let good = |name: &str| {
+        (name.to_owned(), Agent { head: Head { life: 1, ..Head::absent() }, ..Agent::default() })
+    };
+    let absent = |agent: Agent| ("n".to_owned(), Agent { head: Head::absent(), ..agent });
+    let long_key = BTreeMap::from([("k".repeat(65_536), (1, 1))]);
+    for (name, bad) in [
+        good("m"),
+        good("a"),
+        good(""),
+        good(&"n".repeat(513)),
+        absent(Agent { offsets: vec![1], ats: vec![1], ..Agent::default() }),
+        absent(Agent { policy: Some(None), ..Agent::default() }),
+        absent(Agent { redacted: BTreeSet::from([1]), ..Agent::default() }),
+        ("n".into(), Agent { offsets: vec![1], ..good("n").1 }),
+        ("n".into(), Agent { ats: vec![2, 1], offsets: vec![1; 33], ..good("n").1 }),
+        ("n".into(), Agent { state: long_key, ..good("n").1 }),
+        ("n".into(), Agent { head: Head { life: 1, flags: 256, ..Head::absent() }, ..good("n").1 }),
+    ] {
+        assert!(add(&mut builder, &name, &bad).is_err(), "{name:?} {bad:?}");
+    }
+    assert!(builder.add_prefix(1, "").is_err());
+    let file_len = facts.data_end.next_multiple_of(4096) + 65_536;
+    let footer = builder.finish(file_len).unwrap();
+    assert_eq!(footer.bytes, build(&model, facts, file_len).unwrap().bytes);
+    compare(&footer, &model, &mut random);
+    assert!(build(&model, facts, file_len + 4).is_err());
+    assert!(build(&model, facts, facts.data_end + 8192).is_err());
+    assert!(build(&model, facts, 0).is_err());
+}

@@ -1,0 +1,30 @@
+//! The head of an agent: what is true of its life as a whole.
+
+/// An agent's life at the end of a segment, or now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The life's number; 0: the agent is absent, because it was forgotten or never was.
+    pub(crate) life: u64,
+    /// The seq that the next entry gets.
+    pub(crate) next: u64,
+    /// The lowest live seq; equal to `next` in an empty timeline.
+    pub(crate) floor: u64,
+    /// [`Head::STATE`] and its siblings.
+    pub(crate) flags: u16,
+}
+
+impl Head {
+    /// The life has had a change of state, here or before.
+    pub(crate) const STATE: u16 = 1;
+    /// An entry of the life has been redacted, here or before.
+    pub(crate) const REDACTED: u16 = 2;
+    /// The life has a policy of its own.
+    pub(crate) const POLICY: u16 = 4;
+    /// Some entry of the life has an expiry.
+    pub(crate) const EXPIRES: u16 = 8;
+
+    /// The head of an agent that is not there: its first entry would get seq 1.
+    pub(crate) const fn absent() -> Self {
+        Head { life: 0, next: 1, floor: 1, flags: 0 }
+    }
+}

@@ -1,0 +1,235 @@
+//! The manifest: the list of live segments, and the few facts that belong to the whole store.
+
+use super::check::crc;
+use super::codec::{Cursor, pad, put_at};
+use super::{Fault, VERSION, align, len32};
+
+const MAGIC: &[u8; 8] = b"memlogMF";
+/// A manifest longer than this was never written: a million segments and as many prefixes fit.
+pub(crate) const MAX_LEN: u64 = 512 << 20;
+
+/// What a listed segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Ready to become the active one; may hold frames if it did after the manifest was written.
+    Spare,
+    /// Takes the frames that arrive.
+    Active,
+    /// Immutable, with a footer.
+    Sealed,
+    /// The output of a recovery or a job that has not finished: nothing in it counts.
+    Draft,
+}
+
+/// One listed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) id: u64,
+    pub(crate) salt: u64,
+    pub(crate) role: Role,
+    /// True for a run, false for a log segment.
+    pub(crate) run: bool,
+    pub(crate) base: u64,
+    /// Length of the file.
+    pub(crate) capacity: u64,
+    /// Sealed: where its frames end, as an offset in the file. Otherwise 0.
+    pub(crate) data_end: u64,
+    /// Sealed: the check stored in its footer's trailer, which ties the footer to this line.
+    pub(crate) footer_check: u32,
+}
+
+/// A forgotten prefix: every life that began before `lsn` under it is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    pub(crate) prefix: String,
+    pub(crate) lsn: u64,
+}
+
+/// The manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) store: u128,
+    /// Counts the openings for writing.
+    pub(crate) incarnation: u64,
+    /// Counts the manifests.
+    pub(crate) generation: u64,
+    /// Ids from here on have not been used.
+    pub(crate) next_id: u64,
+    /// Everything below this lsn is on stable storage.
+    pub(crate) durable: u64,
+    /// The engine's now when the manifest was written.
+    pub(crate) time: u64,
+    /// After a clean close: the lsn at which the frames of the active segment end. Else 0.
+    pub(crate) clean_end: u64,
+    pub(crate) segments: Vec<Listed>,
+    pub(crate) forgotten: Vec<Forgotten>,
+    /// Segments dropped whose files may still be there: to be unlinked.
+    pub(crate) obsolete: Vec<u64>,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ManifestFault {
+    /// Not a manifest of memlog at all.
+    Foreign,
+    Damaged(Fault),
+    Version(u32),
+}
+
+impl From<Fault> for ManifestFault {
+    fn from(fault: Fault) -> Self {
+        ManifestFault::Damaged(fault)
+    }
+}
+
+impl Manifest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.segments.len() * 64);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.store.to_le_bytes());
+        for value in [
+            self.incarnation,
+            self.generation,
+            self.next_id,
+            self.durable,
+            self.time,
+            self.clean_end,
+        ] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        for count in [self.segments.len(), self.forgotten.len(), self.obsolete.len(), 0] {
+            out.extend_from_slice(&len32(count).to_le_bytes());
+        }
+        self.segments.iter().for_each(|s| encode_listed(&mut out, s));
+        for line in &self.forgotten {
+            out.extend_from_slice(&line.lsn.to_le_bytes());
+            out.extend_from_slice(&len32(line.prefix.len()).to_le_bytes());
+            out.extend_from_slice(line.prefix.as_bytes());
+            pad(&mut out);
+        }
+        for id in &self.obsolete {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        let check = out.get(16..).map_or(0, crc);
+        let placed = put_at(&mut out, 12, &check.to_le_bytes());
+        debug_assert!(placed);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ManifestFault> {
+        let mut cursor = Cursor::new(bytes);
+        if cursor.bytes(8).ok() != Some(MAGIC.as_slice()) {
+            return Err(ManifestFault::Foreign);
+        }
+        let (version, check) = (cursor.u32()?, cursor.u32()?);
+        // The version is outside the checksum, whose place and extent another version may change.
+        if version != VERSION {
+            return Err(ManifestFault::Version(version));
+        }
+        if crc(cursor.rest()) != check {
+            return Err(Fault("the manifest's checksum is wrong").into());
+        }
+        let (low, high) = (cursor.u64()?, cursor.u64()?);
+        let mut manifest = Manifest {
+            store: u128::from(high) << 64 | u128::from(low),
+            incarnation: cursor.u64()?,
+            generation: cursor.u64()?,
+            next_id: cursor.u64()?,
+            durable: cursor.u64()?,
+            time: cursor.u64()?,
+            clean_end: cursor.u64()?,
+            ..Manifest::default()
+        };
+        let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+        let _zero = cursor.u32()?;
+        for _ in 0..segments {
+            manifest.segments.push(decode_listed(&mut cursor)?);
+        }
+        for _ in 0..forgotten {
+            let (lsn, len) = (cursor.u64()?, cursor.length()?);
+            let prefix = std::str::from_utf8(cursor.bytes(len)?)
+                .map_err(|_| Fault("a prefix is not UTF-8"))?
+                .to_owned();
+            cursor.bytes(align(len + 12).saturating_sub(len + 12))?;
+            manifest.forgotten.push(Forgotten { prefix, lsn });
+        }
+        for _ in 0..obsolete {
+            manifest.obsolete.push(cursor.u64()?);
+        }
+        if !cursor.rest().is_empty() {
+            return Err(Fault("the manifest is too long").into());
+        }
+        Ok(manifest)
+    }
+}
+
+fn encode_listed(out: &mut Vec<u8>, segment: &Listed) {
+    for value in [segment.id, segment.salt, segment.base, segment.capacity, segment.data_end] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    out.extend_from_slice(&segment.footer_check.to_le_bytes());
+    let role = match segment.role {
+        Role::Spare => 1,
+        Role::Active => 2,
+        Role::Sealed => 3,
+        Role::Draft => 4,
+    };
+    out.extend_from_slice(&[role, u8::from(segment.run), 0, 0]);
+}
+
+fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
+    let (id, salt, base) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
+    let (capacity, data_end, footer_check) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
+    let role = match cursor.u8()? {
+        1 => Role::Spare,
+        2 => Role::Active,
+        3 => Role::Sealed,
+        4 => Role::Draft,
+        _ => return Err(Fault("a segment's role is unknown")),
+    };
+    let run = cursor.u8()? != 0;
+    let _zero = cursor.u16()?;
+    Ok(Listed { id, salt, role, run, base, capacity, data_end, footer_check })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_reads_back_and_every_flipped_bit_is_seen() {
+        let manifest = Manifest {
+            store: 5,
+            incarnation: 2,
+            generation: 3,
+            next_id: 4,
+            durable: 5,
+            time: 6,
+            clean_end: 7,
+            segments: vec![Listed {
+                id: 1,
+                salt: 2,
+                role: Role::Sealed,
+                run: false,
+                base: 3,
+                capacity: 4096,
+                data_end: 200,
+                footer_check: 9,
+            }],
+            forgotten: vec![Forgotten { prefix: "acme/".into(), lsn: 8 }],
+            obsolete: vec![12],
+        };
+        let bytes = manifest.encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&bad).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Manifest::decode(&bytes[..len]).is_err(), "cut to {len}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Bytes <-> values of every structure on disk; pure, no I/O. `docs/format.md` is the
+//! specification, and changes together with this module.
+
+pub(crate) mod check;
+pub(crate) mod codec;
+pub(crate) mod footer;
+pub(crate) mod frame;
+pub(crate) mod head;
+pub(crate) mod header;
+pub(crate) mod manifest;
+pub(crate) mod record;
+pub(crate) mod touched;
+
+/// Bytes that are not what the format allows, and why. The caller knows the file and the offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault(pub(crate) &'static str);
+
+/// Number of the format that this crate reads and writes.
+pub(crate) const VERSION: u32 = 1;
+
+/// The alignment of headers, frames, records and footer sections.
+pub(crate) const ALIGN: usize = 8;
+
+/// The unit of footer pages, of hole punching and of verification.
+pub(crate) const PAGE: usize = 4096;
+
+/// Rounds up to the alignment. Lengths in memory stay far below the point where this could wrap.
+pub(crate) const fn align(n: usize) -> usize {
+    n.saturating_add(ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// A length in memory as the format stores it. Every structure is bounded far below 4 GiB before
+/// it is encoded, so this never saturates; if it did, the checks of the reader would say so.
+pub(crate) fn len32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

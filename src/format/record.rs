@@ -1,0 +1,292 @@
+//! A record: one change in a batch. Each has its own check, so that reading one entry does not
+//! verify a whole batch.
+//!
+//! The writer computes the plain CRC while it encodes; the mask that binds the record to its place
+//! is added when the place is known ([`bind`]).
+
+use super::check::{crc, mask};
+use super::codec::{Cursor, put_at, u32_at};
+use super::codec::pad;
+use super::{Fault, align, len32};
+use crate::types::{Kind, Retention};
+
+/// Bytes that every record begins with.
+pub(crate) const PREFIX_LEN: usize = 16;
+/// Bytes before the meta of an append without an expiry.
+pub(crate) const APPEND_LEN: usize = 32;
+
+/// Flags of an append.
+pub(crate) const JOINED: u8 = 1;
+/// The payload and meta were taken out.
+pub(crate) const REDACTED: u8 = 2;
+/// The entry's bytes were lost; it only keeps its seq.
+pub(crate) const LOST: u8 = 4;
+const EXPIRES: u8 = 8;
+const CLEARED: u8 = 1;
+
+const NO_AGENT: u32 = u32::MAX;
+
+const APPEND: u8 = 1;
+const SET: u8 = 2;
+const UNSET: u8 = 3;
+const TRUNCATE: u8 = 4;
+const REDACT: u8 = 5;
+const FORGET: u8 = 6;
+const POLICY: u8 = 7;
+const FORGET_PREFIX: u8 = 8;
+
+/// An entry's fields as they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Append<'a> {
+    pub(crate) at: u64,
+    pub(crate) kind: Kind,
+    pub(crate) weight: u32,
+    pub(crate) flags: u8,
+    pub(crate) expires: Option<u64>,
+    pub(crate) meta: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+/// One change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change<'a> {
+    Append(Append<'a>),
+    Set { key: &'a str, value: &'a [u8] },
+    Unset { key: &'a str },
+    Truncate { seq: u64 },
+    Redact { seq: u64 },
+    Forget,
+    Policy(Option<Retention>),
+    ForgetPrefix { prefix: &'a str },
+}
+
+/// A decoded record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    /// Index into the frame's table of agents.
+    pub(crate) agent: u32,
+    pub(crate) change: Change<'a>,
+}
+
+/// Appends a record to `out`, with its plain check, and gives that check back.
+pub(crate) fn encode(out: &mut Vec<u8>, agent: u32, change: &Change<'_>) -> u32 {
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    let (tag, flags, kind) = match change {
+        Change::Append(a) => {
+            let expires = if a.expires.is_some() { EXPIRES } else { 0 };
+            (APPEND, a.flags | expires, a.kind.get())
+        }
+        Change::Set { .. } => (SET, 0, 0),
+        Change::Unset { .. } => (UNSET, 0, 0),
+        Change::Truncate { .. } => (TRUNCATE, 0, 0),
+        Change::Redact { .. } => (REDACT, 0, 0),
+        Change::Forget => (FORGET, 0, 0),
+        Change::Policy(p) => (POLICY, if p.is_none() { CLEARED } else { 0 }, 0),
+        Change::ForgetPrefix { .. } => (FORGET_PREFIX, 0, 0),
+    };
+    let agent = if tag == FORGET_PREFIX { NO_AGENT } else { agent };
+    out.extend_from_slice(&[tag, flags]);
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&agent.to_le_bytes());
+    encode_body(out, change);
+    let len = out.len() - start;
+    pad(out);
+    let placed = put_at(out, start + 4, &len32(len).to_le_bytes());
+    let plain = out.get(start + 4..).map_or(0, crc);
+    let checked = put_at(out, start, &plain.to_le_bytes());
+    debug_assert!(placed && checked && start.is_multiple_of(super::ALIGN));
+    plain
+}
+
+fn encode_body(out: &mut Vec<u8>, change: &Change<'_>) {
+    match change {
+        Change::Append(a) => {
+            out.extend_from_slice(&a.at.to_le_bytes());
+            out.extend_from_slice(&a.weight.to_le_bytes());
+            out.extend_from_slice(&len32(a.meta.len()).to_le_bytes());
+            if let Some(expires) = a.expires {
+                out.extend_from_slice(&expires.to_le_bytes());
+            }
+            out.extend_from_slice(a.meta);
+            out.extend_from_slice(a.payload);
+        }
+        Change::Set { key, value } => {
+            out.extend_from_slice(&len32(key.len()).to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(value);
+        }
+        Change::Unset { key } => out.extend_from_slice(key.as_bytes()),
+        Change::Truncate { seq } | Change::Redact { seq } => {
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+        Change::Policy(Some(policy)) => {
+            for limit in [policy.max_entries, policy.max_bytes, policy.max_age] {
+                out.extend_from_slice(&limit.unwrap_or(u64::MAX).to_le_bytes());
+            }
+        }
+        Change::Forget | Change::Policy(None) => {}
+        Change::ForgetPrefix { prefix } => out.extend_from_slice(prefix.as_bytes()),
+    }
+}
+
+/// Binds the records of `body`, whose first byte will lie at `offset` of the segment with `salt`,
+/// to their place, or takes the binding off again (the operation is its own inverse).
+pub(crate) fn bind(body: &mut [u8], salt: u64, offset: u64) -> Result<(), Fault> {
+    let mut at = 0;
+    while at < body.len() {
+        let check = u32_at(body, at).ok_or(Fault("a record is cut short"))?;
+        let len = padded_len(body, at)?;
+        let place = offset.saturating_add(at as u64);
+        if !put_at(body, at, &(check ^ mask(salt, place)).to_le_bytes()) {
+            return Err(Fault("a record is cut short"));
+        }
+        at += len;
+    }
+    Ok(())
+}
+
+/// The length of the record at `at` with its padding, if all of it lies in `bytes`.
+pub(crate) fn padded_len(bytes: &[u8], at: usize) -> Result<usize, Fault> {
+    let rest = bytes.get(at..).ok_or(Fault("a record is cut short"))?;
+    let padded = stated_len(rest)?;
+    if padded > rest.len() {
+        return Err(Fault("a record's length is wrong"));
+    }
+    Ok(padded)
+}
+
+/// The length, with padding, that the first 8 bytes of a record state.
+#[inline]
+pub(crate) fn stated_len(prefix: &[u8]) -> Result<usize, Fault> {
+    let len = u32_at(prefix, 4).ok_or(Fault("a record is cut short"))?;
+    let len = usize::try_from(len).map_err(|_| Fault("a record's length is wrong"))?;
+    if len < PREFIX_LEN {
+        return Err(Fault("a record's length is wrong"));
+    }
+    Ok(align(len))
+}
+
+/// The plain check of the record that fills `bytes`, if its bound check fits its bytes and place.
+pub(crate) fn verify(bytes: &[u8], salt: u64, offset: u64) -> Result<u32, Fault> {
+    let check = u32_at(bytes, 0).ok_or(Fault("a record is cut short"))?;
+    let plain = bytes.get(4..).map(crc).ok_or(Fault("a record is cut short"))?;
+    if check ^ mask(salt, offset) != plain {
+        return Err(Fault("a record's checksum is wrong"));
+    }
+    Ok(plain)
+}
+
+/// Decodes the record that fills `bytes` (with its padding). Its check is not looked at.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
+    let mut cursor = Cursor::new(bytes);
+    let _check = cursor.u32()?;
+    let len = cursor.length()?;
+    let mut cursor = Cursor::new(bytes.get(8..len).ok_or(Fault("a record's length is wrong"))?);
+    let (tag, flags, kind) = (cursor.u8()?, cursor.u8()?, Kind::new(cursor.u16()?));
+    let agent = cursor.u32()?;
+    let change = match tag {
+        APPEND => Change::Append(decode_append(&mut cursor, flags, kind)?),
+        SET => {
+            let key_len = cursor.length()?;
+            let _zero = cursor.u32()?;
+            Change::Set { key: text(cursor.bytes(key_len)?)?, value: cursor.rest() }
+        }
+        UNSET => Change::Unset { key: text(cursor.rest())? },
+        TRUNCATE => Change::Truncate { seq: cursor.u64()? },
+        REDACT => Change::Redact { seq: cursor.u64()? },
+        FORGET => Change::Forget,
+        POLICY if flags & CLEARED != 0 => Change::Policy(None),
+        POLICY => {
+            let mut limit = || cursor.u64().map(|n| (n != u64::MAX).then_some(n));
+            Change::Policy(Some(Retention {
+                max_entries: limit()?,
+                max_bytes: limit()?,
+                max_age: limit()?,
+            }))
+        }
+        FORGET_PREFIX => Change::ForgetPrefix { prefix: text(cursor.rest())? },
+        _ => return Err(Fault("a record is of an unknown type")),
+    };
+    Ok(Record { agent, change })
+}
+
+fn decode_append<'a>(
+    cursor: &mut Cursor<'a>,
+    flags: u8,
+    kind: Kind,
+) -> Result<Append<'a>, Fault> {
+    let (at, weight) = (cursor.u64()?, cursor.u32()?);
+    let meta_len = cursor.length()?;
+    let expires = if flags & EXPIRES != 0 { Some(cursor.u64()?) } else { None };
+    let meta = cursor.bytes(meta_len)?;
+    let flags = flags & !EXPIRES;
+    Ok(Append { at, kind, weight, flags, expires, meta, payload: cursor.rest() })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(bytes).map_err(|_| Fault("a name or key is not UTF-8"))
+}
+
+/// Where the payload of an append begins, counted from the record.
+pub(crate) fn payload_at(append: &Append<'_>) -> u64 {
+    let expires = if append.expires.is_some() { 8 } else { 0 };
+    APPEND_LEN as u64 + expires + append.meta.len() as u64
+}
+
+/// Where the value of a set begins, counted from the record.
+pub(crate) fn value_at(key: &str) -> u64 {
+    PREFIX_LEN as u64 + 8 + key.len() as u64
+}
+
+/// Bytes that an append takes on disk.
+pub(crate) fn append_len(meta: usize, payload: usize, expires: bool) -> usize {
+    let extra = if expires { 8 } else { 0 };
+    align(APPEND_LEN.saturating_add(extra).saturating_add(meta).saturating_add(payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_read_back_bound_to_their_place() {
+        let policy = Retention::new().max_entries(5);
+        let append = Append {
+            at: 5,
+            kind: Kind::USER,
+            weight: 9,
+            flags: JOINED,
+            expires: Some(77),
+            meta: b"m",
+            payload: b"hello",
+        };
+        let changes = [
+            Change::Append(append),
+            Change::Append(Append { expires: None, payload: b"", meta: b"", ..append }),
+            Change::Set { key: "k", value: b"v" },
+            Change::Unset { key: "k" },
+            Change::Truncate { seq: 8 },
+            Change::Redact { seq: 9 },
+            Change::Forget,
+            Change::Policy(Some(policy)),
+            Change::Policy(None),
+        ];
+        let mut body = Vec::new();
+        for change in &changes {
+            encode(&mut body, 3, change);
+        }
+        bind(&mut body, 11, 4096).unwrap();
+        let mut at = 0;
+        for change in &changes {
+            let len = padded_len(&body, at).unwrap();
+            let bytes = &body[at..at + len];
+            assert!(verify(bytes, 11, 4096 + at as u64).is_ok());
+            assert!(verify(bytes, 11, 8192 + at as u64).is_err(), "bound to its place");
+            assert_eq!(decode(bytes).unwrap(), Record { agent: 3, change: *change });
+            at += len;
+        }
+        assert_eq!(at, body.len());
+    }
+}

@@ -1,0 +1,397 @@
+//! The real file system, clock and randomness.
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::io::retry_on_intr;
+
+use super::{Clock, File, Fs, Io, Lock, Map, Random};
+
+/// What the system takes in one call (IOV_MAX), on every unix of today.
+const MAX_SLICES: usize = 1024;
+
+/// The handles of a store on the real system.
+pub(crate) fn system() -> Io {
+    Io {
+        fs: Arc::new(Disk),
+        clock: Arc::new(SystemClock { start: Instant::now() }),
+        random: Arc::new(SystemRandom),
+    }
+}
+
+/// The file systems of this machine.
+pub(crate) struct Disk;
+
+impl Fs for Disk {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        match fs::create_dir(dir) {
+            Ok(()) => self.sync_dir(parent(dir)),
+            Err(e) if e.kind() == ErrorKind::NotFound && parent(dir) != dir => {
+                self.create_dir(parent(dir))?;
+                self.create_dir(dir)
+            }
+            // A process killed between making it and syncing it would have left its name not
+            // durable: sync it again. Somebody else's parent may not be ours to open.
+            Err(_) if dir.is_dir() => match self.sync_dir(parent(dir)) {
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(DiskLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        if let Err(e) = allocate(&file, len) {
+            // The first error says why; a file that cannot be removed either is an orphan, which
+            // opening clears away.
+            let _ = fs::remove_file(path);
+            return Err(e);
+        }
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).write(write).open(path)?;
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        let stat = retry_on_intr(|| rustix::fs::statvfs(dir))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// An open lock file: the lock goes with its descriptor.
+struct DiskLock {
+    _file: fs::File,
+}
+
+impl Lock for DiskLock {}
+
+struct DiskFile {
+    file: fs::File,
+}
+
+impl File for DiskFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        for bufs in bufs.chunks(MAX_SLICES) {
+            offset = write_all(bufs, offset, |bufs, at| write_some(&self.file, bufs, at))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        punch(&self.file, offset, len)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        Map::of_file(&self.file, len)
+    }
+}
+
+/// The system's clocks.
+pub(crate) struct SystemClock {
+    start: Instant,
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> u64 {
+        // A clock set to before 1970 reads as 1970.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn sleep(&self, time: Duration) {
+        thread::sleep(time);
+    }
+}
+
+/// The system's randomness.
+pub(crate) struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn next(&self) -> u64 {
+        // Salts and ids need to differ, not to be secret: where the system has no source (a
+        // sandbox without the call and without /dev/urandom), what std seeds its maps with will do.
+        getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(Instant::now()))
+    }
+}
+
+/// The directory that holds the name of `path`.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Gives an empty file `len` bytes of zero, with blocks of its own.
+fn allocate(file: &fs::File, len: u64) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if len > 0 {
+        use rustix::{
+            fs::{FallocateFlags, fallocate},
+            io::Errno,
+        };
+        match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, len)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            done => return Ok(done?),
+        }
+    }
+    fill(file, len)
+}
+
+/// Writes zeros: on a file system that cannot allocate, the one way to have the blocks.
+fn fill(file: &fs::File, len: u64) -> io::Result<()> {
+    const STEP: usize = 256 << 10;
+    static ZEROS: [u8; STEP] = [0; STEP];
+    for offset in (0..len).step_by(STEP) {
+        let rest = usize::try_from(len - offset).unwrap_or(STEP).min(STEP);
+        file.write_all_at(ZEROS.get(..rest).unwrap_or_default(), offset)?;
+    }
+    Ok(())
+}
+
+/// Writes slices whole, by a call that may write less than it was given; answers where they end.
+/// Allocates nothing unless that happens.
+fn write_all(
+    bufs: &[IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> io::Result<usize>,
+) -> io::Result<u64> {
+    let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+    let end = offset.checked_add(len as u64).ok_or(ErrorKind::InvalidInput)?;
+    if len == 0 {
+        return Ok(end);
+    }
+    let mut written = write(bufs, offset)?;
+    if written == len {
+        return Ok(end);
+    }
+    let mut rest = bufs.to_vec();
+    let mut rest = rest.as_mut_slice();
+    while written > 0 {
+        IoSlice::advance_slices(&mut rest, written);
+        offset += written as u64;
+        if offset == end {
+            return Ok(end);
+        }
+        written = write(rest, offset)?;
+    }
+    Err(ErrorKind::WriteZero.into())
+}
+
+#[cfg(not(any(
+    target_os = "haiku",
+    target_os = "nto",
+    target_os = "redox",
+    target_os = "solaris",
+    target_os = "vita"
+)))]
+fn write_some(file: &fs::File, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    Ok(retry_on_intr(|| rustix::io::pwritev(file, bufs, offset))?)
+}
+
+/// Systems without pwritev: slice by slice.
+#[cfg(any(
+    target_os = "haiku",
+    target_os = "nto",
+    target_os = "redox",
+    target_os = "solaris",
+    target_os = "vita"
+))]
+fn write_some(file: &fs::File, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    let buf = bufs.iter().find(|buf| !buf.is_empty());
+    Ok(retry_on_intr(|| rustix::io::pwrite(file, buf.map_or(&[][..], |buf| buf), offset))?)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn punch(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
+    use rustix::{
+        fs::{FallocateFlags, fallocate},
+        io::Errno,
+    };
+    if len == 0 {
+        return Ok(());
+    }
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match retry_on_intr(|| fallocate(file, mode, offset, len)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// Only Linux can, in a way that this knows of.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn punch(_file: &fs::File, _offset: u64, _len: u64) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+
+    fn read(file: &dyn File, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        file.read_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_file_from_creation_to_removal() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("f"), dir.path().join("g"));
+        let file = Disk.create(&path, 300_000).unwrap();
+        assert_eq!(file.len().unwrap(), 300_000);
+        assert!(read(&*file, 0, 300_000).iter().all(|byte| *byte == 0));
+        assert_eq!(Disk.create(&path, 1).err().unwrap().kind(), ErrorKind::AlreadyExists);
+
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(5000).collect();
+        let slices: Vec<_> =
+            bytes.iter().map(|byte| IoSlice::new(std::slice::from_ref(byte))).collect();
+        file.write_at(&slices, 290_000).unwrap();
+        file.write_at(&[], 0).unwrap();
+        file.sync().unwrap();
+        assert_eq!(read(&*file, 290_000, 5000), bytes);
+        let beyond = file.read_at(&mut [0; 2], 299_999).unwrap_err();
+        assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
+
+        let map = file.map(300_000).unwrap();
+        assert_eq!(map.get(290_001, 2), Some(&[1, 2][..]));
+        file.punch(286_720, 4096).unwrap();
+        assert_eq!(read(&*file, 290_900, 1).len(), 1);
+
+        Disk.rename(&path, &other).unwrap();
+        Disk.sync_dir(dir.path()).unwrap();
+        assert_eq!(Disk.list(dir.path()).unwrap(), ["g"]);
+        let reader = Disk.open(&other, false).unwrap();
+        assert!(reader.write_at(&[IoSlice::new(b"x")], 0).is_err());
+        Disk.remove(&other).unwrap();
+        assert_eq!(Disk.open(&other, false).err().unwrap().kind(), ErrorKind::NotFound);
+        assert!(Disk.free_space(dir.path()).unwrap() > 0);
+    }
+
+    #[test]
+    fn short_writes_are_gone_on_with() {
+        let bufs = [&b"ab"[..], b"", b"cdefg", b"h"].map(IoSlice::new);
+        for step in 1..=8 {
+            let mut medium = Vec::new();
+            let end = write_all(&bufs, 100, |bufs, at| {
+                assert_eq!(at, 100 + medium.len() as u64);
+                let before = medium.len();
+                medium.extend(bufs.iter().flat_map(|buf| buf.iter()).take(step));
+                Ok(medium.len() - before)
+            });
+            assert_eq!((end.unwrap(), medium), (108, b"abcdefgh".to_vec()));
+        }
+        let mut answers = [3, 0].into_iter();
+        let full = write_all(&bufs, 0, |_, _| Ok(answers.next().unwrap())).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::WriteZero);
+        assert!(write_all(&bufs, u64::MAX, |_, _| Ok(8)).is_err());
+    }
+
+    #[test]
+    fn a_file_without_room_is_not_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        assert!(Disk.create(&path, 1 << 62).is_err());
+        assert!(!path.exists());
+        Disk.create(&path, 0).unwrap();
+    }
+
+    #[test]
+    fn zeros_are_written_where_blocks_cannot_be_allocated() {
+        let file = tempfile::tempfile().unwrap();
+        fill(&file, (256 << 10) + 1).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), (256 << 10) + 1);
+    }
+
+    #[test]
+    fn directories_are_made_with_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b/c");
+        Disk.create_dir(&inner).unwrap();
+        Disk.create_dir(&inner).unwrap();
+        Disk.create_dir(Path::new(".")).unwrap();
+        Disk.create_dir(Path::new("/")).unwrap();
+        assert!(inner.is_dir());
+        fs::write(inner.join("file"), "").unwrap();
+        assert!(Disk.create_dir(&inner.join("file")).is_err());
+        assert!(Disk.create_dir(&inner.join("file/d")).is_err());
+        assert!(Disk.create_dir(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn a_lock_is_held_until_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Disk.lock(&path).unwrap();
+        assert_eq!(Disk.lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+        drop(held);
+        Disk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn the_system_has_time_and_randomness() {
+        let io = system();
+        let before = io.clock.monotonic();
+        io.clock.sleep(Duration::from_millis(1));
+        assert!(io.clock.monotonic() >= before + Duration::from_millis(1));
+        assert!(io.clock.now() > 1_700_000_000_000);
+        assert_ne!(io.random.next(), io.random.next());
+    }
+}

@@ -1,0 +1,171 @@
+//! The handles of a simulated disk.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::state::{Handle, State};
+use crate::io::{Clock, File, Fs, Io, Lock, Map, Random};
+
+type Shared = Arc<Mutex<State>>;
+
+pub(super) fn handles(state: &Shared) -> Io {
+    let run = state.lock().run;
+    Io {
+        fs: Arc::new(SimFs { state: state.clone(), run }),
+        clock: Arc::new(SimClock(state.clone())),
+        random: Arc::new(SimRandom(state.clone())),
+    }
+}
+
+/// The disk, as one run of a process sees it.
+struct SimFs {
+    state: Shared,
+    run: u64,
+}
+
+impl SimFs {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        state.alive(self.run)?;
+        Ok(state)
+    }
+
+    fn file(&self, handle: Handle) -> Arc<dyn File> {
+        Arc::new(SimFile { state: self.state.clone(), handle })
+    }
+}
+
+impl Fs for SimFs {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.state()?.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.state()?.list(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let file = self.state()?.lock(path)?;
+        Ok(Box::new(SimLock { state: self.state.clone(), run: self.run, file }))
+    }
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        let handle = self.state()?.create(path, len)?;
+        Ok(self.file(handle))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        let handle = self.state()?.open(path, write)?;
+        Ok(self.file(handle))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.state()?.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.state()?.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.state()?.sync_dir(dir)
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.state()?.free_space(dir)
+    }
+}
+
+struct SimLock {
+    state: Shared,
+    run: u64,
+    file: u64,
+}
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        if state.run == self.run {
+            state.locks.remove(&self.file);
+        }
+    }
+}
+
+struct SimFile {
+    state: Shared,
+    handle: Handle,
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state.lock().content(&self.handle)?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.state.lock();
+        let content = state.content(&self.handle)?;
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > content.len()) {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        content.region().read(offset, buf);
+        Ok(())
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.state.lock().write(&self.handle, bufs, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state.lock().sync(&self.handle)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.state.lock().punch(&self.handle, offset, len)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        let state = self.state.lock();
+        let content = state.content(&self.handle)?;
+        if len > content.len() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Map::from_region(content.region().clone(), len))
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.state.lock().close(&self.handle);
+    }
+}
+
+struct SimClock(Shared);
+
+impl Clock for SimClock {
+    fn now(&self) -> u64 {
+        self.0.lock().now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().monotonic()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.0.lock().advance(time);
+    }
+}
+
+struct SimRandom(Shared);
+
+impl Random for SimRandom {
+    fn next(&self) -> u64 {
+        self.0.lock().random.next()
+    }
+}

@@ -1,0 +1,146 @@
+//! How a store is opened.
+
+use std::time::Duration;
+
+use crate::types::{Durability, Maintenance, Retention, Verify};
+
+/// The largest payload of an entry and value of a state, in bytes: 32 MiB.
+pub(crate) const MAX_PAYLOAD: u32 = 32 << 20;
+/// The largest meta of an entry, in bytes: 64 KiB.
+pub(crate) const MAX_META: usize = 64 << 10;
+/// The longest name of an agent, in bytes.
+pub(crate) const MAX_NAME: usize = 512;
+/// The longest key of a state, in bytes.
+pub(crate) const MAX_KEY: usize = 1024;
+/// The largest encoded batch, in bytes: 64 MiB.
+pub(crate) const MAX_BATCH: usize = 64 << 20;
+
+/// How a store is opened; every choice has a sensible default.
+///
+/// ```
+/// use memlog::{Durability, Options};
+/// # let dir = tempfile::tempdir()?;
+/// let store = Options::new().durability(Durability::Write).open(dir.path().join("mem"))?;
+/// store.agent("acme/t-1")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) verify: Verify,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) retention: Retention,
+    pub(crate) segment_bytes: u64,
+    pub(crate) resident_bytes: usize,
+    pub(crate) max_payload: u32,
+    pub(crate) max_unsynced: u64,
+    pub(crate) flush_interval: Duration,
+    pub(crate) sync_interval: Duration,
+    pub(crate) create: bool,
+    pub(crate) salvage: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// The defaults, which each method below names.
+    pub fn new() -> Self {
+        Options {
+            durability: Durability::Sync,
+            verify: Verify::FirstTouch,
+            maintenance: Maintenance::Background,
+            retention: Retention::new(),
+            segment_bytes: 64 << 20,
+            resident_bytes: 64 << 20,
+            max_payload: MAX_PAYLOAD,
+            max_unsynced: 64 << 20,
+            flush_interval: Duration::from_millis(10),
+            sync_interval: Duration::from_secs(1),
+            create: true,
+            salvage: false,
+        }
+    }
+
+    /// The durability of batches that name none. Default: [`Durability::Sync`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// When checksums of data read are verified. Default: [`Verify::FirstTouch`].
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Who does the background work. Default: [`Maintenance::Background`].
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.maintenance = maintenance;
+        self
+    }
+
+    /// How much of a timeline is kept of agents without a policy of their own. Default: everything.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// The largest log segment, in bytes, from 256 KiB to 1 GiB (clamped). Default: 64 MiB.
+    /// Segments begin at 1 MiB and grow with the rate of writing.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes.clamp(256 << 10, 1 << 30);
+        self
+    }
+
+    /// About how much memory agents at rest may take, in bytes. Default: 64 MiB. Agents with
+    /// entries in an unsealed segment are held besides.
+    pub fn resident_bytes(mut self, bytes: usize) -> Self {
+        self.resident_bytes = bytes;
+        self
+    }
+
+    /// The largest payload accepted, in bytes, up to 32 MiB, which is the default.
+    pub fn max_payload(mut self, bytes: u32) -> Self {
+        self.max_payload = bytes.min(MAX_PAYLOAD);
+        self
+    }
+
+    /// How many bytes may be written and not yet synced, beyond which appenders are slowed down to
+    /// the disk's rate. At least 1 MiB. Default: 64 MiB.
+    pub fn max_unsynced(mut self, bytes: u64) -> Self {
+        self.max_unsynced = bytes.max(1 << 20);
+        self
+    }
+
+    /// Within what time a batch at [`Durability::Buffer`] is written. Default: 10 ms.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        self.flush_interval = interval;
+        self
+    }
+
+    /// Within what time a batch below [`Durability::Sync`] is synced. Default: 1 s.
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// Whether an absent or empty directory becomes a new store. Default: yes.
+    pub fn create(mut self, yes: bool) -> Self {
+        self.create = yes;
+        self
+    }
+
+    /// Opens read-only and as much as can be read: damaged entries keep their seq, and iterators
+    /// yield [`Damaged`](crate::ErrorKind::Damaged) in their place and go on. It takes no lock,
+    /// changes no file, and shows a store that another process has open as of this moment.
+    /// Default: no.
+    pub fn salvage(mut self, yes: bool) -> Self {
+        self.salvage = yes;
+        self
+    }
+}

@@ -1,0 +1,144 @@
+//! What lies in a store's directory, whether or not the manifest lists it.
+
+use std::path::Path;
+
+use crate::commit::upkeep::RESERVE_FILE;
+use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::format::header::{HEADER_LEN, Header};
+use crate::format::manifest::Manifest;
+use crate::io::Io;
+use crate::manifest;
+use crate::recovery::LOCK_FILE;
+use crate::segment::scan::Frames;
+use crate::segment::{file_name, parse_file_name};
+
+/// The files in a directory, by what their names say.
+pub(crate) struct Files {
+    pub(crate) manifest: bool,
+    pub(crate) temp: bool,
+    pub(crate) reserve: bool,
+    /// Ids of segment files, and whether each is a run.
+    pub(crate) segments: Vec<(u64, bool)>,
+    /// Names that a store does not use.
+    others: usize,
+}
+
+impl Files {
+    /// Looks into `dir`; an absent one is empty.
+    pub(crate) fn look(io: &Io, dir: &Path) -> Result<Self> {
+        let names = match io.fs.list(dir) {
+            Ok(names) => names,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                let message = format!("{} is not a store: it is no directory", dir.display());
+                return Err(Error::new(ErrorKind::NotAStore, message));
+            }
+            Err(e) => return Err(Error::io("list", dir, e)),
+        };
+        let mut files = Files {
+            manifest: false,
+            temp: false,
+            reserve: false,
+            segments: Vec::new(),
+            others: 0,
+        };
+        for name in &names {
+            match name.as_str() {
+                manifest::NAME => files.manifest = true,
+                manifest::TEMP => files.temp = true,
+                RESERVE_FILE => files.reserve = true,
+                LOCK_FILE => {}
+                other => match parse_file_name(other) {
+                    Some(segment) => files.segments.push(segment),
+                    None => files.others += 1,
+                },
+            }
+        }
+        files.segments.sort_unstable();
+        Ok(files)
+    }
+
+    /// True if there is nothing of a store.
+    pub(crate) fn is_nothing(&self) -> bool {
+        !self.manifest && self.segments.is_empty()
+    }
+
+    /// True if there are only files of somebody else.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is_nothing() && self.others > 0
+    }
+
+    /// Without a manifest: only a creation that was cut short leaves segments without frames.
+    pub(crate) fn check_nothing_lost(&self, io: &Io, dir: &Path) -> Result<()> {
+        for (id, run) in &self.segments {
+            if *run || has_frame(io, dir, *id)? {
+                return Err(Error::damaged(Damage::new(
+                    dir.join(manifest::NAME),
+                    0,
+                    "the manifest is missing, and there are segments with data",
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a creation that was cut short left.
+    pub(crate) fn remove_leftovers(&self, io: &Io, dir: &Path) -> Result<()> {
+        for (id, run) in &self.segments {
+            let path = dir.join(file_name(*id, *run));
+            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Removes orphans, and refuses segments with data that the manifest does not know.
+    ///
+    /// # Errors
+    /// `StaleManifest`.
+    pub(crate) fn check_unlisted(&self, io: &Io, dir: &Path, manifest: &Manifest) -> Result<()> {
+        for (id, run) in &self.segments {
+            let listed = manifest.segments.iter().any(|line| (line.id, line.run) == (*id, *run));
+            if listed || manifest.obsolete.contains(id) {
+                continue;
+            }
+            let path = dir.join(file_name(*id, *run));
+            if !run && has_frame(io, dir, *id)? {
+                return Err(Error::new(
+                    ErrorKind::StaleManifest,
+                    format!(
+                        "{} holds data that the manifest does not list: the manifest is older than \
+                         the segments. Bring the newest one back, or repair the store",
+                        path.display()
+                    ),
+                ));
+            }
+            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        if self.temp {
+            // A leftover of a replacement that was cut short: the next one would remove it too.
+            let _ = io.fs.remove(&dir.join(manifest::TEMP));
+        }
+        Ok(())
+    }
+}
+
+/// The header of a segment file, if it is whole; with the file's bytes.
+pub(crate) fn read_segment(io: &Io, path: &Path) -> Result<(Option<Header>, Vec<u8>)> {
+    let file = io.fs.open(path, false).map_err(|e| Error::io("open", path, e))?;
+    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", path, e))?;
+    Ok((Header::decode(&bytes).ok(), bytes))
+}
+
+/// Whether a log segment holds any frame that can be told as one.
+fn has_frame(io: &Io, dir: &Path, id: u64) -> Result<bool> {
+    let (header, bytes) = read_segment(io, &dir.join(file_name(id, false)))?;
+    let Some(header) = header else {
+        // Whoever created it had not even written its header, or it is rotten: then what lies
+        // behind decides.
+        return Ok(bytes.iter().any(|byte| *byte != 0));
+    };
+    let frames = Frames { bytes: &bytes, salt: header.salt, base: header.base };
+    Ok(frames.headers_behind(HEADER_LEN).next().is_some())
+}

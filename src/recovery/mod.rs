@@ -1,0 +1,394 @@
+//! Opening: from what a store's directory holds to a running engine.
+//!
+//! `tail` tells a torn tail from corruption, `replay` makes footers from frames, `rewrite` moves
+//! what is not proved durable to a fresh segment, `salvage` reads what is left of a damaged store.
+
+pub(crate) mod files;
+pub(crate) mod replay;
+mod rewrite;
+pub(crate) mod salvage;
+mod tail;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::catalog::{Catalog, name_seed};
+use crate::commit::log::Log;
+use crate::commit::order::Order;
+use crate::catalog::resident::Progress;
+use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE};
+use crate::commit::{Engine, Opened, Writing};
+use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::format::Fault;
+use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
+use crate::io::{Io, Lock};
+use crate::manifest::{self, Failure, ManifestFile};
+use crate::options::Options;
+use crate::recovery::files::Files;
+use crate::recovery::replay::Replay;
+use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
+use crate::recovery::tail::Tail;
+use crate::segment::{Segment, file_name};
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+
+/// The file whose lock keeps a second process out.
+pub(crate) const LOCK_FILE: &str = "LOCK";
+/// Lsns begin here, so that 0 is before everything.
+const FIRST_BASE: u64 = 4096;
+
+/// What recovery found and did when the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Whole frames found in the unsealed part of the log: batches not lost.
+    pub frames_kept: u64,
+    /// Their bytes.
+    pub bytes_kept: u64,
+    /// Bytes of a torn tail that were cut.
+    pub bytes_cut: u64,
+    /// True if what was cut lay beyond everything proved durable, so that it may have been
+    /// acknowledged if the disk broke its promises. A crash while a batch was being written looks
+    /// the same.
+    pub possibly_acknowledged: bool,
+    /// Damage found; with salvage and repair only, since opening otherwise refuses it.
+    pub damage: Vec<Damage>,
+}
+
+/// Opens the store in `dir` for writing.
+pub(crate) fn open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
+    match try_open(io.clone(), dir, options) {
+        // The reserve is kept for this: recovery needs a little room to give any back.
+        Err(e) if e.kind() == ErrorKind::DiskFull => {
+            io.fs.remove(&dir.join(RESERVE_FILE)).map_err(|_| e)?;
+            try_open(io, dir, options)
+        }
+        opened => opened,
+    }
+}
+
+fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
+    let mut files = Files::look(&io, dir)?;
+    if files.is_foreign() {
+        return Err(not_a_store(dir, "the directory holds other files and no store"));
+    }
+    if files.is_nothing() && !options.create {
+        return Err(not_a_store(dir, "there is no store, and creating one was not asked for"));
+    }
+    io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+    let lock = lock(&io, dir)?;
+    // Looked at again: another process may have finished something before the lock was ours.
+    files = Files::look(&io, dir)?;
+    let manifest = match manifest::read(&io, dir)? {
+        Some(manifest) => manifest,
+        None => {
+            files.check_nothing_lost(&io, dir)?;
+            if !options.create {
+                return Err(not_a_store(dir, "there is no store, and creating one was not asked for"));
+            }
+            files.remove_leftovers(&io, dir)?;
+            create(&io, dir, options)?
+        }
+    };
+    files.check_unlisted(&io, dir, &manifest)?;
+    Opening { io, dir, options, manifest }.run(lock)
+}
+
+fn not_a_store(dir: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::NotAStore, format!("{} is not a store: {why}", dir.display()))
+}
+
+fn lock(io: &Io, dir: &Path) -> Result<Box<dyn Lock>> {
+    let path = dir.join(LOCK_FILE);
+    io.fs.lock(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Error::new(
+            ErrorKind::InUse,
+            format!("the store in {} is open already: close it there first", dir.display()),
+        ),
+        _ => Error::io("lock", &path, e),
+    })
+}
+
+/// Creates an empty store.
+fn create(io: &Io, dir: &Path, options: &Options) -> Result<Manifest> {
+    let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
+    create_with(io, dir, options, store, FIRST_BASE)
+}
+
+/// Creates an empty store with this id, whose lsns begin at `base`.
+pub(crate) fn create_with(
+    io: &Io,
+    dir: &Path,
+    options: &Options,
+    store: u128,
+    base: u64,
+) -> Result<Manifest> {
+    let capacity = FIRST_SEGMENT.min(options.segment_bytes);
+    let listed = new_listed(1, io.random.next(), base, capacity, Role::Active);
+    LogFile::create(io, dir, store, &listed, options.verify)?;
+    let first = Manifest {
+        store,
+        next_id: 2,
+        time: io.clock.now(),
+        segments: vec![listed],
+        clean_end: base + FIRST_FRAME,
+        ..Manifest::default()
+    };
+    manifest::install(io, dir, &first).map_err(Error::from)?;
+    Ok(first)
+}
+
+/// An opening under way.
+struct Opening<'a> {
+    io: Io,
+    dir: &'a Path,
+    options: &'a Options,
+    manifest: Manifest,
+}
+
+/// The log as the engine is to go on with it.
+struct Ready {
+    order: Order,
+    durable: u64,
+    time: u64,
+    /// What the active segment holds already.
+    replay: Option<Replay>,
+}
+
+impl Opening<'_> {
+    fn run(mut self, lock: Box<dyn Lock>) -> Result<(Arc<Engine>, RecoveryReport)> {
+        let mut sealed = self.open_listed(|role| role == Role::Sealed)?;
+        for (segment, line) in sealed.iter().zip(self.lines(|role| role == Role::Sealed)) {
+            segment.load_footer(Some(line.footer_check))?;
+        }
+        let unsealed = self.open_listed(|role| matches!(role, Role::Active | Role::Spare))?;
+        let mut report = RecoveryReport::default();
+        let mut ready = if self.manifest.clean_end != 0 {
+            self.go_on(&unsealed)?
+        } else {
+            self.recover(&unsealed, &mut sealed, &mut report)?
+        };
+        let forgotten = self.manifest.forgotten.clone();
+        let catalog = Catalog::new(self.manifest.store, self.options.resident_bytes, forgotten);
+        catalog.install(|set, generation| {
+            sealed.sort_by_key(|segment| segment.base);
+            sealed.iter().for_each(|segment| segment.set_sealed_at(generation));
+            set.append(&mut sealed);
+        });
+        if let Some(replay) = ready.replay.take() {
+            adopt(&catalog, &mut ready.order, replay);
+        }
+        let manifest =
+            ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
+        let engine = Engine::start(Opened {
+            incarnation: self.manifest.incarnation,
+            writing: Some(Writing { manifest, lock: Mutex::new(Some(lock)) }),
+            dir: self.dir.to_owned(),
+            store: self.manifest.store,
+            options: self.options.clone(),
+            catalog,
+            order: ready.order,
+            log: Log::new(ready.durable),
+            time: ready.time,
+            io: self.io,
+        });
+        Ok((engine, report))
+    }
+
+    fn lines(&self, wanted: impl Fn(Role) -> bool) -> Vec<Listed> {
+        let mut lines: Vec<Listed> =
+            self.manifest.segments.iter().filter(|line| wanted(line.role)).copied().collect();
+        lines.sort_by_key(|line| line.base);
+        lines
+    }
+
+    /// Opens listed segments, in the order of the log.
+    fn open_listed(&self, wanted: impl Fn(Role) -> bool) -> Result<Vec<Arc<Segment>>> {
+        let open = |line: &Listed| {
+            let store = self.manifest.store;
+            Segment::open(&self.io, self.dir, store, line, self.options.verify).map(Arc::new)
+        };
+        self.lines(wanted).iter().map(open).collect()
+    }
+
+    /// After a clean close: the active segment is whole and durable, and takes more.
+    fn go_on(&mut self, unsealed: &[Arc<Segment>]) -> Result<Ready> {
+        let clean_end = self.manifest.clean_end;
+        let active = self.lines(|role| role == Role::Active);
+        let (Some(segment), 1) = (active.first(), active.len()) else {
+            return Err(self.manifest_damage("it lists no active segment, or several"));
+        };
+        let segment = unsealed
+            .iter()
+            .find(|s| s.id == segment.id)
+            .ok_or_else(|| self.manifest_damage("it lists no active segment"))?;
+        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.manifest.store));
+        let frames = segment.frames();
+        let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
+        while segment.base.saturating_add(at as u64) < clean_end {
+            let damage = |fault: Fault| segment.damage(at as u64, fault.0);
+            let frame = frames.frame(at).map_err(|fault| {
+                let error = damage(fault);
+                let agents = frames.header(at).map(|(_, agents)| agents).unwrap_or_default();
+                agents.first().map_or(error.clone(), |agent| error.with_agent(agent.name))
+            })?;
+            replay.apply(&frame).map_err(damage)?;
+            at = at.saturating_add(frame.header.len());
+        }
+        if frames.headers_behind(at).next().is_some() {
+            return Err(Error::new(
+                ErrorKind::StaleManifest,
+                format!(
+                    "{} goes on behind the end that the manifest knows: the manifest is older than \
+                     the segments. Bring the newest one back, or repair the store",
+                    segment.path().display()
+                ),
+            ));
+        }
+        segment.publish(at as u64);
+        self.manifest.clean_end = 0;
+        self.manifest.incarnation += 1;
+        self.install()?;
+        let file = LogFile::reopen(&self.io, Arc::clone(segment), true)?;
+        let mut order = Order::new(file, at as u64);
+        for spare in unsealed.iter().filter(|s| s.id != segment.id && s.base > segment.base) {
+            order.spares.push_back(LogFile::reopen(&self.io, Arc::clone(spare), true)?);
+        }
+        Ok(Ready { order, durable: clean_end, time: self.manifest.time, replay: Some(replay) })
+    }
+
+    /// After a crash: see `tail` and `rewrite`. Everything ends up sealed; a fresh segment is next.
+    fn recover(
+        &mut self,
+        unsealed: &[Arc<Segment>],
+        sealed: &mut Vec<Arc<Segment>>,
+        report: &mut RecoveryReport,
+    ) -> Result<Ready> {
+        let tail = tail::read(unsealed, self.manifest.durable)?;
+        let frames = tail.stretches.iter().flat_map(|s| &s.frames).filter(|(_, h)| h.records > 0);
+        for (_, header) in frames {
+            report.frames_kept += 1;
+            report.bytes_kept += header.len() as u64;
+        }
+        report.bytes_cut = tail.bytes_cut;
+        report.possibly_acknowledged = tail.bytes_cut > 0;
+
+        let plan = Plan::new(&self.io, &tail, &mut self.manifest.next_id)?;
+        let dir = self.dir.to_owned();
+        let io = self.io.clone();
+        let rewrite =
+            Rewrite { io: &io, dir: &dir, store: self.manifest.store, verify: self.options.verify };
+        // Drafts of a recovery that was cut short, and all that is copied or empty, go.
+        let kept = |id: u64| plan.kept.iter().any(|(segment, _)| segment.id == id);
+        let goes = |line: &Listed| line.role != Role::Sealed && !kept(line.id);
+        let gone: Vec<u64> =
+            self.manifest.segments.iter().filter(|line| goes(line)).map(|line| line.id).collect();
+
+        let active = self.list_fresh(plan.copied.iter().map(|(_, _, _, line)| *line));
+        let fresh = rewrite.create(&active)?;
+        let drafts: Result<Vec<LogFile>> =
+            plan.copied.iter().map(|(_, _, _, line)| rewrite.create(line)).collect();
+        let drafts = drafts?;
+        self.install()?;
+
+        let mut done = Vec::new();
+        for (segment, end) in &plan.kept {
+            let lines = self.manifest.segments.iter();
+            if let Some(line) = lines.clone().find(|line| line.id == segment.id).copied() {
+                done.push(rewrite.keep(segment, *end, &line)?);
+            }
+        }
+        for ((source, from, to, line), file) in plan.copied.iter().zip(&drafts) {
+            done.push(rewrite.copy(source, *from, *to, file, line)?);
+        }
+        let durable = active.base + FIRST_FRAME;
+        self.conclude(done, &gone, &active, &tail, sealed)?;
+        let time = self.manifest.time;
+        Ok(Ready { order: Order::new(fresh, FIRST_FRAME), durable, time, replay: None })
+    }
+
+    /// Lists the copies as drafts and a fresh segment behind everything; gives the fresh one.
+    fn list_fresh(&mut self, copies: impl Iterator<Item = Listed>) -> Listed {
+        self.manifest.segments.extend(copies);
+        let capacity = FIRST_SEGMENT.min(self.options.segment_bytes);
+        let base = base_behind(&self.manifest);
+        let id = self.manifest.next_id;
+        self.manifest.next_id += 1;
+        // A draft as long as the recovery may still be cut short: the next one drops it.
+        let listed = new_listed(id, self.io.random.next(), base, capacity, Role::Draft);
+        self.manifest.segments.push(listed);
+        listed
+    }
+
+    /// Puts the outcome of a recovery in force.
+    fn conclude(
+        &mut self,
+        done: Vec<Done>,
+        gone: &[u64],
+        active: &Listed,
+        tail: &Tail,
+        sealed: &mut Vec<Arc<Segment>>,
+    ) -> Result<()> {
+        let manifest = &mut self.manifest;
+        manifest.segments.retain(|line| !gone.contains(&line.id));
+        manifest.obsolete.extend_from_slice(gone);
+        for Done { segment, listed, prefixes } in done {
+            for line in manifest.segments.iter_mut().filter(|line| line.id == listed.id) {
+                *line = listed;
+            }
+            for (lsn, prefix) in prefixes {
+                manifest.forgotten.retain(|line| *line.prefix != *prefix);
+                manifest.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
+            }
+            sealed.push(segment);
+        }
+        for line in manifest.segments.iter_mut().filter(|line| line.id == active.id) {
+            line.role = Role::Active;
+        }
+        manifest.durable = active.base + FIRST_FRAME;
+        manifest.time = manifest.time.max(tail.time);
+        manifest.incarnation += 1;
+        self.install()?;
+        self.unlink_obsolete();
+        Ok(())
+    }
+
+    /// Unlinks what the manifest has dropped. What cannot be unlinked now stays listed as such.
+    fn unlink_obsolete(&self) {
+        for id in &self.manifest.obsolete {
+            for run in [false, true] {
+                let _ = self.io.fs.remove(&self.dir.join(file_name(*id, run)));
+            }
+        }
+    }
+
+    fn install(&mut self) -> Result<()> {
+        self.manifest.generation += 1;
+        manifest::install(&self.io, self.dir, &self.manifest).map_err(Error::from)
+    }
+
+    fn manifest_damage(&self, reason: &str) -> Error {
+        Error::damaged(Damage::new(self.dir.join(manifest::NAME), 0, reason))
+    }
+}
+
+/// Makes the agents of the active segment resident.
+fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
+    for (lsn, prefix) in std::mem::take(&mut replay.prefixes) {
+        order.bound.add_prefix(prefix.len());
+        catalog.forget_prefix(&prefix, lsn);
+        order.prefixes.push((lsn, prefix));
+    }
+    let progress = Progress { written: u64::MAX, durable: u64::MAX };
+    let id = order.active.segment.id;
+    for (name, version) in replay.into_versions() {
+        order.note_adopted(&name, &version);
+        let resident = catalog.resident(&name, catalog.hash(&name), progress);
+        let mut slot = resident.lock();
+        slot.adopt(version, id);
+        catalog.charge(&resident, &mut slot);
+        drop(slot);
+        order.touched.push(resident);
+    }
+}

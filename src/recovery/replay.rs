@@ -1,0 +1,94 @@
+//! Replaying the frames of one segment into what its footer is to say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::catalog::hash_name;
+use crate::catalog::part::Spot;
+use crate::catalog::version::{Applied, Place, Version};
+use crate::commit::seal::AgentAtEnd;
+use crate::format::Fault;
+use crate::format::head::Head;
+use crate::format::record::Change;
+use crate::segment::Segment;
+use crate::segment::scan::Frame;
+
+/// The agents of one segment, frame by frame.
+pub(crate) struct Replay {
+    segment: Arc<Segment>,
+    /// What seeds the hash of names.
+    seed: u64,
+    agents: BTreeMap<Arc<str>, Version>,
+    pub(crate) prefixes: Vec<(u64, Box<str>)>,
+    /// Frames with records, and their bytes.
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Replay {
+    pub(crate) fn new(segment: Arc<Segment>, seed: u64) -> Self {
+        Replay {
+            segment,
+            seed,
+            agents: BTreeMap::new(),
+            prefixes: Vec::new(),
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Applies a frame. Its records lie where the segment has them.
+    pub(crate) fn apply(&mut self, frame: &Frame<'_>) -> Result<(), Fault> {
+        if frame.header.records == 0 {
+            return Ok(());
+        }
+        self.frames += 1;
+        self.bytes = self.bytes.saturating_add(frame.header.len() as u64);
+        let names: Vec<Arc<str>> = frame.agents.iter().map(|a| Arc::from(a.name)).collect();
+        for (agent, name) in frame.agents.iter().zip(&names) {
+            let version = self
+                .agents
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Version::at_rest(agent.head));
+            if version.head != agent.head {
+                version.catch_up(&agent.head, &self.segment);
+            }
+        }
+        let lsn = frame.header.lsn;
+        for (ordinal, placed) in frame.records().enumerate() {
+            let placed = placed?;
+            if let Change::ForgetPrefix { prefix } = placed.record.change {
+                self.prefixes.push((lsn, prefix.into()));
+            }
+            let Some(change) = Applied::of(&placed.record.change) else { continue };
+            let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);
+            let name = names.get(index).ok_or(Fault("a record is of no agent of its frame"))?;
+            let Some(version) = self.agents.get_mut(name) else { continue };
+            let (spot, ordinal) = (Spot::at(placed.offset as u64), ordinal as u64);
+            version.apply(&change, &Place { segment: &self.segment, spot, lsn, ordinal });
+        }
+        Ok(())
+    }
+
+    /// True if nothing happened in the segment that a footer would tell of.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.agents.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// What the footer is to say of each agent.
+    pub(crate) fn at_end(&self) -> Vec<AgentAtEnd> {
+        let id = self.segment.id;
+        let at_end = self.agents.iter().map(|(name, version)| AgentAtEnd {
+            name: Arc::clone(name),
+            hash: hash_name(self.seed, name),
+            head: if version.head.life == 0 { Head::absent() } else { version.head },
+            part: version.parts().find(|p| p.segment.id == id).cloned(),
+        });
+        at_end.collect()
+    }
+
+    /// The agents as they are after the last frame.
+    pub(crate) fn into_versions(self) -> impl Iterator<Item = (Arc<str>, Version)> {
+        self.agents.into_iter()
+    }
+}

@@ -1,0 +1,153 @@
+//! Repair: what salvage can read of a store, copied into a new one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::commit::prepared::Prepared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::head::Head;
+use crate::format::record::{Append, Change, LOST, REDACTED};
+use crate::io::Io;
+use crate::options::{MAX_PAYLOAD, Options};
+use crate::recovery::files::Files;
+use crate::recovery::salvage::{self, Keep};
+use crate::recovery::{self, RecoveryReport};
+use crate::retention::Timeline;
+use crate::store::Store;
+use crate::types::{Durability, Kind, Maintenance};
+use crate::view::View;
+
+/// A batch of the copy is committed when it has about this many bytes.
+const BATCH: usize = 1 << 20;
+
+/// Copies what can be read in `from` to a new store in `to`.
+pub(crate) fn repair(
+    io: &Io,
+    options: &Options,
+    from: &Path,
+    to: &Path,
+) -> Result<RecoveryReport> {
+    let there = Files::look(io, to)?;
+    if !there.is_nothing() || there.is_foreign() {
+        let message = format!("{} is not empty: repair copies into a new store", to.display());
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    // Retention of the options must not drop anything on the way.
+    let read = Options { retention: Default::default(), ..options.clone() };
+    let (engine, report) = salvage::open(io.clone(), from, &read, Keep::Frames)?;
+    let source = Store::from_parts(engine, report.clone());
+    let target = create(io, &read, &source, to)?;
+    for agent in source.agents("") {
+        copy(&agent?.view()?, &target)?;
+    }
+    target.sync()?;
+    target.close()?;
+    Ok(report)
+}
+
+/// Creates the new store. Its lsns begin behind those of the old one: lives are told by them.
+fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store> {
+    let set = source.engine().catalog.segments();
+    let ends = set.sealed.iter().map(|segment| segment.end_lsn().max(segment.base + segment.capacity));
+    let base = ends.max().unwrap_or(0).next_multiple_of(4096).saturating_add(4096);
+    io.fs.create_dir(to).map_err(|e| Error::io("create", to, e))?;
+    let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
+    let options = Options {
+        salvage: false,
+        create: true,
+        max_payload: MAX_PAYLOAD,
+        durability: Durability::Buffer,
+        sync_interval: Duration::from_secs(3600),
+        maintenance: Maintenance::Manual,
+        ..options.clone()
+    };
+    recovery::create_with(io, to, &options, store, base)?;
+    options.open_with(io.clone(), to)
+}
+
+/// Copies one agent: the same life, seqs, times and kinds.
+fn copy(view: &View, target: &Store) -> Result<()> {
+    let agent = target.agent(view.agent().name())?;
+    let floor = view.floor();
+    let head = Head { life: view.head().life, next: floor, floor, flags: 0 };
+    agent.resident().lock().learn_head(head);
+    let mut copying = Copying { target, batch: target.engine().scratch(), agent: &agent };
+    let mut at = 0;
+    for seq in floor..view.next_seq() {
+        let entry = view.entry(seq);
+        let append = match &entry {
+            Ok(entry) => {
+                at = entry.at_ms();
+                let stored = *entry.stored();
+                if entry.is_redacted() {
+                    let flags = stored.flags | REDACTED;
+                    Append { meta: &[], payload: &[], flags, ..stored }
+                } else {
+                    stored
+                }
+            }
+            Err(_) => lost(at),
+        };
+        copying.push(&Change::Append(append))?;
+    }
+    for value in view.states("") {
+        // A value that cannot be read is lost; the report names its frame.
+        let Ok(value) = value else { continue };
+        copying.push(&Change::Set { key: value.key(), value: value.value() })?;
+    }
+    if let Some(policy) = view.policy() {
+        copying.push(&Change::Policy(Some(policy)))?;
+    }
+    if Timeline::next(view) == floor {
+        // So that an agent without entries exists too.
+        copying.push(&Change::Truncate { seq: floor })?;
+    }
+    copying.commit()
+}
+
+/// Stands for an entry that was lost.
+fn lost(at: u64) -> Append<'static> {
+    Append {
+        at,
+        kind: Kind::new(0),
+        weight: 0,
+        flags: LOST,
+        expires: None,
+        meta: &[],
+        payload: &[],
+    }
+}
+
+struct Copying<'a> {
+    target: &'a Store,
+    batch: Prepared,
+    agent: &'a crate::agent::Agent,
+}
+
+impl Copying<'_> {
+    fn push(&mut self, change: &Change<'_>) -> Result<()> {
+        let size = match change {
+            Change::Append(a) => a.payload.len() + a.meta.len(),
+            Change::Set { value, .. } => value.len(),
+            _ => 0,
+        };
+        if !self.batch.is_empty() && self.batch.len().saturating_add(size) > BATCH {
+            self.commit()?;
+        }
+        let index = self.batch.agent(&self.agent.name, self.agent.hash);
+        self.batch.push(index, change);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let engine = self.target.engine();
+        let ordered = engine.order(&mut self.batch, Durability::Buffer);
+        let fresh = engine.scratch();
+        engine.give_back(std::mem::replace(&mut self.batch, fresh));
+        let ordered = ordered?;
+        engine.wait(ordered.end, ordered.durability)
+    }
+}

@@ -1,0 +1,337 @@
+//! A segment: one file, mapped read-only. Log segments are written through a [`LogFile`] beside the
+//! map; sealed ones end with a footer.
+
+pub(crate) mod scan;
+pub(crate) mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::format::codec::u32_at;
+use crate::format::footer::{self, FooterRef, TRAILER_LEN, Trailer};
+use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
+use crate::format::manifest::Listed;
+use crate::format::record::{self, Record};
+use crate::format::touched::Touched;
+use crate::format::{Fault, VERSION};
+use crate::io::{Io, Map};
+use crate::segment::scan::Frames;
+use crate::types::{Lsn, Verify};
+
+/// Two appends never begin within the same 32 bytes: one bit of "verified" for each.
+const RECORD_GRANULE: usize = 32;
+
+/// The name of a segment's file.
+pub(crate) fn file_name(id: u64, run: bool) -> String {
+    format!("{id:016x}.{}", if run { "run" } else { "log" })
+}
+
+/// The id and layout that a segment's file name tells of.
+pub(crate) fn parse_file_name(name: &str) -> Option<(u64, bool)> {
+    let (id, run) = match name.split_once('.')? {
+        (id, "log") => (id, false),
+        (id, "run") => (id, true),
+        _ => return None,
+    };
+    if id.len() != 16 || !id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return None;
+    }
+    u64::from_str_radix(id, 16).ok().map(|id| (id, run))
+}
+
+/// A mapped segment. Bytes below its published end never change.
+pub(crate) struct Segment {
+    pub(crate) id: u64,
+    pub(crate) salt: u64,
+    pub(crate) base: u64,
+    pub(crate) capacity: u64,
+    pub(crate) run: bool,
+    path: PathBuf,
+    map: Map,
+    /// Offset in the file below which bytes were written and may be read.
+    published: AtomicU64,
+    /// The generation of the set of segments that first held it as sealed; MAX before that.
+    sealed_at: AtomicU64,
+    verify: Verify,
+    touched: Touched,
+    footer: OnceLock<Footer>,
+}
+
+struct Footer {
+    trailer: Trailer,
+    /// A footer that was built from frames because the file has none, or a damaged one.
+    heap: Option<Vec<u8>>,
+    touched: Touched,
+}
+
+impl Segment {
+    /// Maps a segment's file and checks that it is the one that `listed` means.
+    ///
+    /// # Errors
+    /// `Damaged` if the file is missing, of another length, or not this segment's.
+    pub(crate) fn open(
+        io: &Io,
+        dir: &Path,
+        store: u128,
+        listed: &Listed,
+        verify: Verify,
+    ) -> Result<Self> {
+        let path = dir.join(file_name(listed.id, listed.run));
+        let file = io.fs.open(&path, false).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::damaged(Damage::new(
+                &path,
+                0,
+                "the segment is missing: bring the file back, or repair the store without it",
+            )),
+            _ => Error::io("open", &path, e),
+        })?;
+        let len = file.len().map_err(|e| Error::io("measure", &path, e))?;
+        if len != listed.capacity {
+            let reason = format!("the segment is {len} bytes long and not {}", listed.capacity);
+            return Err(Error::damaged(Damage::new(&path, len.min(listed.capacity), reason)));
+        }
+        let map = file.map(len).map_err(|e| Error::io("map", &path, e))?;
+        let segment = Segment::assemble(path, map, listed, verify);
+        segment.check_header(store)?;
+        Ok(segment)
+    }
+
+    pub(crate) fn assemble(path: PathBuf, map: Map, listed: &Listed, verify: Verify) -> Self {
+        Segment {
+            id: listed.id,
+            salt: listed.salt,
+            base: listed.base,
+            capacity: listed.capacity,
+            run: listed.run,
+            path,
+            touched: Touched::new(in_memory(map.len()), RECORD_GRANULE)
+                .always(verify == Verify::Always),
+            map,
+            published: AtomicU64::new(HEADER_LEN as u64),
+            sealed_at: AtomicU64::new(u64::MAX),
+            verify,
+            footer: OnceLock::new(),
+        }
+    }
+
+    fn check_header(&self, store: u128) -> Result<()> {
+        let header = self.header()?;
+        let layout = if self.run { Layout::Run } else { Layout::Log };
+        let expected = Header {
+            store,
+            id: self.id,
+            salt: self.salt,
+            base: self.base,
+            capacity: self.capacity,
+            layout,
+        };
+        if header != expected {
+            return Err(self.damage(0, "the file is another segment, or of another store"));
+        }
+        Ok(())
+    }
+
+    /// The segment's own header.
+    pub(crate) fn header(&self) -> Result<Header> {
+        Header::decode(self.map.get(0, HEADER_LEN).unwrap_or_default()).map_err(|e| match e {
+            HeaderFault::Damaged(Fault(reason)) => self.damage(0, reason),
+            HeaderFault::Version(found) => version_error(&self.path, found),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The error for damage at `offset` of this file.
+    pub(crate) fn damage(&self, offset: u64, reason: &str) -> Error {
+        let mut damage = Damage::new(&self.path, offset, reason);
+        damage.lsn = self.base.checked_add(offset).map(Lsn);
+        Error::damaged(damage)
+    }
+
+    /// The whole file, for recovery and salvage, when nobody writes it.
+    pub(crate) fn frames(&self) -> Frames<'_> {
+        let len = usize::try_from(self.capacity).unwrap_or(usize::MAX);
+        let bytes = self.map.get(0, len).unwrap_or_default();
+        Frames { bytes, salt: self.salt, base: self.base }
+    }
+
+    /// What has been published of the file, while it may be written further.
+    pub(crate) fn published_frames(&self) -> Frames<'_> {
+        let bytes = self.map.get(0, in_memory(self.published())).unwrap_or_default();
+        Frames { bytes, salt: self.salt, base: self.base }
+    }
+
+    /// Whether the footer is the file's own, and not one that was built beside it.
+    pub(crate) fn has_own_footer(&self) -> bool {
+        self.footer.get().is_some_and(|footer| footer.heap.is_none())
+    }
+
+    /// Verifies the trailer again.
+    pub(crate) fn reread_footer(&self) -> Result<()> {
+        let start = self.capacity.saturating_sub(TRAILER_LEN as u64);
+        let bytes = self.map.get(start, TRAILER_LEN).unwrap_or_default();
+        match Trailer::read(bytes, self.capacity) {
+            Ok(_) => Ok(()),
+            Err(Fault(reason)) => Err(self.damage(start, reason)),
+        }
+    }
+
+    /// The offset below which bytes may be read.
+    pub(crate) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Publishes everything below `offset`: it was written, and never changes again.
+    pub(crate) fn publish(&self, offset: u64) {
+        self.published.fetch_max(offset, Ordering::Release);
+    }
+
+    /// The generation of the set of segments that first held it as sealed; MAX before that.
+    pub(crate) fn sealed_at(&self) -> u64 {
+        self.sealed_at.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_sealed_at(&self, generation: u64) {
+        self.sealed_at.store(generation, Ordering::Release);
+    }
+
+    /// Reads the trailer, and with it the footer. `check` is what the manifest says of it.
+    pub(crate) fn load_footer(&self, check: Option<u32>) -> Result<()> {
+        let start = self.capacity.saturating_sub(TRAILER_LEN as u64);
+        let bytes = self.map.get(start, TRAILER_LEN).unwrap_or_default();
+        let trailer = Trailer::read(bytes, self.capacity)
+            .map_err(|Fault(reason)| self.damage(start, reason))?;
+        if trailer.facts.segment != self.id || trailer.facts.salt != self.salt {
+            return Err(self.damage(start, "the footer is another segment's"));
+        }
+        if check.is_some() && check != u32_at(bytes, TRAILER_CHECK_AT) {
+            return Err(self.damage(start, "the footer is not the one that the manifest lists"));
+        }
+        self.publish(trailer.facts.data_end);
+        let touched = self.footer_touched(trailer.footer_len());
+        self.footer.get_or_init(|| Footer { trailer, heap: None, touched });
+        Ok(())
+    }
+
+    /// Gives a segment without a usable footer one that was built from its frames.
+    /// It is as if the file were `file_len` bytes long.
+    pub(crate) fn adopt_footer(&self, bytes: Vec<u8>, file_len: u64) -> Result<()> {
+        let tail = bytes.len().saturating_sub(TRAILER_LEN);
+        let trailer = Trailer::read(bytes.get(tail..).unwrap_or_default(), file_len)
+            .map_err(|Fault(reason)| self.damage(0, reason))?;
+        self.publish(trailer.facts.data_end);
+        let touched = self.footer_touched(bytes.len() as u64);
+        self.footer.get_or_init(|| Footer { trailer, heap: Some(bytes), touched });
+        Ok(())
+    }
+
+    fn footer_touched(&self, len: u64) -> Touched {
+        Touched::new(in_memory(len), footer::GRANULE).always(self.verify == Verify::Always)
+    }
+
+    /// The footer of a sealed segment; `None` before it is sealed.
+    pub(crate) fn footer(&self) -> Option<Result<FooterRef<'_>>> {
+        let footer = self.footer.get()?;
+        let bytes = self.footer_bytes(footer, footer.trailer.footer_at, footer.trailer.footer_len());
+        let made = FooterRef::new(&footer.trailer, bytes.unwrap_or_default(), &footer.touched);
+        Some(made.map_err(|fault| self.footer_damage(fault)))
+    }
+
+    /// Bytes of the footer, by their place in the file, wherever it lies.
+    #[inline]
+    fn footer_bytes<'a>(&'a self, footer: &'a Footer, at: u64, len: u64) -> Option<&'a [u8]> {
+        let len = usize::try_from(len).ok()?;
+        match &footer.heap {
+            None => self.map.get(at, len),
+            Some(bytes) => {
+                let start = usize::try_from(at.checked_sub(footer.trailer.footer_at)?).ok()?;
+                bytes.get(start..start.checked_add(len)?)
+            }
+        }
+    }
+
+    /// The place of entry `index` of an extent whose offsets begin at `offsets_at`, in units of 8
+    /// bytes. The block that holds them was verified when the extent was found.
+    #[inline]
+    pub(crate) fn extent_offset(&self, offsets_at: u64, index: u64) -> Option<u32> {
+        let at = offsets_at.checked_add(index.checked_mul(4)?)?;
+        u32_at(self.footer_bytes(self.footer.get()?, at, 4)?, 0)
+    }
+
+    /// The error for a damaged footer.
+    pub(crate) fn footer_damage(&self, Fault(reason): Fault) -> Error {
+        self.damage(self.trailer().map_or(0, |t| t.footer_at), reason)
+    }
+
+    /// The lsn at which the data end; MAX as long as frames may be added.
+    pub(crate) fn end_lsn(&self) -> u64 {
+        self.trailer().map_or(u64::MAX, |t| self.base.saturating_add(t.facts.data_end))
+    }
+
+    /// The footer's trailer, if the segment is sealed.
+    pub(crate) fn trailer(&self) -> Option<&Trailer> {
+        self.footer.get().map(|f| &f.trailer)
+    }
+
+    /// The record at `offset`, verified as the store was told to.
+    #[inline]
+    pub(crate) fn record(&self, offset: u64) -> Result<Record<'_>> {
+        self.record_bytes(offset)
+            .and_then(record::decode)
+            .map_err(|Fault(reason)| self.damage(offset, reason))
+    }
+
+    #[inline]
+    fn record_bytes(&self, offset: u64) -> std::result::Result<&[u8], Fault> {
+        const OUTSIDE: Fault = Fault("a record lies outside the segment's data");
+        let end = self.published();
+        let prefix = self.map.get(offset, 8).filter(|_| offset < end).ok_or(OUTSIDE)?;
+        let len = record::stated_len(prefix)?;
+        if offset.saturating_add(len as u64) > end {
+            return Err(OUTSIDE);
+        }
+        let bytes = self.map.get(offset, len).ok_or(OUTSIDE)?;
+        self.touched.first(in_memory(offset), || {
+            record::verify(bytes, self.salt, offset).map(|_plain| ())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Bytes of the file that a slice handed out earlier covers.
+    pub(crate) fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let end = offset.checked_add(len as u64)?;
+        if end > self.published() {
+            return None;
+        }
+        self.map.get(offset, len)
+    }
+
+    /// Tells the kernel that exactly this range will be read.
+    pub(crate) fn will_need(&self, offset: u64, len: u64) {
+        self.map.will_need(offset, usize::try_from(len).unwrap_or(usize::MAX));
+    }
+}
+
+/// Where a trailer keeps its check.
+const TRAILER_CHECK_AT: usize = 12;
+
+/// A length of a mapped file, which fits the address space.
+fn in_memory(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// The error for a file of another format version.
+pub(crate) fn version_error(path: &Path, found: u32) -> Error {
+    Error::new(
+        ErrorKind::Version,
+        format!(
+            "{} is of format version {found}, and this memlog reads version {VERSION}: \
+             open it with the memlog that wrote it",
+            path.display()
+        ),
+    )
+}

@@ -1,0 +1,97 @@
+//! Walking the frames of a log segment, and hunting for frames behind a hole.
+
+use crate::format::codec::u64_at;
+use crate::format::frame::{self, FrameAgent, FrameHeader};
+use crate::format::record::{self, Record};
+use crate::format::{ALIGN, Fault};
+
+/// What is needed to read the frames of a segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Frames<'a> {
+    /// The file from its start.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) salt: u64,
+    pub(crate) base: u64,
+}
+
+/// A whole frame, verified.
+pub(crate) struct Frame<'a> {
+    pub(crate) header: FrameHeader,
+    pub(crate) offset: usize,
+    pub(crate) agents: Vec<FrameAgent<'a>>,
+    pub(crate) head: &'a [u8],
+    pub(crate) body: &'a [u8],
+}
+
+/// A record and where it lies.
+pub(crate) struct Placed<'a> {
+    /// Offset in the file.
+    pub(crate) offset: usize,
+    pub(crate) record: Record<'a>,
+}
+
+impl<'a> Frames<'a> {
+    /// The header of the frame at `offset`, and its agents.
+    pub(crate) fn header(
+        &self,
+        offset: usize,
+    ) -> Result<(FrameHeader, Vec<FrameAgent<'a>>), Fault> {
+        let bytes = self.bytes.get(offset..).ok_or(Fault("the segment ends here"))?;
+        let header = frame::decode_header(bytes, self.salt, self.base, offset as u64)?;
+        let agents = frame::agents(&header, bytes)?;
+        Ok((header, agents))
+    }
+
+    /// The whole frame at `offset`, every check verified.
+    pub(crate) fn frame(&self, offset: usize) -> Result<Frame<'a>, Fault> {
+        let (header, agents) = self.header(offset)?;
+        let bytes = self.bytes.get(offset..).ok_or(Fault("the segment ends here"))?;
+        let head = bytes.get(..header.header_len).ok_or(Fault("a frame is cut short"))?;
+        let body = bytes.get(header.header_len..header.len()).ok_or(Fault("a frame is cut short"))?;
+        let body_offset = (offset + header.header_len) as u64;
+        frame::verify_body(&header, body, self.salt, body_offset)?;
+        Ok(Frame { header, offset, agents, head, body })
+    }
+
+    /// The intact frame headers that begin at `from` or behind it, whatever lies between them.
+    pub(crate) fn headers_behind(self, from: usize) -> impl Iterator<Item = (usize, FrameHeader)> {
+        let mut at = from.next_multiple_of(ALIGN);
+        std::iter::from_fn(move || {
+            while at.saturating_add(frame::FRAME_LEN) <= self.bytes.len() {
+                let here = at;
+                at += ALIGN;
+                if u64_at(self.bytes, here + 8) != Some(self.salt) {
+                    continue;
+                }
+                if let Ok((header, _)) = self.header(here) {
+                    at = here + header.header_len;
+                    return Some((here, header));
+                }
+            }
+            None
+        })
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// The frame's records in order.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Result<Placed<'a>, Fault>> + use<'a> {
+        let (body, start) = (self.body, self.offset + self.header.header_len);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if at >= body.len() {
+                return None;
+            }
+            let here = at;
+            let placed = record::padded_len(body, here).and_then(|len| {
+                at = here + len;
+                let bytes = body.get(here..at).ok_or(Fault("a record is cut short"))?;
+                Ok(Placed { offset: start + here, record: record::decode(bytes)? })
+            });
+            if placed.is_err() {
+                at = body.len();
+            }
+            Some(placed)
+        })
+    }
+}

@@ -1,0 +1,396 @@
+//! The store: one directory, opened by one writing process.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::agent::{Agent, check_name};
+use crate::batch::Batch;
+use crate::catalog::names::{Named, Names, Way};
+use crate::commit::Engine;
+use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::format::record::Change;
+use crate::io::{Io, disk};
+use crate::options::Options;
+use crate::recovery::{self, RecoveryReport};
+use crate::types::{Durability, Lsn};
+use crate::verify;
+
+/// An open store. Cheap to clone, and used from many threads.
+///
+/// The last handle that is dropped, agents and views included, closes it; [`close`](Self::close)
+/// does it at once and tells of errors.
+///
+/// ```
+/// use memlog::{NewEntry, Store};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("mem");
+/// let store = Store::open(&path)?;
+/// let agent = store.agent("acme/support/t-7")?;
+/// agent.append(NewEntry::user("hello"))?;
+/// for entry in agent.view()?.latest(50) {
+///     println!("{}", entry?.text()?);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Store(Arc<Handle>);
+
+struct Handle {
+    engine: Arc<Engine>,
+    report: RecoveryReport,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Whoever wants to hear of errors closes by hand; what is lost here was never promised.
+        let _ = self.engine.close();
+    }
+}
+
+/// Figures of a store, for those who watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sealed segments.
+    pub segments: u64,
+    /// Files of unsealed segments: the active one, spares, and one that is being sealed.
+    pub unsealed_segments: u64,
+    /// Length of all segment files, in bytes. Holes in them take no disk.
+    pub disk_bytes: u64,
+    /// Bytes of frames and runs in sealed segments.
+    pub data_bytes: u64,
+    /// Bytes of footers of sealed segments.
+    pub footer_bytes: u64,
+    /// Entries in sealed segments, dead ones included.
+    pub sealed_entries: u64,
+    /// Bytes of frames in the active segment.
+    pub active_bytes: u64,
+    /// Bytes ordered and not yet on stable storage.
+    pub unsynced_bytes: u64,
+    /// Memory that resident agents take, in bytes; those of unsealed segments are counted roughly.
+    pub resident_bytes: u64,
+    /// The lsn at which the next batch goes.
+    pub next_lsn: Lsn,
+}
+
+impl Options {
+    /// Opens the store in `dir`, creating it if it is absent and that was not forbidden.
+    ///
+    /// # Errors
+    /// `NotAStore`, `InUse`, `Version`, `Damaged` (with what and where), `StaleManifest`,
+    /// `DiskFull`, `Io`.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.open_with(disk::system(), dir.as_ref())
+    }
+
+    /// Opens a store on a simulated disk.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    #[cfg(feature = "sim")]
+    pub fn open_on(&self, disk: &crate::sim::SimDisk, dir: impl AsRef<Path>) -> Result<Store> {
+        self.open_with(disk.io(), dir.as_ref())
+    }
+
+    /// Copies what can be read of the store in `from` into a new store in `to`, with or without its
+    /// manifest. `from` is not changed; `to` must be absent or empty.
+    ///
+    /// A batch is kept or lost whole. Entries lost keep their seq: reading one answers `Damaged`.
+    /// Names, seqs, times, kinds, redactions, state and policies are kept; revisions of state are
+    /// new.
+    ///
+    /// # Errors
+    /// `NotAStore` if there is nothing to repair in `from`; `InvalidInput` if `to` is not empty;
+    /// what writing to `to` met.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Options, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (from, to) = (dir.path().join("mem"), dir.path().join("mended"));
+    /// let store = Store::open(&from)?;
+    /// store.agent("a")?.append(NewEntry::user("hello"))?;
+    /// store.close()?;
+    /// let report = Options::new().repair(&from, &to)?;
+    /// assert!(report.damage.is_empty());
+    /// assert_eq!(Store::open(&to)?.agent("a")?.view()?.next_seq(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn repair(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RecoveryReport> {
+        crate::repair::repair(&disk::system(), self, from.as_ref(), to.as_ref())
+    }
+
+    /// Repairs on a simulated disk.
+    ///
+    /// # Errors
+    /// Those of [`repair`](Self::repair).
+    #[cfg(feature = "sim")]
+    pub fn repair_on(
+        &self,
+        disk: &crate::sim::SimDisk,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> Result<RecoveryReport> {
+        crate::repair::repair(&disk.io(), self, from.as_ref(), to.as_ref())
+    }
+
+    pub(crate) fn open_with(&self, io: Io, dir: &Path) -> Result<Store> {
+        let (engine, report) = if self.salvage {
+            recovery::salvage::open(io, dir, self, recovery::salvage::Keep::Records)?
+        } else {
+            recovery::open(io, dir, self)?
+        };
+        Ok(Store::from_parts(engine, report))
+    }
+}
+
+impl Store {
+    pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Store {
+        Store(Arc::new(Handle { engine, report }))
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+
+    pub(crate) fn max_payload(&self) -> usize {
+        usize::try_from(self.engine().options.max_payload).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn is_same(&self, other: &Store) -> bool {
+        Arc::ptr_eq(&self.0.engine, &other.0.engine)
+    }
+
+    /// Opens the store in `dir` with the default options, creating it if it is absent.
+    ///
+    /// # Errors
+    /// Those of [`Options::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(dir)
+    }
+
+    /// The handle of an agent, which need not exist. Checks the name, and touches no disk.
+    ///
+    /// # Errors
+    /// `InvalidInput` unless the name has 1 to 512 bytes.
+    pub fn agent(&self, name: &str) -> Result<Agent> {
+        Agent::new(self, name)
+    }
+
+    /// The agents whose names begin with `prefix`, in the order of their names: whoever exists as
+    /// of now, with entries, empty, or with state only.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// for name in ["acme/b", "acme/a", "other"] {
+    ///     store.agent(name)?.append(NewEntry::user("hi"))?;
+    /// }
+    /// let names: Vec<_> = store.agents("acme/").map(|a| a.unwrap().name().to_owned()).collect();
+    /// assert_eq!(names, ["acme/a", "acme/b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn agents(
+        &self,
+        prefix: &str,
+    ) -> impl DoubleEndedIterator<Item = Result<Agent>> + FusedIterator + Send + use<> {
+        Agents::new(self, prefix)
+    }
+
+    /// An empty batch.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self)
+    }
+
+    /// Forgets every agent whose name begins with `prefix`, which must end in `/`: one durable
+    /// record, however many they are. Names under it may be used again at once.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the prefix is empty, longer than 512 bytes or does not end in `/`;
+    /// otherwise those of [`Batch::commit`].
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// store.agent("acme/a")?.append(NewEntry::user("hi"))?;
+    /// store.forget_prefix("acme/")?;
+    /// assert_eq!(store.agents("").count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forget_prefix(&self, prefix: &str) -> Result<Lsn> {
+        check_name(prefix)?;
+        if !prefix.ends_with('/') {
+            let message = format!("a prefix to forget ends in '/', and {prefix:?} does not");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let engine = self.engine();
+        let mut batch = engine.scratch();
+        batch.push(0, &Change::ForgetPrefix { prefix });
+        batch.prefix = Some(prefix.into());
+        let ordered = engine.order(&mut batch, Durability::Sync);
+        engine.give_back(batch);
+        let ordered = ordered?;
+        engine.wait(ordered.end, ordered.durability)?;
+        Ok(ordered.lsn)
+    }
+
+    /// Takes everything committed so far, at whatever durability, to stable storage.
+    ///
+    /// # Errors
+    /// `Indeterminate` if a write or sync fails, or has; `Closed`.
+    pub fn sync(&self) -> Result<()> {
+        self.engine().sync()
+    }
+
+    /// Reads the whole store and verifies every checksum, and that indexes and data agree. Gives
+    /// every damage found; an empty list means that all is well.
+    ///
+    /// # Errors
+    /// Only what keeps it from reading at all.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = memlog::Store::open(dir.path().join("mem"))?;
+    /// assert!(store.verify()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn verify(&self) -> Result<Vec<Damage>> {
+        self.engine().check_open()?;
+        let mut damage = verify::verify(self.engine());
+        if self.engine().options.salvage {
+            damage.extend(self.0.report.damage.iter().cloned());
+        }
+        Ok(damage)
+    }
+
+    /// Figures of the store as of now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let engine = self.engine();
+        let set = engine.catalog.segments();
+        let mut stats = Stats {
+            segments: set.sealed.len() as u64,
+            unsynced_bytes: engine.unsynced(),
+            resident_bytes: engine.catalog.resident_bytes() as u64,
+            ..Stats::default()
+        };
+        for segment in &set.sealed {
+            stats.disk_bytes += segment.capacity;
+            if let Some(trailer) = segment.trailer() {
+                stats.data_bytes += trailer.facts.data_end;
+                stats.footer_bytes += trailer.footer_len();
+                stats.sealed_entries += trailer.entries;
+            }
+        }
+        let order = engine.order.lock();
+        stats.active_bytes = order.tail;
+        stats.next_lsn = Lsn(order.end());
+        let sealing = order.sealing.as_ref().map(|job| &job.file);
+        for file in order.spares.iter().chain(sealing).chain([&order.active]) {
+            if engine.writing.is_some() {
+                stats.unsealed_segments += 1;
+                stats.disk_bytes += file.segment.capacity;
+            }
+        }
+        stats
+    }
+
+    /// What recovery found and did when the store was opened.
+    #[must_use]
+    pub fn recovery_report(&self) -> &RecoveryReport {
+        &self.0.report
+    }
+
+    /// Changes whenever the store is opened for writing. A seq or revision that was acknowledged
+    /// below [`Durability::Sync`] is only good for the incarnation that it was got in: a crash may
+    /// lose it, and the seq is then given again.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.engine().incarnation
+    }
+
+    /// Closes the store: everything committed goes to stable storage, and the next opening is quick.
+    /// Clones, agents and batches then answer `Closed`; views that are open go on.
+    ///
+    /// # Errors
+    /// What kept the last batches from stable storage. The store is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.engine().close()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.engine().dir).finish_non_exhaustive()
+    }
+}
+
+/// The agents under a prefix, from both ends.
+struct Agents {
+    store: Store,
+    /// `None`: it ended, or failed and has said so.
+    names: Option<Result<Names>>,
+}
+
+impl Agents {
+    fn new(store: &Store, prefix: &str) -> Self {
+        let engine = store.engine();
+        let names = engine.check_open().and_then(|()| {
+            // What runs ahead of the footers first: what is sealed in between is seen twice then,
+            // and not missed.
+            let ahead = engine.catalog.ahead_of_footers(engine.progress());
+            Names::new(&engine.catalog.segments(), prefix, ahead)
+        });
+        Agents { store: store.clone(), names: Some(names) }
+    }
+
+    fn step(&mut self, way: Way) -> Option<Result<Agent>> {
+        let engine = Arc::clone(self.store.engine());
+        let durable = engine.log.durable();
+        loop {
+            let stepped = match self.names.as_mut()? {
+                Ok(names) => names.step(way),
+                Err(error) => Err(error.clone()),
+            };
+            match stepped {
+                Ok(Some(Named { name, life })) => {
+                    let dead = life.is_some_and(|life| {
+                        let forgotten = engine.catalog.forgotten_since(&name, life);
+                        forgotten.is_some_and(|lsn| lsn < durable)
+                    });
+                    if !dead {
+                        return Some(Ok(Agent::known(&self.store, &name)));
+                    }
+                }
+                Ok(None) => {
+                    self.names = None;
+                    return None;
+                }
+                Err(error) => {
+                    self.names = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Agents {
+    type Item = Result<Agent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(Way::Forward)
+    }
+}
+
+impl DoubleEndedIterator for Agents {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(Way::Backward)
+    }
+}
+
+impl FusedIterator for Agents {}

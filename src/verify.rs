@@ -1,0 +1,150 @@
+//! Verification: every byte that a checksum covers is read again, whatever was verified before, and
+//! footers are held against the frames they stand for.
+
+use std::sync::Arc;
+
+use crate::catalog::name_seed;
+use crate::commit::Engine;
+use crate::commit::seal::AgentAtEnd;
+use crate::error::{Damage, Error};
+use crate::format::Fault;
+use crate::format::footer;
+use crate::format::touched::Touched;
+use crate::recovery::replay::Replay;
+use crate::segment::Segment;
+use crate::segment::writer::FIRST_FRAME;
+
+/// Reads everything; gives the damage found.
+pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
+    let mut found = Found(Vec::new());
+    let set = engine.catalog.segments();
+    let unsealed: Vec<(Arc<Segment>, u64)> = {
+        let order = engine.order.lock();
+        let sealing = order.sealing.as_ref().map(|job| job.file.segment.clone());
+        let files = sealing.into_iter().chain([Arc::clone(&order.active.segment)]);
+        files.map(|segment| (Arc::clone(&segment), segment.published())).collect()
+    };
+    for segment in &set.sealed {
+        check_sealed(engine, segment, &mut found);
+    }
+    if engine.writing.is_some() {
+        for (segment, end) in unsealed.iter().filter(|(s, _)| s.trailer().is_none()) {
+            check_frames(engine, segment, *end, &mut found);
+        }
+    }
+    found.0
+}
+
+struct Found(Vec<Damage>);
+
+impl Found {
+    fn error(&mut self, error: &Error) {
+        self.0.extend(error.damage().cloned());
+    }
+
+    fn fault(&mut self, segment: &Segment, offset: u64, Fault(reason): Fault) {
+        self.error(&segment.damage(offset, reason));
+    }
+}
+
+fn check_sealed(engine: &Engine, segment: &Arc<Segment>, found: &mut Found) {
+    let Some(trailer) = segment.trailer() else { return };
+    let replay = check_frames(engine, segment, trailer.facts.data_end, found);
+    if segment.has_own_footer()
+        && let Err(error) = segment.reread_footer()
+    {
+        found.error(&error);
+        return;
+    }
+    let whole = replay.map(|replay| replay.at_end());
+    if let Err(fault) = check_footer(segment, whole) {
+        found.fault(segment, trailer.footer_at, fault);
+    }
+}
+
+/// Whether every structure of a segment's footer is whole.
+pub(crate) fn footer_is_sound(segment: &Segment) -> bool {
+    check_footer(segment, None).is_ok()
+}
+
+/// Verifies header and frames; gives what a footer is to say, if all of them are whole.
+fn check_frames(
+    engine: &Engine,
+    segment: &Arc<Segment>,
+    end: u64,
+    found: &mut Found,
+) -> Option<Replay> {
+    if let Err(error) = segment.header() {
+        found.error(&error);
+    }
+    let end = usize::try_from(end).unwrap_or(usize::MAX);
+    let mut replay = Replay::new(Arc::clone(segment), name_seed(engine.store));
+    let frames = segment.published_frames();
+    let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
+    let mut whole = true;
+    while at < end {
+        let applied = frames.frame(at).and_then(|frame| {
+            replay.apply(&frame)?;
+            Ok(frame.header.len())
+        });
+        match applied {
+            Ok(len) => at = at.saturating_add(len),
+            Err(Fault(reason)) => {
+                whole = false;
+                let mut error = segment.damage(at as u64, reason);
+                if let Ok((_, agents)) = frames.header(at) {
+                    error = agents.iter().fold(error, |e, agent| e.touching(agent.name));
+                }
+                found.error(&error);
+                let behind = frames.headers_behind(at.saturating_add(8)).next();
+                at = behind.map_or(end, |(next, _)| next);
+            }
+        }
+    }
+    whole.then_some(replay)
+}
+
+/// Verifies every structure of a footer, and holds it against what the frames say.
+fn check_footer(segment: &Segment, expected: Option<Vec<AgentAtEnd>>) -> Result<(), Fault> {
+    let Some(Ok(footer)) = segment.footer() else {
+        return Err(Fault("the footer cannot be read"));
+    };
+    let len = usize::try_from(footer.trailer().footer_len()).unwrap_or(0);
+    let touched = Touched::new(len, footer::GRANULE);
+    let footer = footer.with_touched(&touched);
+    footer.check_filter()?;
+    let mut agents = 0u64;
+    let mut position = footer.first();
+    while let Some((name, block)) = footer.entry(position)? {
+        let block = footer.block_at(block)?;
+        if block.name() != name {
+            return Err(Fault("the directory leads to the block of another agent"));
+        }
+        agents += 1;
+        position = footer.next(position)?;
+    }
+    for line in footer.prefixes()? {
+        line?;
+    }
+    if agents != footer.trailer().agents {
+        return Err(Fault("the directory and the trailer count different agents"));
+    }
+    let Some(expected) = expected else { return Ok(()) };
+    if agents != expected.len() as u64 {
+        return Err(Fault("the footer and the frames tell of different agents"));
+    }
+    for agent in expected {
+        if !footer.may_contain(agent.hash)? {
+            return Err(Fault("the filter lacks an agent"));
+        }
+        let Some((_, block)) = footer.find(&agent.name)? else {
+            return Err(Fault("the directory lacks an agent"));
+        };
+        let spots = agent.part.as_ref().map(|part| part.spots()).unwrap_or_default();
+        let listed = (0..block.count()).map(|i| block.offset(i).unwrap_or(0));
+        if block.head() != agent.head || !listed.eq(spots) {
+            return Err(Fault("a footer's block and the frames disagree"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,461 @@
+//! Views: consistent reads of one agent at one moment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::agent::{Agent, Usage};
+use crate::batch::millis;
+use crate::catalog::base::Base;
+use crate::catalog::part::{Spot, StateSlot};
+use crate::catalog::version::Version;
+use crate::entry::{Entry, StateValue};
+use crate::error::{Damage, Error, Result};
+use crate::retention::{Timeline, floor_under};
+use crate::segment::Segment;
+use crate::types::Retention;
+
+/// A consistent point-in-time view of one agent.
+///
+/// It fixes position, time and segments: later appends, truncation, redaction, forgetting and
+/// expiry do not disturb it. Cheap to clone. While it lives, it pins the segments it reads.
+#[derive(Clone)]
+pub struct View {
+    agent: Agent,
+    version: Version,
+    base: Arc<Base>,
+    floor: u64,
+    /// The engine's now when it was opened.
+    time: u64,
+}
+
+impl View {
+    pub(crate) fn open(agent: &Agent) -> Result<View> {
+        let engine = agent.store.engine();
+        engine.check_open()?;
+        let resident = agent.resident();
+        loop {
+            engine.settle(&resident).map_err(|e| e.for_agent(&agent.name))?;
+            let head = {
+                let slot = resident.lock();
+                let version = slot.settled();
+                let base = slot.base().filter(|base| base.life == version.head.life);
+                if let Some(base) = base {
+                    let (version, base) = (version.clone(), Arc::clone(base));
+                    drop(slot);
+                    return View::assemble(agent, version, base);
+                }
+                if version.head.life == 0 {
+                    let version = version.clone();
+                    drop(slot);
+                    return View::assemble(agent, version, Arc::new(Base::empty(0, 0)));
+                }
+                version.head
+            };
+            let loaded = engine.catalog.learn_base(&resident, &head);
+            loaded.map_err(|e| e.for_agent(&agent.name))?;
+        }
+    }
+
+    fn assemble(agent: &Agent, mut version: Version, base: Arc<Base>) -> Result<View> {
+        // Where a footer stands for a part already, the base has it.
+        version.drop_sealed(base.generation);
+        let engine = agent.store.engine();
+        let floor = version.head.floor;
+        let mut view = View { agent: agent.clone(), version, base, floor, time: engine.now() };
+        let policy = view.policy().unwrap_or(engine.options.retention);
+        if policy != Retention::new() {
+            view.floor = floor_under(&policy, &view)?;
+        }
+        Ok(view)
+    }
+
+    /// The policy of the agent's own.
+    pub(crate) fn policy(&self) -> Option<Retention> {
+        let changed = self.version.parts().find_map(|part| part.policy());
+        changed.unwrap_or(self.base.policy)
+    }
+
+    /// The head's flags and life, for those who copy the agent elsewhere.
+    pub(crate) fn head(&self) -> &crate::format::head::Head {
+        &self.version.head
+    }
+
+    /// The agent that it is a view of.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The lowest live seq; [`next_seq`](Self::next_seq) if the timeline is empty.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The seq that the next entry gets: 1 for an agent that is absent or was forgotten.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.version.head.next
+    }
+
+    /// All entries, oldest first.
+    ///
+    /// Like every iterator here it ends after an error, which carries the seq, so that
+    /// `range(seq + 1..)` goes on behind it. A store opened with
+    /// [`salvage`](crate::Options::salvage) goes on by itself.
+    #[must_use]
+    pub fn iter(&self) -> Entries<'_> {
+        self.range(..)
+    }
+
+    /// The latest `n` entries, oldest first; `.rev()` gives the newest first.
+    #[must_use]
+    pub fn latest(&self, n: usize) -> Entries<'_> {
+        let from = self.next_seq().saturating_sub(n as u64).max(self.floor);
+        Entries::new(self, from, self.next_seq())
+    }
+
+    /// The entries with seqs in `range`, clamped to those there are.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("mem"))?;
+    /// # let agent = store.agent("a")?;
+    /// for i in 1..=30 {
+    ///     agent.append(NewEntry::user(&i.to_string()))?;
+    /// }
+    /// let view = agent.view()?;
+    /// let texts: Vec<_> = view.range(10..=12).map(|e| e.unwrap().seq()).collect();
+    /// assert_eq!(texts, [10, 11, 12]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn range(&self, range: impl RangeBounds<u64>) -> Entries<'_> {
+        let from = match range.start_bound() {
+            Bound::Included(seq) => *seq,
+            Bound::Excluded(seq) => seq.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(seq) => seq.saturating_add(1),
+            Bound::Excluded(seq) => *seq,
+            Bound::Unbounded => u64::MAX,
+        };
+        Entries::new(self, from.max(self.floor), to.min(self.next_seq()))
+    }
+
+    /// The entries from the first one with `at >= time` on. Later ones may be older: a timeline is
+    /// ordered by seq, whatever the clocks said.
+    #[must_use]
+    pub fn since(&self, time: SystemTime) -> Entries<'_> {
+        // Before 1970 is before everything.
+        let time = millis(time).unwrap_or(0);
+        match self.find_since(time) {
+            Ok(from) => Entries::new(self, from, self.next_seq()),
+            Err(error) => Entries { failed: Some(error), ..Entries::new(self, 1, 1) },
+        }
+    }
+
+    /// The entry with this seq; `None` outside of floor..next.
+    ///
+    /// # Errors
+    /// `Damaged` if it cannot be read.
+    pub fn get(&self, seq: u64) -> Result<Option<Entry<'_>>> {
+        if seq < self.floor || seq >= self.next_seq() {
+            return Ok(None);
+        }
+        self.entry(seq).map(Some)
+    }
+
+    /// The value of a key of the agent's state; `None` if it is absent.
+    ///
+    /// # Errors
+    /// `Damaged` if it cannot be read.
+    ///
+    /// ```
+    /// use memlog::Store;
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// store.batch().set(&agent, "goal", "refund").commit()?;
+    /// let goal = agent.view()?.state("goal")?.unwrap();
+    /// assert_eq!(&goal.value()[..], b"refund");
+    /// // Compare and set: fails with `Conflict` if somebody else was faster.
+    /// store
+    ///     .batch()
+    ///     .expect_revision(&agent, "goal", Some(goal.revision()))
+    ///     .set(&agent, "goal", "done")
+    ///     .commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn state(&self, key: &str) -> Result<Option<StateValue>> {
+        for part in self.version.parts() {
+            if let Some(slot) = part.state(key, self.version.lsn) {
+                return self.value(&part.segment, slot, key).transpose();
+            }
+        }
+        match self.base.state.get(key) {
+            Some(found) => self.value(&found.segment, found.slot, key).transpose(),
+            None => Ok(None),
+        }
+    }
+
+    /// The keys that begin with `prefix` and their values, in the order of the keys.
+    pub fn states(
+        &self,
+        prefix: &str,
+    ) -> impl DoubleEndedIterator<Item = Result<StateValue>> + FusedIterator + Send + use<'_> {
+        let mut found: BTreeMap<Box<str>, (Arc<Segment>, StateSlot)> = BTreeMap::new();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        for (key, value) in self.base.state.range::<str, _>(from) {
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.insert(key.clone(), (Arc::clone(&value.segment), value.slot));
+        }
+        let parts: Vec<_> = self.version.parts().collect();
+        for part in parts.into_iter().rev() {
+            part.states(prefix, self.version.lsn, |key, slot| {
+                found.insert(key.into(), (Arc::clone(&part.segment), slot));
+            });
+        }
+        found
+            .into_iter()
+            .filter_map(move |(key, (segment, slot))| self.value(&segment, slot, &key))
+    }
+
+    fn value(&self, segment: &Arc<Segment>, slot: StateSlot, key: &str) -> Option<Result<StateValue>> {
+        let offset = slot.spot.offset()?;
+        let value = StateValue::read(segment, offset, key, slot.revision);
+        Some(value.map_err(|e| e.with_agent(&self.agent.name)))
+    }
+
+    fn find_since(&self, time: u64) -> Result<u64> {
+        for extent in self.base.extents.iter().filter(|e| e.end() > self.floor) {
+            if let Some(from) = extent.group_reaching(time)?
+                && let Some(seq) = self.scan_since(from, extent.end(), time)?
+            {
+                return Ok(seq);
+            }
+        }
+        let parts: Vec<_> = self.version.parts().collect();
+        for part in parts.into_iter().rev().filter(|p| p.end() > self.floor) {
+            if let Some(from) = part.group_reaching(time)
+                && let Some(seq) = self.scan_since(from, part.end(), time)?
+            {
+                return Ok(seq);
+            }
+        }
+        Ok(self.next_seq())
+    }
+
+    fn scan_since(&self, from: u64, to: u64, time: u64) -> Result<Option<u64>> {
+        for seq in from.max(self.floor)..to.min(self.next_seq()) {
+            match self.entry(seq) {
+                Ok(entry) if entry.at_ms() >= time => return Ok(Some(seq)),
+                Ok(_) => {}
+                Err(_) if self.is_lenient() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pieces of the timeline, newest first: see [`Timeline::pieces`].
+    fn stretches(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let parts = self.version.parts().map(|p| (p.first, p.end(), p.bytes));
+        parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes)))
+    }
+
+    /// Where the entry lies. `None` if no segment has it.
+    #[inline]
+    fn locate(&self, seq: u64) -> Option<(&Arc<Segment>, Spot)> {
+        for part in self.version.parts() {
+            if let Some(spot) = part.spot(seq) {
+                return Some((&part.segment, spot));
+            }
+        }
+        let extents = &self.base.extents;
+        let behind = extents.partition_point(|extent| extent.first <= seq);
+        let extent = extents.get(behind.checked_sub(1)?)?;
+        extent.spot(seq).map(|spot| (&extent.segment, spot))
+    }
+
+    /// The entry with a seq that there is.
+    #[inline]
+    pub(crate) fn entry(&self, seq: u64) -> Result<Entry<'_>> {
+        let outcome = match self.locate(seq) {
+            Some((segment, spot)) => match spot.offset() {
+                Some(offset) => Entry::read(segment, offset, seq),
+                None => Err(segment.damage(0, "the entry was lost")),
+            },
+            None => Err(self.missing()),
+        };
+        match outcome {
+            Ok(mut entry) => {
+                if self.is_redacted(seq) || entry.expires_ms().is_some_and(|t| t <= self.time) {
+                    entry.hide();
+                }
+                Ok(entry)
+            }
+            Err(error) => Err(error.with_agent(&self.agent.name).with_seq(seq)),
+        }
+    }
+
+    fn missing(&self) -> Error {
+        let dir = &self.agent.store.engine().dir;
+        Error::damaged(Damage::new(dir, 0, "no segment holds the entry"))
+    }
+
+    fn is_redacted(&self, seq: u64) -> bool {
+        use crate::format::head::Head;
+        self.version.head.flags & Head::REDACTED != 0
+            && (self.base.redacted.binary_search(&seq).is_ok()
+                || self.version.parts().any(|p| p.redacted().binary_search(&seq).is_ok()))
+    }
+
+    fn is_lenient(&self) -> bool {
+        self.agent.store.engine().options.salvage
+    }
+
+    /// What the agent has stored.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let mut usage =
+            Usage { entries: self.next_seq().saturating_sub(self.floor), ..Usage::default() };
+        let mut all = 0u64;
+        for (first, end, bytes) in self.stretches() {
+            all = all.saturating_add(bytes);
+            if first >= self.floor {
+                usage.live_bytes = usage.live_bytes.saturating_add(bytes);
+            } else if end > self.floor {
+                for seq in self.floor..end.min(self.next_seq()) {
+                    let len = self.entry(seq)?.stored_len();
+                    usage.live_bytes = usage.live_bytes.saturating_add(len);
+                }
+            }
+        }
+        for seq in self.redacted_seqs() {
+            let entry = self.entry(seq)?;
+            usage.live_bytes = usage.live_bytes.saturating_sub(entry.stored_len());
+        }
+        usage.dead_bytes = all.saturating_sub(usage.live_bytes);
+        Ok(usage)
+    }
+
+    fn redacted_seqs(&self) -> Vec<u64> {
+        let parts = self.version.parts().flat_map(|part| part.redacted().iter());
+        let all = self.base.redacted.iter().chain(parts);
+        let mut seqs: Vec<u64> =
+            all.copied().filter(|seq| (self.floor..self.next_seq()).contains(seq)).collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        seqs
+    }
+}
+
+impl Timeline for View {
+    fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    fn next(&self) -> u64 {
+        self.next_seq()
+    }
+
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn first_since(&self, time: u64) -> Result<u64> {
+        self.find_since(time)
+    }
+
+    fn pieces(&self) -> Vec<(u64, u64, u64)> {
+        self.stretches().collect()
+    }
+
+    fn entry_bytes(&self, seq: u64) -> Result<u64> {
+        self.entry(seq).map(|entry| entry.stored_len())
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("agent", &self.agent.name)
+            .field("floor", &self.floor)
+            .field("next_seq", &self.next_seq())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Entries of a view, from both ends.
+#[must_use]
+pub struct Entries<'v> {
+    view: &'v View,
+    from: u64,
+    to: u64,
+    failed: Option<Error>,
+}
+
+impl<'v> Entries<'v> {
+    fn new(view: &'v View, from: u64, to: u64) -> Self {
+        Entries { view, from, to: to.max(from), failed: None }
+    }
+
+    fn read(&mut self, seq: u64) -> Result<Entry<'v>> {
+        let read = self.view.entry(seq);
+        if read.is_err() && !self.view.is_lenient() {
+            self.to = self.from;
+        }
+        read
+    }
+}
+
+impl<'v> Iterator for Entries<'v> {
+    type Item = Result<Entry<'v>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        if self.from >= self.to {
+            return None;
+        }
+        let seq = self.from;
+        self.from += 1;
+        Some(self.read(seq))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = usize::try_from(self.to - self.from).unwrap_or(usize::MAX);
+        (0, Some(left.saturating_add(1)))
+    }
+}
+
+impl DoubleEndedIterator for Entries<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        if self.from >= self.to {
+            return None;
+        }
+        self.to -= 1;
+        Some(self.read(self.to))
+    }
+}
+
+impl FusedIterator for Entries<'_> {}
+
+impl fmt::Debug for Entries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("from", &self.from).field("to", &self.to).finish()
+    }
+}
