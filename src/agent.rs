@@ -227,10 +227,7 @@ impl Agent {
     }
 
     /// Commits a batch of this agent alone; gives the seqs of its appends.
-    fn commit_one(
-        &self,
-        fill: impl FnOnce(&mut Prepared, usize),
-    ) -> Result<std::ops::Range<u64>> {
+    fn commit_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<std::ops::Range<u64>> {
         let engine = self.store.engine();
         let mut batch = engine.scratch();
         let agent = batch.agent(&self.name, self.hash);
@@ -239,9 +236,7 @@ impl Agent {
         let seqs = batch.agents.first().map_or(1..1, |a| a.seqs.clone());
         engine.give_back(batch);
         let ordered = ordered.map_err(|e| e.for_agent(&self.name))?;
-        engine
-            .wait(ordered.end, ordered.durability)
-            .map_err(|e| e.for_agent(&self.name))?;
+        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))?;
         Ok(seqs)
     }
 }

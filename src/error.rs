@@ -144,7 +144,9 @@ impl Error {
     pub(crate) fn damaged(damage: Damage) -> Self {
         let mut error = Error::new(
             ErrorKind::Damaged,
-            format!("damaged: {damage}; read what is left with Options::salvage, or copy it with repair"),
+            format!(
+                "damaged: {damage}; read what is left with Options::salvage, or copy it with repair"
+            ),
         );
         let inner = Arc::make_mut(&mut error.0);
         inner.agent = damage.agents.first().cloned();

@@ -75,7 +75,10 @@ impl ManifestFile {
 
     /// Replaces the manifest by what `change` makes of it: temp file, sync, rename, sync of the
     /// directory. The directory sync makes the names of new segments durable too.
-    pub(crate) fn replace(&self, change: impl FnOnce(&mut Manifest)) -> std::result::Result<(), Failure> {
+    pub(crate) fn replace(
+        &self,
+        change: impl FnOnce(&mut Manifest),
+    ) -> std::result::Result<(), Failure> {
         let mut current = self.current.lock();
         let mut next = current.clone();
         change(&mut next);
@@ -87,7 +90,11 @@ impl ManifestFile {
 }
 
 /// Puts a manifest in force.
-pub(crate) fn install(io: &Io, dir: &Path, manifest: &Manifest) -> std::result::Result<(), Failure> {
+pub(crate) fn install(
+    io: &Io,
+    dir: &Path,
+    manifest: &Manifest,
+) -> std::result::Result<(), Failure> {
     let (temp, path) = (dir.join(TEMP), dir.join(NAME));
     write_temp(io, dir, &temp, manifest).map_err(|e| {
         let _ = io.fs.remove(&temp);

@@ -21,12 +21,7 @@ use crate::view::View;
 const BATCH: usize = 1 << 20;
 
 /// Copies what can be read in `from` to a new store in `to`.
-pub(crate) fn repair(
-    io: &Io,
-    options: &Options,
-    from: &Path,
-    to: &Path,
-) -> Result<RecoveryReport> {
+pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Result<RecoveryReport> {
     let there = Files::look(io, to)?;
     if !there.is_nothing() || there.is_foreign() {
         let message = format!("{} is not empty: repair copies into a new store", to.display());
@@ -48,7 +43,8 @@ pub(crate) fn repair(
 /// Creates the new store. Its lsns begin behind those of the old one: lives are told by them.
 fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store> {
     let set = source.engine().catalog.segments();
-    let ends = set.sealed.iter().map(|segment| segment.end_lsn().max(segment.base + segment.capacity));
+    let ends =
+        set.sealed.iter().map(|segment| segment.end_lsn().max(segment.base + segment.capacity));
     let base = ends.max().unwrap_or(0).next_multiple_of(4096).saturating_add(4096);
     io.fs.create_dir(to).map_err(|e| Error::io("create", to, e))?;
     let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());

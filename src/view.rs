@@ -107,13 +107,11 @@ impl View {
     /// Like every iterator here it ends after an error, which carries the seq, so that
     /// `range(seq + 1..)` goes on behind it. A store opened with
     /// [`salvage`](crate::Options::salvage) goes on by itself.
-    #[must_use]
     pub fn iter(&self) -> Entries<'_> {
         self.range(..)
     }
 
     /// The latest `n` entries, oldest first; `.rev()` gives the newest first.
-    #[must_use]
     pub fn latest(&self, n: usize) -> Entries<'_> {
         let from = self.next_seq().saturating_sub(n as u64).max(self.floor);
         Entries::new(self, from, self.next_seq())
@@ -134,7 +132,6 @@ impl View {
     /// assert_eq!(texts, [10, 11, 12]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[must_use]
     pub fn range(&self, range: impl RangeBounds<u64>) -> Entries<'_> {
         let from = match range.start_bound() {
             Bound::Included(seq) => *seq,
@@ -151,7 +148,6 @@ impl View {
 
     /// The entries from the first one with `at >= time` on. Later ones may be older: a timeline is
     /// ordered by seq, whatever the clocks said.
-    #[must_use]
     pub fn since(&self, time: SystemTime) -> Entries<'_> {
         // Before 1970 is before everything.
         let time = millis(time).unwrap_or(0);
@@ -224,12 +220,15 @@ impl View {
                 found.insert(key.into(), (Arc::clone(&part.segment), slot));
             });
         }
-        found
-            .into_iter()
-            .filter_map(move |(key, (segment, slot))| self.value(&segment, slot, &key))
+        found.into_iter().filter_map(move |(key, (segment, slot))| self.value(&segment, slot, &key))
     }
 
-    fn value(&self, segment: &Arc<Segment>, slot: StateSlot, key: &str) -> Option<Result<StateValue>> {
+    fn value(
+        &self,
+        segment: &Arc<Segment>,
+        slot: StateSlot,
+        key: &str,
+    ) -> Option<Result<StateValue>> {
         let offset = slot.spot.offset()?;
         let value = StateValue::read(segment, offset, key, slot.revision);
         Some(value.map_err(|e| e.with_agent(&self.agent.name)))

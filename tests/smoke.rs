@@ -35,7 +35,10 @@ fn seals_many_segments() {
     }
     for a in 0..100 {
         let view = store.agent(&format!("t/{a}")).unwrap().view().unwrap();
-        assert_eq!(view.iter().map(|e| e.unwrap().seq()).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+        assert_eq!(
+            view.iter().map(|e| e.unwrap().seq()).collect::<Vec<_>>(),
+            (1..=200).collect::<Vec<_>>()
+        );
     }
     println!("{:?}", store.stats());
     assert!(store.verify().unwrap().is_empty());
@@ -44,7 +47,10 @@ fn seals_many_segments() {
     println!("{:?} {:?}", store.stats(), store.recovery_report());
     for a in 0..100 {
         let view = store.agent(&format!("t/{a}")).unwrap().view().unwrap();
-        assert_eq!(view.iter().map(|e| e.unwrap().seq()).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+        assert_eq!(
+            view.iter().map(|e| e.unwrap().seq()).collect::<Vec<_>>(),
+            (1..=200).collect::<Vec<_>>()
+        );
     }
     std::mem::forget(store);
 }

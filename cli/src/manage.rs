@@ -68,10 +68,14 @@ fn told(globals: &Globals, what: &str, agents: u64, entries: Option<u64>) -> Res
 #[derive(Serialize)]
 struct StatsRow {
     segments: u64,
-    live_bytes: u64,
-    dead_bytes: u64,
-    pinned_bytes: u64,
+    unsealed_segments: u64,
+    disk_bytes: u64,
+    data_bytes: u64,
+    footer_bytes: u64,
+    active_bytes: u64,
+    sealed_entries: u64,
     resident_bytes: u64,
+    next_lsn: u64,
     incarnation: u64,
     recovery: RecoveryRow,
 }
@@ -81,9 +85,13 @@ pub(crate) fn stats(globals: &Globals) -> Result<(), Failure> {
     let stats = store.stats();
     let row = StatsRow {
         segments: stats.segments,
-        live_bytes: stats.live_bytes,
-        dead_bytes: stats.dead_bytes,
-        pinned_bytes: stats.pinned_bytes,
+        unsealed_segments: stats.unsealed_segments,
+        disk_bytes: stats.disk_bytes,
+        data_bytes: stats.data_bytes,
+        footer_bytes: stats.footer_bytes,
+        active_bytes: stats.active_bytes,
+        sealed_entries: stats.sealed_entries,
+        next_lsn: stats.next_lsn.0,
         resident_bytes: stats.resident_bytes,
         incarnation: store.incarnation(),
         recovery: RecoveryRow::of(store.recovery_report()),
@@ -92,13 +100,18 @@ pub(crate) fn stats(globals: &Globals) -> Result<(), Failure> {
         return output::json_answer(&row);
     }
     output::text_answer(&format!(
-        "segments     {}\nlive         {}\ndead         {}\npinned       {} (held by open \
-         views)\nin memory    {} (agents in use)\nincarnation  {}\nopening      {}\n",
+        "segments     {} sealed, {} not\nfiles        {}\nframes       {} sealed, {} active\n\
+         footers      {}\nentries      {} in sealed segments\nin memory    {} (agents in use)\n\
+         next lsn     {}\nincarnation  {}\nopening      {}\n",
         count(row.segments),
-        output::bytes(row.live_bytes),
-        output::bytes(row.dead_bytes),
-        output::bytes(row.pinned_bytes),
+        count(row.unsealed_segments),
+        output::bytes(row.disk_bytes),
+        output::bytes(row.data_bytes),
+        output::bytes(row.active_bytes),
+        output::bytes(row.footer_bytes),
+        count(row.sealed_entries),
         output::bytes(row.resident_bytes),
+        row.next_lsn,
         row.incarnation,
         row.recovery.sentence(),
     ))
@@ -207,9 +220,9 @@ pub(crate) fn verify(globals: &Globals) -> Result<(), Failure> {
     } else if damage.is_empty() {
         let stats = store.stats();
         output::text_answer(&format!(
-            "no damage: {} live in {}\n",
-            output::bytes(stats.live_bytes),
-            plural(stats.segments, "segment", "segments")
+            "no damage: {} in {}\n",
+            output::bytes(stats.data_bytes + stats.active_bytes),
+            plural(stats.segments + 1, "segment", "segments")
         ))?;
     } else {
         output::text_answer(&list_damage(&damage))?;

@@ -41,7 +41,6 @@ struct Shard {
     agents: HashMap<Key, Arc<Resident>, BuildHasherDefault<Passed>>,
     /// The same agents in the order of the eviction clock.
     clock: VecDeque<Arc<Resident>>,
-    charged: usize,
 }
 
 /// A name with its hash.
@@ -108,12 +107,6 @@ impl Catalog {
         shard.agents.insert(key, Arc::clone(&resident));
         shard.clock.push_back(Arc::clone(&resident));
         resident
-    }
-
-    /// The agent of this name, if it is resident.
-    pub(crate) fn peek(&self, name: &Arc<str>, hash: u64) -> Option<Arc<Resident>> {
-        let key = Key { hash, name: Arc::clone(name) };
-        self.shard(hash).lock().agents.get(&key).cloned()
     }
 
     /// Calls `each` with every resident agent.

@@ -107,7 +107,10 @@ impl Names {
             }
             Way::Backward => {
                 let laid = match &self.high {
-                    Some(high) => self.overlay.range::<str, _>((Unbounded, Excluded(high.as_str()))).next_back(),
+                    Some(high) => self
+                        .overlay
+                        .range::<str, _>((Unbounded, Excluded(high.as_str())))
+                        .next_back(),
                     None => {
                         let prefix = self.prefix.as_str();
                         let all = self.overlay.range::<str, _>((Included(prefix), Unbounded));
@@ -132,8 +135,7 @@ impl Names {
             let Some(footer) = segment.footer() else { continue };
             let footer = footer?;
             if life.is_none() {
-                let block =
-                    footer.block_at(block).map_err(|fault| segment.footer_damage(fault))?;
+                let block = footer.block_at(block).map_err(|fault| segment.footer_damage(fault))?;
                 life = Some(block.head().life);
             }
             source

@@ -122,7 +122,9 @@ impl Part {
             slot.store(spot.0, Ordering::Relaxed);
         }
         let before = match index.checked_sub(1) {
-            Some(last) => positions.maxima.get(last / GROUP).map_or(0, |m| m.load(Ordering::Relaxed)),
+            Some(last) => {
+                positions.maxima.get(last / GROUP).map_or(0, |m| m.load(Ordering::Relaxed))
+            }
             None => 0,
         };
         if let Some(slot) = positions.maxima.get(index / GROUP) {
@@ -199,11 +201,6 @@ impl Part {
                 each(key, *slot);
             }
         }
-    }
-
-    /// True if any key was changed here.
-    pub(crate) fn has_state(&self) -> bool {
-        self.state.is_some()
     }
 
     /// Notes that an entry was redacted.

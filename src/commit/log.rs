@@ -259,7 +259,12 @@ impl Log {
     }
 
     /// Whether a batch has got where it wanted to; if not, `waker` is woken when it has.
-    pub(crate) fn poll(&self, end: u64, durability: Durability, waker: &Waker) -> Option<Result<()>> {
+    pub(crate) fn poll(
+        &self,
+        end: u64,
+        durability: Durability,
+        waker: &Waker,
+    ) -> Option<Result<()>> {
         let mut flushing = self.flushing.lock();
         if self.progress().reached(end, durability) {
             return Some(Ok(()));

@@ -139,7 +139,8 @@ impl Engine {
     pub(crate) fn give_back(&self, mut batch: Prepared) {
         let mut scratch = self.scratch.lock();
         if scratch.len() < SCRATCH {
-            let (header, body) = (std::mem::take(&mut batch.header), std::mem::take(&mut batch.body));
+            let (header, body) =
+                (std::mem::take(&mut batch.header), std::mem::take(&mut batch.body));
             batch.reset(header.into_buffer(), body);
             scratch.push(batch);
         }

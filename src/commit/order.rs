@@ -196,7 +196,11 @@ impl Queue for Engine {
 
 impl Engine {
     /// Tries to give the batch its place. On `Ordered` the batch is emptied but for its agents.
-    pub(crate) fn try_order(&self, batch: &mut Prepared, durability: Durability) -> Result<Attempt> {
+    pub(crate) fn try_order(
+        &self,
+        batch: &mut Prepared,
+        durability: Durability,
+    ) -> Result<Attempt> {
         let time = self.now();
         let mut guard = self.order.lock();
         let order = &mut *guard;
@@ -264,7 +268,8 @@ impl Engine {
         if let Some(expected) = agent.expect_next
             && expected != latest.head.next
         {
-            let error = conflict(format!("the next seq is {} and not {expected}", latest.head.next));
+            let error =
+                conflict(format!("the next seq is {} and not {expected}", latest.head.next));
             return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
         }
         for expected in batch.revisions.iter().filter(|r| r.agent == index) {
@@ -286,7 +291,13 @@ impl Engine {
     }
 
     /// Gives the batch its place, its seqs and its lsn, and queues it.
-    fn place(&self, order: &mut Order, batch: &mut Prepared, raised: Durability, time: u64) -> Ordered {
+    fn place(
+        &self,
+        order: &mut Order,
+        batch: &mut Prepared,
+        raised: Durability,
+        time: u64,
+    ) -> Ordered {
         let segment = Arc::clone(&order.active.segment);
         let lsn = order.end();
         let body_at = order.tail + batch.header.len() as u64;

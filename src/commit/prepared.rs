@@ -94,9 +94,8 @@ impl Prepared {
 
     /// The number of this agent in the batch.
     pub(crate) fn agent(&mut self, name: &Arc<str>, hash: u64) -> usize {
-        let known = |a: &PreparedAgent| {
-            a.hash == hash && (Arc::ptr_eq(&a.name, name) || *a.name == **name)
-        };
+        let known =
+            |a: &PreparedAgent| a.hash == hash && (Arc::ptr_eq(&a.name, name) || *a.name == **name);
         if let Some(index) = self.agents.iter().rposition(known) {
             return index;
         }

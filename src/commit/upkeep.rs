@@ -228,7 +228,9 @@ impl Engine {
     }
 
     fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
-        let most = self.options.segment_bytes;
+        // Never more than a small share of what is left is taken ahead of need.
+        let free = self.io.fs.free_space(&self.dir).unwrap_or(u64::MAX);
+        let most = self.options.segment_bytes.min((free / 16).max(FIRST_SEGMENT));
         let active = self.order.lock().active.segment.id;
         let now = self.io.clock.monotonic();
         if sizing.next == 0 {
@@ -244,7 +246,7 @@ impl Engine {
             sizing.last_active = active;
             sizing.switched = now;
         }
-        sizing.next
+        sizing.next.min(most)
     }
 
     /// Creates a segment, fills it if there is time, and lists it before any frame goes in.

@@ -2,10 +2,10 @@
 //! length cannot mislead whoever scans, and a lost body still says whom it hit.
 
 use super::check::{crc, crc_of_two, mask};
-use super::codec::{Cursor, put_at, u32_at, u64_at};
+use super::codec::pad;
+use super::codec::{Cursor, put_at, u64_at};
 use super::head::Head;
 use super::record;
-use super::codec::pad;
 use super::{ALIGN, Fault, align, len32};
 
 /// Bytes of a frame header before the agents.
@@ -170,7 +170,7 @@ pub(crate) fn decode_header(
     let mut cursor = Cursor::new(bytes);
     let check = cursor.u32()?;
     let header_len = cursor.length()?;
-    if header_len < FRAME_LEN || header_len > MAX_FRAME || !header_len.is_multiple_of(ALIGN) {
+    if !(FRAME_LEN..=MAX_FRAME).contains(&header_len) || !header_len.is_multiple_of(ALIGN) {
         return Err(Fault("a frame header's length is wrong"));
     }
     let covered = bytes.get(4..header_len).ok_or(Fault("a frame header is cut short"))?;
@@ -254,11 +254,6 @@ pub(crate) fn verify_body(
         return Err(Fault("a frame's records are not its own"));
     }
     Ok(())
-}
-
-/// The plain check stored in an encoded record that is not bound yet.
-pub(crate) fn plain_check(body: &[u8], at: usize) -> u32 {
-    u32_at(body, at).unwrap_or(0)
 }
 
 #[cfg(test)]

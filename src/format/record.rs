@@ -5,8 +5,8 @@
 //! is added when the place is known ([`bind`]).
 
 use super::check::{crc, mask};
-use super::codec::{Cursor, put_at, u32_at};
 use super::codec::pad;
+use super::codec::{Cursor, put_at, u32_at};
 use super::{Fault, align, len32};
 use crate::types::{Kind, Retention};
 
@@ -212,11 +212,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
     Ok(Record { agent, change })
 }
 
-fn decode_append<'a>(
-    cursor: &mut Cursor<'a>,
-    flags: u8,
-    kind: Kind,
-) -> Result<Append<'a>, Fault> {
+fn decode_append<'a>(cursor: &mut Cursor<'a>, flags: u8, kind: Kind) -> Result<Append<'a>, Fault> {
     let (at, weight) = (cursor.u64()?, cursor.u32()?);
     let meta_len = cursor.length()?;
     let expires = if flags & EXPIRES != 0 { Some(cursor.u64()?) } else { None };
@@ -238,12 +234,6 @@ pub(crate) fn payload_at(append: &Append<'_>) -> u64 {
 /// Where the value of a set begins, counted from the record.
 pub(crate) fn value_at(key: &str) -> u64 {
     PREFIX_LEN as u64 + 8 + key.len() as u64
-}
-
-/// Bytes that an append takes on disk.
-pub(crate) fn append_len(meta: usize, payload: usize, expires: bool) -> usize {
-    let extra = if expires { 8 } else { 0 };
-    align(APPEND_LEN.saturating_add(extra).saturating_add(meta).saturating_add(payload))
 }
 
 #[cfg(test)]

@@ -35,13 +35,8 @@ impl Files {
             }
             Err(e) => return Err(Error::io("list", dir, e)),
         };
-        let mut files = Files {
-            manifest: false,
-            temp: false,
-            reserve: false,
-            segments: Vec::new(),
-            others: 0,
-        };
+        let mut files =
+            Files { manifest: false, temp: false, reserve: false, segments: Vec::new(), others: 0 };
         for name in &names {
             match name.as_str() {
                 manifest::NAME => files.manifest = true,

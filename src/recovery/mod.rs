@@ -14,24 +14,24 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::catalog::resident::Progress;
 use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
 use crate::io::{Io, Lock};
-use crate::manifest::{self, Failure, ManifestFile};
+use crate::manifest::{self, ManifestFile};
 use crate::options::Options;
 use crate::recovery::files::Files;
 use crate::recovery::replay::Replay;
 use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
 use crate::recovery::tail::Tail;
-use crate::segment::{Segment, file_name};
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::{Segment, file_name};
 
 /// The file whose lock keeps a second process out.
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -85,7 +85,10 @@ fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, Recov
         None => {
             files.check_nothing_lost(&io, dir)?;
             if !options.create {
-                return Err(not_a_store(dir, "there is no store, and creating one was not asked for"));
+                return Err(not_a_store(
+                    dir,
+                    "there is no store, and creating one was not asked for",
+                ));
             }
             files.remove_leftovers(&io, dir)?;
             create(&io, dir, options)?

@@ -27,14 +27,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub(crate) fn new(segment: Arc<Segment>, seed: u64) -> Self {
-        Replay {
-            segment,
-            seed,
-            agents: BTreeMap::new(),
-            prefixes: Vec::new(),
-            frames: 0,
-            bytes: 0,
-        }
+        Replay { segment, seed, agents: BTreeMap::new(), prefixes: Vec::new(), frames: 0, bytes: 0 }
     }
 
     /// Applies a frame. Its records lie where the segment has them.
@@ -46,10 +39,8 @@ impl Replay {
         self.bytes = self.bytes.saturating_add(frame.header.len() as u64);
         let names: Vec<Arc<str>> = frame.agents.iter().map(|a| Arc::from(a.name)).collect();
         for (agent, name) in frame.agents.iter().zip(&names) {
-            let version = self
-                .agents
-                .entry(Arc::clone(name))
-                .or_insert_with(|| Version::at_rest(agent.head));
+            let version =
+                self.agents.entry(Arc::clone(name)).or_insert_with(|| Version::at_rest(agent.head));
             if version.head != agent.head {
                 version.catch_up(&agent.head, &self.segment);
             }

@@ -250,7 +250,7 @@ impl Salvage<'_> {
         let end = end.map_or(bytes.len(), |end| usize::try_from(end).unwrap_or(usize::MAX));
         // The segment that lost its footer in memory is mapped anew, to be given another.
         let segment = if segment.trailer().is_some() {
-            let map = file.map(listed.capacity).map_err(|e| Error::io("map", &self.dir, e))?;
+            let map = file.map(listed.capacity).map_err(|e| Error::io("map", self.dir, e))?;
             let path = segment.path().to_owned();
             Arc::new(Segment::assemble(path, map, &listed, self.options.verify))
         } else {

@@ -236,7 +236,8 @@ impl Segment {
     /// The footer of a sealed segment; `None` before it is sealed.
     pub(crate) fn footer(&self) -> Option<Result<FooterRef<'_>>> {
         let footer = self.footer.get()?;
-        let bytes = self.footer_bytes(footer, footer.trailer.footer_at, footer.trailer.footer_len());
+        let bytes =
+            self.footer_bytes(footer, footer.trailer.footer_at, footer.trailer.footer_len());
         let made = FooterRef::new(&footer.trailer, bytes.unwrap_or_default(), &footer.touched);
         Some(made.map_err(|fault| self.footer_damage(fault)))
     }

@@ -47,7 +47,8 @@ impl<'a> Frames<'a> {
         let (header, agents) = self.header(offset)?;
         let bytes = self.bytes.get(offset..).ok_or(Fault("the segment ends here"))?;
         let head = bytes.get(..header.header_len).ok_or(Fault("a frame is cut short"))?;
-        let body = bytes.get(header.header_len..header.len()).ok_or(Fault("a frame is cut short"))?;
+        let body =
+            bytes.get(header.header_len..header.len()).ok_or(Fault("a frame is cut short"))?;
         let body_offset = (offset + header.header_len) as u64;
         frame::verify_body(&header, body, self.salt, body_offset)?;
         Ok(Frame { header, offset, agents, head, body })

@@ -53,9 +53,7 @@ impl LogFile {
 
     /// Writes `bufs` one after the other at `offset`. Nothing is published.
     pub(crate) fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.file
-            .write_at(bufs, offset)
-            .map_err(|e| Error::io("write", self.segment.path(), e))
+        self.file.write_at(bufs, offset).map_err(|e| Error::io("write", self.segment.path(), e))
     }
 
     /// Makes everything written durable.

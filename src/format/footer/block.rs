@@ -5,7 +5,7 @@ use std::str;
 use super::super::codec::{Cursor, u32_at, u64_at};
 use super::super::head::Head;
 use super::super::{ALIGN, Fault, align};
-use super::{MAX_NAME, in_memory};
+use super::MAX_NAME;
 use crate::types::Retention;
 
 /// Entries that share a running maximum of `at`.
@@ -192,21 +192,6 @@ impl<'a> Block<'a> {
         self.index.len() / INDEX
     }
 
-    /// The last change of a key in this segment.
-    pub(crate) fn state_find(&self, key: &str) -> Result<Option<StateChange<'a>>, Fault> {
-        let (mut low, mut high) = (0, self.state_count());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let change = self.change(middle)?;
-            match change.key.cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Ok(Some(change)),
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Ok(None)
-    }
-
     /// The last change of each key changed in this segment, in the order of the keys.
     pub(crate) fn states(
         &self,
@@ -238,13 +223,4 @@ fn padded<'a>(cursor: &mut Cursor<'a>, count: usize, size: usize) -> Result<&'a 
 fn read_policy(cursor: &mut Cursor<'_>) -> Result<Retention, Fault> {
     let mut limit = || cursor.u64().map(|limit| (limit != u64::MAX).then_some(limit));
     Ok(Retention { max_entries: limit()?, max_bytes: limit()?, max_age: limit()? })
-}
-
-/// Where entry `i` of a block is, in units of 8 bytes (0: lost), read from the bytes of the whole
-/// file without looking at the block again. The block must have been verified, and `i` be below
-/// its count.
-pub(crate) fn offset_at(file: &[u8], offsets_at: u64, i: u32) -> Result<u32, Fault> {
-    let outside = Fault("an entry's offset lies outside the file");
-    let at = offsets_at.checked_add(u64::from(i) * OFFSET as u64).ok_or(outside)?;
-    u32_at(file, in_memory(at)?).ok_or(outside)
 }

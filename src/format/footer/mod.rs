@@ -17,10 +17,9 @@ mod read;
 mod tests;
 mod trailer;
 
-pub(crate) use block::{Block, GROUP, StateChange, offset_at};
+pub(crate) use block::{Block, GROUP, StateChange};
 pub(crate) use bound::Bound;
 pub(crate) use build::{Builder, Footer, Summary};
-pub(crate) use prefix::Prefixes;
 pub(crate) use read::{FooterRef, Position};
 pub(crate) use trailer::{SegmentFacts, TRAILER_LEN, Trailer};
 

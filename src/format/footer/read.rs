@@ -117,11 +117,6 @@ impl<'a> FooterRef<'a> {
         Position { leaf: self.trailer.leaf_pages, slot: 0 }
     }
 
-    /// The position of the last agent.
-    pub(crate) fn last(&self) -> Result<Option<Position>, Fault> {
-        self.previous(self.end())
-    }
-
     /// The position of the first agent whose name is not below this one; the end if all are.
     pub(crate) fn seek(&self, name: &str) -> Result<Position, Fault> {
         if self.trailer.agents == 0 {
