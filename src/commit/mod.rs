@@ -139,9 +139,13 @@ impl Engine {
     pub(crate) fn give_back(&self, mut batch: Prepared) {
         let mut scratch = self.scratch.lock();
         if scratch.len() < SCRATCH {
-            let (header, body) =
-                (std::mem::take(&mut batch.header), std::mem::take(&mut batch.body));
-            batch.reset(header.into_buffer(), body);
+            let header = std::mem::take(&mut batch.header).into_buffer();
+            let body = std::mem::take(&mut batch.body);
+            let small = |buffer: &Vec<u8>| buffer.capacity() <= order::POOL_BUFFER;
+            batch.reset(
+                Some(header).filter(small).unwrap_or_default(),
+                Some(body).filter(small).unwrap_or_default(),
+            );
             scratch.push(batch);
         }
     }
@@ -229,7 +233,10 @@ impl Engine {
             }
             order.end()
         };
-        self.log.flush_to(end, self)
+        match self.log.poisoned() {
+            Some(error) => Err(error),
+            None => self.log.flush_to(end, self),
+        }
     }
 
     /// The agent as everybody may see it now, with its bytes where a map can read them.
@@ -243,9 +250,9 @@ impl Engine {
                 slot.settle(progress);
                 slot.unwritten(progress)
             };
-            match unwritten {
-                None => return Ok(()),
-                Some(end) => self.log.write_to(end, self)?,
+            let Some(end) = unwritten else { return Ok(()) };
+            if let Err(error) = self.log.write_to(end, self) {
+                return Err(self.log.poisoned().unwrap_or(error));
             }
         }
     }

@@ -24,7 +24,7 @@ pub(crate) const RESERVE: u64 = 32 << 10;
 const TABLE_LIMIT: usize = 16 << 20;
 /// Buffers kept to be used again, and the largest of them.
 const POOL: usize = 256;
-const POOL_BUFFER: usize = 64 << 10;
+pub(crate) const POOL_BUFFER: usize = 64 << 10;
 
 /// What the order lock guards.
 pub(crate) struct Order {
@@ -214,9 +214,13 @@ impl Engine {
         let mut raised = if batch.forgets { Durability::Sync } else { durability };
         let mut bound = order.bound;
         let mut table = 0;
+        let mut nexts = Vec::new();
         for index in 0..batch.agents.len() {
             match self.check_agent(batch, index, progress, order.active.segment.id)? {
-                Checked::Fine { strongest, first } => {
+                Checked::Fine { next, strongest, first } => {
+                    if batch.checked {
+                        nexts.push(next);
+                    }
                     raised = raised.max(strongest.unwrap_or(Durability::Buffer));
                     if first && let Some(agent) = batch.agents.get(index) {
                         bound.add_agent(agent.name.len());
@@ -226,6 +230,9 @@ impl Engine {
                 Checked::Unknown => return Ok(Attempt::Unknown),
                 Checked::Conflict(error, wait) => return Ok(Attempt::Conflict(error, wait)),
             }
+        }
+        if batch.checked {
+            check_seqs(batch, nexts)?;
         }
         if batch.is_empty() {
             // A barrier: it waits for everything ordered before it.
@@ -284,10 +291,11 @@ impl Engine {
                 return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
             }
         }
-        if batch.checked {
-            check_seqs(batch, index, latest)?;
-        }
-        Ok(Checked::Fine { strongest: slot.strongest(progress), first: slot.is_first_in(active) })
+        Ok(Checked::Fine {
+            next: latest.head.next,
+            strongest: slot.strongest(progress),
+            first: slot.is_first_in(active),
+        })
     }
 
     /// Gives the batch its place, its seqs and its lsn, and queues it.
@@ -348,7 +356,7 @@ impl Engine {
 }
 
 enum Checked {
-    Fine { strongest: Option<Durability>, first: bool },
+    Fine { next: u64, strongest: Option<Durability>, first: bool },
     Unknown,
     Conflict(Error, Option<(u64, Durability)>),
 }
@@ -379,24 +387,23 @@ fn revision(
     Some(base.state.get(key).map_or(0, |value| value.slot.revision))
 }
 
-/// Goes through the batch's changes of one agent, to see that each names a seq that there is.
-fn check_seqs(batch: &Prepared, index: usize, latest: &Version) -> Result<()> {
-    let mut next = latest.head.next;
+/// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the
+/// next seqs of its agents before the batch.
+fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> Result<()> {
     for (_, record) in (Records { body: &batch.body, at: 0 }) {
-        if usize::try_from(record.agent) != Ok(index) {
-            continue;
-        }
+        let index = usize::try_from(record.agent).unwrap_or(usize::MAX);
+        let Some(next) = nexts.get_mut(index) else { continue };
         let (seq, end, what) = match record.change {
             Change::Append(_) => {
-                next += 1;
+                *next += 1;
                 continue;
             }
             Change::Forget => {
-                next = 1;
+                *next = 1;
                 continue;
             }
-            Change::Truncate { seq } => (seq, next, "truncate before"),
-            Change::Redact { seq } => (seq, next - 1, "redact"),
+            Change::Truncate { seq } => (seq, *next, "truncate before"),
+            Change::Redact { seq } => (seq, *next - 1, "redact"),
             _ => continue,
         };
         if seq == 0 || seq > end {

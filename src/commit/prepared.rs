@@ -1,5 +1,6 @@
 //! A batch in the making: encoded at once, placed when it is ordered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::catalog::resident::Resident;
@@ -46,7 +47,12 @@ pub(crate) struct Prepared {
     pub(crate) prefix: Option<Box<str>>,
     /// The first thing that was wrong with it.
     error: Option<Error>,
+    /// The agents' numbers by the hashes of their names, once there are many.
+    index: BTreeMap<u64, usize>,
 }
+
+/// With more agents than this a batch finds them by an index.
+const FEW: usize = 16;
 
 impl Prepared {
     pub(crate) fn new() -> Self {
@@ -62,6 +68,7 @@ impl Prepared {
             forgets: false,
             prefix: None,
             error: None,
+            index: BTreeMap::new(),
         }
     }
 
@@ -96,7 +103,17 @@ impl Prepared {
     pub(crate) fn agent(&mut self, name: &Arc<str>, hash: u64) -> usize {
         let known =
             |a: &PreparedAgent| a.hash == hash && (Arc::ptr_eq(&a.name, name) || *a.name == **name);
-        if let Some(index) = self.agents.iter().rposition(known) {
+        let found = if self.agents.len() <= FEW {
+            self.agents.iter().rposition(known)
+        } else {
+            match self.index.get(&hash).filter(|i| self.agents.get(**i).is_some_and(known)) {
+                Some(index) => Some(*index),
+                // Two names of one hash are all but impossible, and only slow.
+                None if self.index.contains_key(&hash) => self.agents.iter().rposition(known),
+                None => None,
+            }
+        };
+        if let Some(index) = found {
             return index;
         }
         let head_at = self.header.add_agent(name);
@@ -108,7 +125,13 @@ impl Prepared {
             expect_next: None,
             seqs: 1..1,
         });
-        self.agents.len() - 1
+        let index = self.agents.len() - 1;
+        if index == FEW {
+            self.index = self.agents.iter().map(|a| a.hash).zip(0..).collect();
+        } else if index > FEW {
+            self.index.insert(hash, index);
+        }
+        index
     }
 
     /// Encodes a change.

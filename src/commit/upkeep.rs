@@ -1,6 +1,7 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
 use std::io::IoSlice;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::commit::Engine;
 use crate::commit::order::closed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
+use crate::io::Io;
 use crate::segment::file_name;
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 
@@ -194,8 +196,8 @@ impl Engine {
             made => made,
         }?;
         self.order.lock().spares.push_back(made);
-        if room == 0 && !erasing {
-            self.restore_reserve();
+        if !erasing {
+            restore_reserve(&self.io, &self.dir);
         }
         Ok(())
     }
@@ -216,15 +218,6 @@ impl Engine {
         }
         let _ = self.io.fs.remove(&self.dir.join(RESERVE_FILE));
         self.make_spare(least, base, false)
-    }
-
-    /// Puts the reserve back after a disk was full.
-    fn restore_reserve(&self) {
-        let path = self.dir.join(RESERVE_FILE);
-        match self.io.fs.create(&path, RESERVE_LEN) {
-            // It is there, or there is no room for it now: then the next spare tries again.
-            Ok(_) | Err(_) => {}
-        }
     }
 
     fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
@@ -309,13 +302,14 @@ impl Engine {
     /// Takes the first spare, which is too small, off the list and away.
     fn drop_spare(&self) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
+        // Taken first, so that nobody switches to it while it goes.
         let Some(spare) = self.order.lock().spares.pop_front() else { return Ok(()) };
         let id = spare.segment.id;
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.retain(|line| line.id != id);
             manifest.obsolete.push(id);
         });
-        self.heed(replaced)
+        self.heed(replaced).inspect_err(|_| self.order.lock().spares.push_front(spare))
     }
 
     /// Unlinks the files of segments that the manifest has dropped.
@@ -342,5 +336,13 @@ impl Engine {
         let left: Vec<u64> = obsolete.into_iter().filter(|id| !gone(id)).collect();
         let replaced = writing.manifest.replace(|manifest| manifest.obsolete = left);
         let _ = self.heed(replaced);
+    }
+}
+
+/// Sees to the reserve: it is made with the store, and again after a full disk has used it up.
+pub(crate) fn restore_reserve(io: &Io, dir: &Path) {
+    match io.fs.create(&dir.join(RESERVE_FILE), RESERVE_LEN) {
+        // It is there already, or there is no room for it now: then the next spare tries again.
+        Ok(_) | Err(_) => {}
     }
 }

@@ -18,7 +18,7 @@ use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE};
+use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
@@ -95,6 +95,9 @@ fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, Recov
         }
     };
     files.check_unlisted(&io, dir, &manifest)?;
+    if !files.reserve {
+        restore_reserve(&io, dir);
+    }
     Opening { io, dir, options, manifest }.run(lock)
 }
 

@@ -49,10 +49,16 @@ impl Stretch {
         self.segment.base.saturating_add(self.end as u64)
     }
 
-    /// Whether the first frame says that it follows upon the end of `before`.
-    fn follows(&self, before: &Stretch) -> bool {
-        let link = self.frames.first().and_then(|(_, header)| header.link);
-        link.is_some_and(|link| link.id == before.segment.id && link.end == before.end_lsn())
+    /// Whether the first frame says that it follows upon the end of the last segment before it,
+    /// segments without a frame aside.
+    fn follows(&self, before: &[Stretch]) -> bool {
+        let Some(link) = self.frames.first().and_then(|(_, header)| header.link) else {
+            return false;
+        };
+        let mut candidates = before.iter().rev();
+        candidates
+            .find(|s| s.segment.id == link.id || !s.frames.is_empty())
+            .is_some_and(|s| s.segment.id == link.id && s.end_lsn() == link.end)
     }
 }
 
@@ -79,10 +85,7 @@ pub(crate) fn read(segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
     for segment in segments {
         segment.will_need(0, segment.capacity);
         let stretch = Stretch::walk(segment);
-        if let Some(before) = stretches.last()
-            && !stretch.frames.is_empty()
-            && !stretch.follows(before)
-        {
+        if !stretches.is_empty() && !stretch.frames.is_empty() && !stretch.follows(&stretches) {
             broken = true;
             break;
         }
