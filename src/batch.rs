@@ -288,7 +288,7 @@ impl Batch {
     /// Orders the batch at once, and returns without waiting for the disk. The order of submits is
     /// the order of lsns.
     ///
-    /// Up to 8 MiB wait in memory; beyond that, and beyond
+    /// Up to 2 MiB wait in memory; beyond that, and beyond
     /// [`max_unsynced`](crate::Options::max_unsynced), it waits for room.
     ///
     /// ```

@@ -289,7 +289,7 @@ impl Store {
         let order = engine.order.lock();
         stats.active_bytes = order.tail;
         stats.next_lsn = Lsn(order.end());
-        let sealing = order.sealing.as_ref().map(|job| &job.file);
+        let sealing = order.sealing.iter().map(|job| &job.file);
         for file in order.spares.iter().chain(sealing).chain([&order.active]) {
             if engine.writing.is_some() {
                 stats.unsealed_segments += 1;

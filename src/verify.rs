@@ -20,8 +20,8 @@ pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
     let set = engine.catalog.segments();
     let unsealed: Vec<(Arc<Segment>, u64)> = {
         let order = engine.order.lock();
-        let sealing = order.sealing.as_ref().map(|job| job.file.segment.clone());
-        let files = sealing.into_iter().chain([Arc::clone(&order.active.segment)]);
+        let sealing = order.sealing.iter().map(|job| Arc::clone(&job.file.segment));
+        let files = sealing.chain([Arc::clone(&order.active.segment)]);
         files.map(|segment| (Arc::clone(&segment), segment.published())).collect()
     };
     for segment in &set.sealed {

@@ -5,10 +5,9 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::agent::{Agent, Usage};
-use crate::batch::millis;
 use crate::catalog::base::Base;
 use crate::catalog::part::{Spot, StateSlot};
 use crate::catalog::version::Version;
@@ -149,8 +148,11 @@ impl View {
     /// The entries from the first one with `at >= time` on. Later ones may be older: a timeline is
     /// ordered by seq, whatever the clocks said.
     pub fn since(&self, time: SystemTime) -> Entries<'_> {
-        // Before 1970 is before everything.
-        let time = millis(time).unwrap_or(0);
+        // Before 1970 is before everything, and what milliseconds cannot count is behind it.
+        let time = match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            Err(_) => 0,
+        };
         match self.find_since(time) {
             Ok(from) => Entries::new(self, from, self.next_seq()),
             Err(error) => Entries { failed: Some(error), ..Entries::new(self, 1, 1) },
@@ -306,6 +308,41 @@ impl View {
         }
     }
 
+    /// Has entries that are about to be read for the first time fetched together: one after the
+    /// other a cold load would wait for the disk as often as it has entries.
+    fn read_ahead(&self, from: u64, to: u64) {
+        const MOST: u64 = 128;
+        const PAGE: u64 = crate::format::PAGE as u64;
+        let touched = |seq| match self.locate(seq) {
+            Some((segment, spot)) => spot.offset().is_none_or(|at| segment.is_touched(at)),
+            None => true,
+        };
+        if to - from < 2 || touched(from) || touched(to - 1) {
+            return;
+        }
+        let mut wanted: Option<(&Arc<Segment>, std::ops::Range<u64>)> = None;
+        for seq in from.max(to.saturating_sub(MOST))..to {
+            let Some((segment, spot)) = self.locate(seq) else { continue };
+            let Some(offset) = spot.offset() else { continue };
+            let start = offset & !(PAGE - 1);
+            match &mut wanted {
+                Some((same, range))
+                    if same.id == segment.id && (range.start..=range.end).contains(&start) =>
+                {
+                    range.end = range.end.max(start + PAGE);
+                }
+                _ => {
+                    if let Some((segment, range)) = wanted.replace((segment, start..start + PAGE)) {
+                        segment.will_need(range);
+                    }
+                }
+            }
+        }
+        if let Some((segment, range)) = wanted {
+            segment.will_need(range);
+        }
+    }
+
     fn missing(&self) -> Error {
         let dir = &self.agent.store.engine().dir;
         Error::damaged(Damage::new(dir, 0, "no segment holds the entry"))
@@ -404,7 +441,9 @@ pub struct Entries<'v> {
 
 impl<'v> Entries<'v> {
     fn new(view: &'v View, from: u64, to: u64) -> Self {
-        Entries { view, from, to: to.max(from), failed: None }
+        let to = to.max(from);
+        view.read_ahead(from, to);
+        Entries { view, from, to, failed: None }
     }
 
     fn read(&mut self, seq: u64) -> Result<Entry<'v>> {

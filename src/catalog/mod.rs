@@ -139,7 +139,8 @@ impl Catalog {
             self.apply_prefixes(resident, &mut slot);
             slot.settle(progress);
             if slot.is_ahead_of_footers() {
-                ahead.insert(Arc::clone(&resident.name), slot.settled().head.life != 0);
+                let exists = slot.published(progress).head.life != 0;
+                ahead.insert(Arc::clone(&resident.name), exists);
             }
         });
         ahead

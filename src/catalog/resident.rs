@@ -70,7 +70,8 @@ pub(crate) struct Slot {
     sealed_at: u64,
     /// The segment that the last batch went to; 0: none that is unsealed.
     last_segment: u64,
-    sealing: Option<Box<Sealing>>,
+    /// What the footers of segments that wait for them are to say, oldest first.
+    sealing: Vec<Sealing>,
     /// How many forgettings of prefixes have been held against the name.
     pub(crate) prefixes_seen: u64,
     /// Bytes that the shard has charged for it.
@@ -86,7 +87,7 @@ impl Resident {
             base: None,
             sealed_at: 0,
             last_segment: 0,
-            sealing: None,
+            sealing: Vec::new(),
             prefixes_seen: 0,
             charged: 0,
         };
@@ -112,8 +113,7 @@ impl Resident {
     pub(crate) fn lock_idle(&self, progress: Progress) -> Option<MutexGuard<'_, Slot>> {
         let mut slot = self.slot.try_lock()?;
         slot.settle(progress);
-        let idle = slot.pending.is_empty() && slot.last_segment == 0 && slot.sealing.is_none();
-        idle.then_some(slot)
+        (!slot.is_ahead_of_footers()).then_some(slot)
     }
 }
 
@@ -162,6 +162,12 @@ impl Slot {
         &self.settled
     }
 
+    /// The agent as everybody may know it, its bytes written or not.
+    pub(crate) fn published(&self, progress: Progress) -> &Version {
+        let published = self.pending.iter().take_while(|p| progress.reached(p.end, p.durability));
+        published.last().map_or(&self.settled, |p| &p.after)
+    }
+
     /// Moves batches that have been published, and whose bytes can be read, out of the queue.
     pub(crate) fn settle(&mut self, progress: Progress) {
         while let Some(first) = self.pending.front() {
@@ -183,7 +189,7 @@ impl Slot {
 
     /// Whether unsealed segments or batches in flight say more of the agent than footers do.
     pub(crate) fn is_ahead_of_footers(&self) -> bool {
-        self.last_segment != 0 || self.sealing.is_some() || !self.pending.is_empty()
+        self.last_segment != 0 || !self.sealing.is_empty() || !self.pending.is_empty()
     }
 
     /// Whether the next batch would be the agent's first in this segment.
@@ -191,10 +197,11 @@ impl Slot {
         self.last_segment != segment
     }
 
-    /// The strongest durability that a batch not yet published asked for.
+    /// The strongest durability that a batch not yet published asked for: the last one's, because
+    /// each was raised to that of those before it.
     pub(crate) fn strongest(&self, progress: Progress) -> Option<Durability> {
-        let waiting = self.pending.iter().filter(|p| !progress.reached(p.end, p.durability));
-        waiting.map(|p| p.durability).max()
+        let last = self.pending.back()?;
+        (!progress.reached(last.end, last.durability)).then_some(last.durability)
     }
 
     /// The end of the last ordered batch that touched the agent, if it may not be published yet.
@@ -236,8 +243,9 @@ impl Slot {
         if self.last_segment != 0 {
             let before = self.latest();
             let part = before.parts().find(|p| p.segment.id == self.last_segment).cloned();
-            let head = before.head;
-            self.sealing = Some(Box::new(Sealing { segment: self.last_segment, head, part }));
+            let (segment, head) = (self.last_segment, before.head);
+            self.sealing.retain(|s| s.segment != segment);
+            self.sealing.push(Sealing { segment, head, part });
         }
     }
 
@@ -248,21 +256,20 @@ impl Slot {
             let part = latest.parts().find(|p| p.segment.id == segment).cloned();
             return Some((latest.head, part));
         }
-        let sealing = self.sealing.as_ref().filter(|s| s.segment == segment)?;
+        let sealing = self.sealing.iter().find(|s| s.segment == segment)?;
         Some((sealing.head, sealing.part.clone()))
     }
 
     /// The footer of `segment` stands for its parts from now on, in sets from `generation`.
     pub(crate) fn sealed(&mut self, segment: &Segment, generation: u64, name: &str) {
-        let part = self.latest().parts().find(|p| p.segment.id == segment.id).cloned();
+        // All that the segment holds is published by now.
+        let part = self.settled.parts().find(|p| p.segment.id == segment.id).cloned();
         if let Some(base) = self.base.take() {
             // A base that cannot be extended is dropped and read again, with the error, when needed.
             self.base = extended(base, part.as_ref(), generation, name);
         }
         self.sealed_at = self.sealed_at.max(generation);
-        if self.sealing.as_ref().is_some_and(|s| s.segment == segment.id) {
-            self.sealing = None;
-        }
+        self.sealing.retain(|s| s.segment != segment.id);
         if self.last_segment == segment.id {
             self.last_segment = 0;
         }

@@ -60,19 +60,19 @@ pub(crate) struct Version {
     pub(crate) lsn: u64,
     /// What the active segment holds.
     pub(crate) new: Option<Part>,
-    /// What the segment before it holds while it is being sealed.
-    pub(crate) old: Option<Box<Part>>,
+    /// What the segments before it hold that are being sealed, oldest first.
+    pub(crate) old: Vec<Part>,
 }
 
 impl Version {
     /// An agent at rest: all of it is in sealed segments.
     pub(crate) fn at_rest(head: Head) -> Self {
-        Version { head, lsn: 0, new: None, old: None }
+        Version { head, lsn: 0, new: None, old: Vec::new() }
     }
 
     /// The parts, newest first.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.new.iter().chain(self.old.as_deref())
+        self.new.iter().chain(self.old.iter().rev())
     }
 
     /// Applies one change.
@@ -136,7 +136,7 @@ impl Version {
         const MOST: u64 = 1 << 20;
         if next - self.head.next > MOST {
             self.new = None;
-            self.old = None;
+            self.old.clear();
             return;
         }
         let at = self.head.next;
@@ -158,20 +158,18 @@ impl Version {
     }
 
     /// The part of the segment that is written now. When that is another one than before, the part
-    /// so far becomes the old one.
+    /// so far joins the old ones.
     fn part(&mut self, segment: &Arc<Segment>) -> &mut Part {
         let next = self.head.next;
         if self.new.as_ref().is_some_and(|part| part.segment.id != segment.id) {
-            self.old = self.new.take().map(Box::new);
+            self.old.extend(self.new.take());
         }
         self.new.get_or_insert_with(|| Part::new(Arc::clone(segment), next))
     }
 
     /// Forgets the parts of segments whose footers stand for them in a set of this generation.
     pub(crate) fn drop_sealed(&mut self, generation: u64) {
-        if self.old.as_ref().is_some_and(|p| p.segment.sealed_at() <= generation) {
-            self.old = None;
-        }
+        self.old.retain(|part| part.segment.sealed_at() > generation);
         if self.new.as_ref().is_some_and(|p| p.segment.sealed_at() <= generation) {
             self.new = None;
         }

@@ -52,17 +52,13 @@ impl Engine {
     }
 
     fn seal_for_close(&self) -> Result<()> {
-        let pending = self.order.lock().sealing.clone();
-        if let Some(job) = pending {
-            self.seal(&job)?;
-        }
-        let job = {
+        self.seal_waiting()?;
+        {
             let mut order = self.order.lock();
             if order.tail < FIRST_FRAME + SEAL_ABOVE || !order.switch(self.now()) {
                 return Ok(());
             }
-            order.sealing.clone()
-        };
-        job.map_or(Ok(()), |job| self.seal(&job))
+        }
+        self.seal_waiting()
     }
 }

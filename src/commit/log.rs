@@ -20,6 +20,8 @@ use crate::types::{Durability, Lsn};
 
 /// Buffers of one `pwritev`: the limit of Linux.
 const MAX_SLICES: usize = 1024;
+/// Zeros are written ahead of groups below this size; larger ones have enough of one flush.
+const SMALL: u64 = 64 << 10;
 
 /// A frame that waits to be written.
 pub(crate) struct Queued {
@@ -140,6 +142,10 @@ impl Log {
 
     /// Writes everything queued, at least up to `end`.
     pub(crate) fn write_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        self.write_for(end, queue, false)
+    }
+
+    fn write_for(&self, end: u64, queue: &impl Queue, flush: bool) -> Result<()> {
         if self.written() >= end {
             return Ok(());
         }
@@ -149,7 +155,7 @@ impl Log {
             return Ok(());
         }
         let guard = Panicking(self);
-        let outcome = self.write_queued(&mut writer, queue);
+        let outcome = self.write_queued(&mut writer, queue, flush);
         std::mem::forget(guard);
         drop(writer);
         if let Err(cause) = outcome {
@@ -160,7 +166,8 @@ impl Log {
         Ok(())
     }
 
-    fn write_queued(&self, writer: &mut Writer, queue: &impl Queue) -> Result<()> {
+    /// With `flush` a flush is about to follow, and others like it.
+    fn write_queued(&self, writer: &mut Writer, queue: &impl Queue, flush: bool) -> Result<()> {
         for mut group in queue.take() {
             let durable = self.durable();
             let segment = Arc::clone(&group.file.segment);
@@ -184,7 +191,10 @@ impl Log {
                 Some((file, lsn)) if file.segment.id == segment.id => *lsn = end_lsn,
                 _ => writer.unsynced.push((group.file.clone(), end_lsn)),
             }
-            write_frames(&group)?;
+            let len = write_frames(&group)?;
+            if flush && len < SMALL {
+                group.file.zero_ahead(end)?;
+            }
             segment.publish(end);
             self.witnessed.fetch_max(durable, Ordering::Release);
             self.written.store(end_lsn, Ordering::Release);
@@ -224,7 +234,7 @@ impl Log {
 
     fn lead(&self, end: u64, queue: &impl Queue) -> Result<()> {
         // A sync that failed is never tried again: the second one would lie.
-        if self.poison.get().is_some() || self.write_to(end, queue).is_err() {
+        if self.poison.get().is_some() || self.write_for(end, queue, true).is_err() {
             // Poisoned already, by the cause.
             return Ok(());
         }
@@ -282,8 +292,9 @@ impl Log {
     }
 }
 
-fn write_frames(group: &Group) -> Result<()> {
-    let Some(first) = group.frames.first() else { return Ok(()) };
+/// Writes a group; gives its length.
+fn write_frames(group: &Group) -> Result<u64> {
+    let Some(first) = group.frames.first() else { return Ok(0) };
     let mut offset = first.offset;
     let mut slices = Vec::with_capacity((group.frames.len() * 2).min(MAX_SLICES));
     let mut len = 0;
@@ -300,7 +311,8 @@ fn write_frames(group: &Group) -> Result<()> {
         }
         len += frame.len();
     }
-    group.file.write(&slices, offset)
+    group.file.write(&slices, offset)?;
+    Ok(offset + len - first.offset)
 }
 
 /// Poisons the log if its holder unwinds: a role whose holder is gone must not stay taken.

@@ -36,7 +36,7 @@ use crate::types::{Durability, Maintenance};
 /// Bytes that may wait in memory before the log thread is told to write them.
 const CHUNK: u64 = 256 << 10;
 /// Bytes that may wait in memory before an appender writes them itself.
-const MAX_QUEUED: u64 = 8 << 20;
+const MAX_QUEUED: u64 = 2 << 20;
 /// Batches in the making that are kept to be used again.
 const SCRATCH: usize = 64;
 
@@ -190,7 +190,9 @@ impl Engine {
                     self.pace(len, ordered);
                     return Ok(ordered);
                 }
-                Attempt::NoRoom(room) => self.make_room(room, batch.erasing)?,
+                Attempt::NoRoom { active, room } => {
+                    self.make_room(active, room, batch.erasing)?;
+                }
                 Attempt::Unknown => self.learn_states(batch)?,
                 Attempt::Conflict(error, wait) => {
                     // Answered when what it conflicts with can be read.

@@ -22,8 +22,10 @@ use crate::types::{Durability, Lsn};
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
 const TABLE_LIMIT: usize = 16 << 20;
-/// Buffers kept to be used again, and the largest of them.
-const POOL: usize = 256;
+/// Segments that may wait for their footers; with more, appenders wait.
+const MAX_SEALING: usize = 4;
+/// Bytes in buffers kept to be used again, and the largest of them.
+const POOL: usize = 8 << 20;
 pub(crate) const POOL_BUFFER: usize = 64 << 10;
 
 /// What the order lock guards.
@@ -42,12 +44,13 @@ pub(crate) struct Order {
     /// Where the last frame with records in it ends.
     pub(crate) content_end: u64,
     pub(crate) spares: VecDeque<LogFile>,
-    /// What the last switch left to be sealed.
-    pub(crate) sealing: Option<Arc<Sealing>>,
+    /// What the last switches left to be sealed, oldest first.
+    pub(crate) sealing: VecDeque<Arc<Sealing>>,
     pub(crate) closed: bool,
     queue: Vec<Group>,
     pub(crate) queued_bytes: u64,
     pool: Vec<Vec<u8>>,
+    pooled_bytes: usize,
 }
 
 /// A full log segment that waits for its footer.
@@ -55,6 +58,8 @@ pub(crate) struct Sealing {
     pub(crate) file: LogFile,
     /// Offset at which its frames end.
     pub(crate) data_end: u64,
+    /// The lsn behind the first frame of the next segment, which says where this one ends.
+    pub(crate) linked: u64,
     pub(crate) touched: Vec<Arc<Resident>>,
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
 }
@@ -72,8 +77,11 @@ pub(crate) struct Ordered {
 /// What became of an attempt to order.
 pub(crate) enum Attempt {
     Ordered(Ordered),
-    /// The active segment has no room: the batch needs a segment of at least this size.
-    NoRoom(u64),
+    /// The active segment, with this id, has no room: the batch needs one of at least this size.
+    NoRoom {
+        active: u64,
+        room: u64,
+    },
     /// Something must be read from footers first.
     Unknown,
     /// An expectation did not hold; the error is to be answered when the batch that it conflicts
@@ -93,11 +101,12 @@ impl Order {
             prefixes: Vec::new(),
             content_end,
             spares: VecDeque::new(),
-            sealing: None,
+            sealing: VecDeque::new(),
             closed: false,
             queue: Vec::new(),
             queued_bytes: 0,
             pool: Vec::new(),
+            pooled_bytes: 0,
         }
     }
 
@@ -127,23 +136,24 @@ impl Order {
 
     /// Makes the next spare the active segment. The one so far is left to be sealed.
     pub(crate) fn switch(&mut self, time: u64) -> bool {
-        if self.sealing.is_some() {
+        if self.sealing.len() >= MAX_SEALING {
             return false;
         }
         let Some(next) = self.spares.pop_front() else { return false };
         let link = Link { id: self.active.segment.id, end: self.end() };
         let file = std::mem::replace(&mut self.active, next);
-        self.sealing = Some(Arc::new(Sealing {
-            file,
-            data_end: self.tail,
-            touched: std::mem::take(&mut self.touched),
-            prefixes: std::mem::take(&mut self.prefixes),
-        }));
-        self.tail = FIRST_FRAME;
+        let data_end = std::mem::replace(&mut self.tail, FIRST_FRAME);
         self.bound = Bound::new();
         self.table_bytes = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
         self.enqueue(header, Vec::new(), time);
+        self.sealing.push_back(Arc::new(Sealing {
+            file,
+            data_end,
+            linked: self.end(),
+            touched: std::mem::take(&mut self.touched),
+            prefixes: std::mem::take(&mut self.prefixes),
+        }));
         true
     }
 
@@ -172,9 +182,17 @@ impl Order {
     }
 
     fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.pool.len() < POOL && buffer.capacity() <= POOL_BUFFER {
+        let bytes = buffer.capacity();
+        if bytes > 0 && bytes <= POOL_BUFFER && self.pooled_bytes + bytes <= POOL {
+            self.pooled_bytes += bytes;
             self.pool.push(buffer);
         }
+    }
+
+    fn pooled(&mut self) -> Vec<u8> {
+        let buffer = self.pool.pop().unwrap_or_default();
+        self.pooled_bytes -= buffer.capacity();
+        buffer
     }
 }
 
@@ -245,7 +263,8 @@ impl Engine {
         let full = order.table_bytes + table > TABLE_LIMIT && order.tail > FIRST_FRAME + 4096;
         if full || !order.fits(len, &bound, batch.erasing) {
             let link = (FRAME_LEN + LINK_LEN) as u64;
-            return Ok(Attempt::NoRoom(FIRST_FRAME + link + len + fresh_bound(batch) + RESERVE));
+            let room = FIRST_FRAME + link + len + fresh_bound(batch) + RESERVE;
+            return Ok(Attempt::NoRoom { active: order.active.segment.id, room });
         }
         order.bound = bound;
         order.table_bytes += table;
@@ -314,27 +333,32 @@ impl Engine {
             self.catalog.forget_prefix(&prefix, lsn);
             order.prefixes.push((lsn, prefix));
         }
-        let mut versions: Vec<Version> = Vec::with_capacity(batch.agents.len());
-        for agent in &batch.agents {
+        for agent in &mut batch.agents {
             let Some(resident) = &agent.resident else { continue };
             let version = resident.lock().latest().clone();
             batch.header.set_head(agent.head_at, &version.head);
-            versions.push(version);
+            agent.seqs = version.head.next..version.head.next;
+            agent.after = Some(version);
         }
-        let starts: Vec<(u64, u64)> = versions.iter().map(|v| (v.head.life, v.head.next)).collect();
         let records = Records { body: &batch.body, at: 0 };
         for (ordinal, (at, record)) in records.enumerate() {
-            let version = usize::try_from(record.agent).ok().and_then(|i| versions.get_mut(i));
-            if let (Some(version), Some(change)) = (version, Applied::of(&record.change)) {
+            let agent = usize::try_from(record.agent).ok().and_then(|i| batch.agents.get_mut(i));
+            let Some(agent) = agent else { continue };
+            if let (Some(version), Some(change)) = (&mut agent.after, Applied::of(&record.change)) {
                 let spot = Spot::at(body_at + at as u64);
                 let ordinal = ordinal as u64;
                 version.apply(&change, &Place { segment: &segment, spot, lsn, ordinal });
+                if version.head.life == 0 {
+                    // What is appended behind a forgetting begins a new life.
+                    agent.seqs.start = 1;
+                }
             }
         }
-        for ((agent, after), (life, next)) in batch.agents.iter_mut().zip(versions).zip(starts) {
-            let from = if after.head.life == life { next } else { 1 };
-            agent.seqs = from..after.head.next;
-            let Some(resident) = &agent.resident else { continue };
+        for agent in &mut batch.agents {
+            let (Some(resident), Some(after)) = (&agent.resident, agent.after.take()) else {
+                continue;
+            };
+            agent.seqs.end = after.head.next;
             if resident.lock().queue(&segment, end, raised, after) {
                 order.touched.push(Arc::clone(resident));
             }
@@ -350,8 +374,8 @@ impl Engine {
         let body = std::mem::take(&mut batch.body);
         let header = builder.finish(body.len(), batch.digest, batch.records);
         order.enqueue(header, body, time);
-        batch.body = order.pool.pop().unwrap_or_default();
-        batch.header = HeaderBuilder::start(order.pool.pop().unwrap_or_default(), None);
+        batch.body = order.pooled();
+        batch.header = HeaderBuilder::start(order.pooled(), None);
     }
 }
 

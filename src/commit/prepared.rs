@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::catalog::resident::Resident;
+use crate::catalog::version::Version;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::{self, HeaderBuilder, MAX_FRAME};
 use crate::format::record::{self, Change};
@@ -17,6 +18,8 @@ pub(crate) struct PreparedAgent {
     pub(crate) head_at: usize,
     pub(crate) resident: Option<Arc<Resident>>,
     pub(crate) expect_next: Option<u64>,
+    /// What becomes of it, while the batch is being ordered.
+    pub(crate) after: Option<Version>,
     /// The seqs that its appends got.
     pub(crate) seqs: std::ops::Range<u64>,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Prepared {
     index: BTreeMap<u64, usize>,
 }
 
+/// The most that a record takes beside its own bytes.
+const RECORD_ROOM: usize = 64;
 /// With more agents than this a batch finds them by an index.
 const FEW: usize = 16;
 
@@ -123,6 +128,7 @@ impl Prepared {
             head_at,
             resident: None,
             expect_next: None,
+            after: None,
             seqs: 1..1,
         });
         let index = self.agents.len() - 1;
@@ -148,6 +154,7 @@ impl Prepared {
             return self.fail(too_large());
         }
         let agent = u32::try_from(agent).unwrap_or(u32::MAX);
+        self.body.reserve(size + RECORD_ROOM);
         let plain = record::encode(&mut self.body, agent, change);
         self.digest = frame::fold(self.digest, plain);
         self.records += 1;

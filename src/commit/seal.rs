@@ -16,18 +16,30 @@ use crate::manifest::Failure;
 use crate::segment::Segment;
 
 impl Engine {
-    /// Seals what the last switch left. Nobody waits for it: readers find its entries in memory
+    /// Seals everything that waits for it, in the order of the log.
+    pub(crate) fn seal_waiting(&self) -> Result<()> {
+        while self.seal_next()? {}
+        Ok(())
+    }
+
+    /// Seals the oldest segment that waits for it. False if none does.
+    pub(crate) fn seal_next(&self) -> Result<bool> {
+        let Some(job) = self.order.lock().sealing.front().cloned() else { return Ok(false) };
+        self.seal(&job)?;
+        Ok(true)
+    }
+
+    /// Seals what a switch left. Nobody waits for it: readers find its entries in memory
     /// until its footer stands for them.
     ///
     /// # Errors
     /// If nothing is lost and the seal can be tried again. Other failures poison the log.
-    pub(crate) fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
+    fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let segment = &job.file.segment;
         // With the first frame of the next segment, which says where this one ends: bytes of the
         // footer can then never be mistaken for a torn tail.
-        let end = self.order.lock().end();
-        self.log.flush_to(end, self)?;
+        self.log.flush_to(job.linked, self)?;
         let agents = job.touched.iter().filter_map(|resident| {
             let (head, part) = resident.lock().at_end_of(segment.id)?;
             Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
@@ -60,7 +72,7 @@ impl Engine {
             self.catalog.charge(resident, &mut slot);
         }
         job.file.punch(job.data_end, footer.trailer.footer_at);
-        self.order.lock().sealing = None;
+        self.order.lock().sealing.pop_front();
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
-use std::io::IoSlice;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::segment::file_name;
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{LogFile, new_listed};
 
 /// The smallest log segment, and the one that a store begins with.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
@@ -23,9 +22,7 @@ const LAST_RESORT: u64 = 256 << 10;
 pub(crate) const RESERVE_FILE: &str = "RESERVE";
 /// Its length: room for a small segment and a manifest.
 pub(crate) const RESERVE_LEN: u64 = 512 << 10;
-/// Zeros are written in slices of this size.
-const SLICE: usize = 256 << 10;
-/// Zeros written between two syncs.
+/// Slices of zeros written between two syncs.
 const SLICES_A_SYNC: u64 = 8;
 /// A segment that was filled faster than this gets a bigger successor; one that took much longer a
 /// smaller one.
@@ -58,25 +55,28 @@ struct Asked {
 #[derive(Default)]
 struct Sizing {
     next: u64,
+    /// The last segment was full within a moment.
+    hurry: bool,
     switched: Duration,
     last_active: u64,
 }
 
 impl Engine {
-    /// Makes room for a batch that needs `room` bytes of a segment: switches to the next segment,
+    /// Makes room for a batch that found none in the segment `active` and needs one of `room`
+    /// bytes: switches to the next segment,
     /// having it made first if there is none.
     ///
     /// # Errors
     /// `DiskFull` if there is no room for another segment.
-    pub(crate) fn make_room(&self, room: u64, erasing: bool) -> Result<()> {
-        let seen = self.order.lock().active.segment.id;
+    pub(crate) fn make_room(&self, active: u64, room: u64, erasing: bool) -> Result<()> {
         loop {
             {
                 let mut order = self.order.lock();
                 if order.closed {
                     return Err(closed());
                 }
-                if order.active.segment.id != seen {
+                if order.active.segment.id != active {
+                    // Somebody else was faster.
                     return Ok(());
                 }
                 let ready = order.spares.front().is_some_and(|s| s.segment.capacity >= room);
@@ -149,8 +149,10 @@ impl Engine {
                 (asked.tickets, room, std::mem::take(&mut asked.erasing))
             };
             let outcome = self.tend(room, erasing);
+            let more = outcome.is_ok() && !self.order.lock().sealing.is_empty();
             let mut asked = self.upkeep.asked.lock();
             asked.done = ticket;
+            asked.tickets += u64::from(more);
             asked.failed = outcome.err();
             self.upkeep.answered.notify_all();
         }
@@ -162,17 +164,25 @@ impl Engine {
         if let Some(error) = self.log.poisoned() {
             return Err(error);
         }
-        let sealing = self.order.lock().sealing.clone();
-        if let Some(job) = sealing {
-            self.seal(&job)?;
+        let capacity = self.next_capacity(&mut sizing).max(room).next_multiple_of(4096);
+        // Where segments fill up quickly the next one comes first, as it is; else there is time to
+        // fill it with zeros.
+        let hurry = room > 0 || sizing.hurry;
+        if hurry {
+            self.see_to_spare(capacity, room, erasing, false)?;
         }
-        self.see_to_spare(&mut sizing, room, erasing)?;
+        if room > 0 {
+            // Whoever waits may wait for the first of these only.
+            self.seal_next()?;
+        } else {
+            self.seal_waiting()?;
+        }
+        self.see_to_spare(capacity, room, erasing, room == 0)?;
         self.sweep_obsolete();
         Ok(())
     }
 
-    fn see_to_spare(&self, sizing: &mut Sizing, room: u64, erasing: bool) -> Result<()> {
-        let capacity = self.next_capacity(sizing).max(room).next_multiple_of(4096);
+    fn see_to_spare(&self, capacity: u64, room: u64, erasing: bool, fill: bool) -> Result<()> {
         let (base, unfit) = {
             let order = self.order.lock();
             let after = |file: &LogFile| file.segment.base + file.segment.capacity;
@@ -189,7 +199,7 @@ impl Engine {
         if unfit {
             self.drop_spare()?;
         }
-        let made = match self.make_spare(capacity, base, room == 0) {
+        let made = match self.make_spare(capacity, base, fill) {
             Err(e) if e.kind() == ErrorKind::DiskFull => {
                 self.make_smaller(capacity, base, room, erasing).map_err(|_| e)
             }
@@ -227,12 +237,16 @@ impl Engine {
         let active = self.order.lock().active.segment.id;
         let now = self.io.clock.monotonic();
         if sizing.next == 0 {
-            *sizing = Sizing { next: FIRST_SEGMENT.min(most), switched: now, last_active: active };
+            sizing.next = FIRST_SEGMENT.min(most);
+            sizing.switched = now;
+            sizing.last_active = active;
         }
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
+            sizing.hurry = took < FAST / 4;
             if took < FAST {
-                sizing.next = sizing.next.saturating_mul(4).min(most);
+                let factor = if took < FAST / 32 { 16 } else { 4 };
+                sizing.next = sizing.next.saturating_mul(factor).min(most);
             } else if took > SLOW {
                 sizing.next = (sizing.next / 4).max(FIRST_SEGMENT.min(most));
             }
@@ -268,35 +282,28 @@ impl Engine {
     /// Writes zeros, so that later commits find their blocks written: one write and one flush
     /// each. Only as long as nobody needs the segment, and at most every other moment.
     fn fill(&self, file: &LogFile) {
-        let zeros = vec![0; SLICE];
-        let mut at = FIRST_FRAME.next_multiple_of(4096);
-        let mut slices = 0;
-        while at < file.segment.capacity {
+        let clock = &self.io.clock;
+        let (mut started, mut slices) = (clock.monotonic(), 0u64);
+        let filled = file.fill(|| {
             let pressed = {
                 let asked = self.upkeep.asked.lock();
                 asked.tickets > asked.done + 1 || asked.room != 0 || asked.stop
             };
             if pressed || self.unsynced() > self.options.max_unsynced / 4 {
-                break;
+                return false;
             }
-            let started = self.io.clock.monotonic();
-            let len = usize::try_from(file.segment.capacity - at).unwrap_or(SLICE).min(SLICE);
-            let Some(zeros) = zeros.get(..len) else { break };
-            // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
-            if file.write(&[IoSlice::new(zeros)], at).is_err() {
-                break;
-            }
-            at += len as u64;
             slices += 1;
-            if slices % SLICES_A_SYNC == 0 && file.sync().is_err() {
-                break;
+            if slices.is_multiple_of(SLICES_A_SYNC) && file.sync().is_err() {
+                return false;
             }
             if file.segment.capacity > FIRST_SEGMENT {
-                let took = self.io.clock.monotonic().saturating_sub(started);
-                self.io.clock.sleep(took);
+                clock.sleep(clock.monotonic().saturating_sub(started));
             }
-        }
-        let _ = file.sync();
+            started = clock.monotonic();
+            true
+        });
+        // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
+        drop(filled);
     }
 
     /// Takes the first spare, which is too small, off the list and away.

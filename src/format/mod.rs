@@ -3,6 +3,8 @@
 
 pub(crate) mod check;
 pub(crate) mod codec;
+#[cfg(test)]
+mod doc_tests;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod head;

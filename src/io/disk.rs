@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -130,6 +131,10 @@ impl File for DiskFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         punch(&self.file, offset, len)
+    }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        data_from(&self.file, offset)
     }
 
     fn map(&self, len: u64) -> io::Result<Map> {
@@ -272,6 +277,32 @@ fn punch(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         done => Ok(done?),
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn data_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    use rustix::{
+        fs::{SeekFrom, seek},
+        io::Errno,
+    };
+    let start = match seek(file, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        // A file system that cannot tell: everything may be data.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return whole_from(file, offset),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(start..seek(file, SeekFrom::Hole(start))?))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn data_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    whole_from(file, offset)
+}
+
+fn whole_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let len = file.metadata()?.len();
+    Ok((offset < len).then_some(offset..len))
 }
 
 /// Only Linux can, in a way that this knows of.

@@ -86,6 +86,18 @@ impl Map {
         }
     }
 
+    /// Tells the system that all of it is about to be read in order, or no longer.
+    pub(crate) fn will_scan(&self, scan: bool) {
+        match &self.memory {
+            // Only advice.
+            Memory::File(map) => {
+                drop(map.advise(if scan { Advice::Sequential } else { Advice::Random }));
+            }
+            #[cfg(any(test, feature = "sim"))]
+            Memory::Heap(_) => {}
+        }
+    }
+
     /// `offset` as an index, if the range is inside.
     fn checked(&self, offset: u64, len: usize) -> Option<usize> {
         let start = usize::try_from(offset).ok()?;

@@ -7,6 +7,7 @@ pub(crate) mod map;
 pub mod sim;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,13 @@ pub(crate) trait File: Send + Sync {
     /// Gives the blocks of a range back; it reads as zero afterwards. Only an optimisation: a file
     /// system that cannot do it answers Ok and does nothing. `offset` and `len` are multiples of 4096.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// The next range at or behind `offset` that may hold anything but zeros; `None` if there is no
+    /// more. Everything outside of such ranges reads as zero, at no cost.
+    fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let len = self.len()?;
+        Ok((offset < len).then_some(offset..len))
+    }
 
     /// Maps the first `len` bytes, read-only and advised random.
     fn map(&self, len: u64) -> io::Result<Map>;

@@ -130,9 +130,9 @@ pub(crate) fn read_segment(io: &Io, path: &Path) -> Result<(Option<Header>, Vec<
 fn has_frame(io: &Io, dir: &Path, id: u64) -> Result<bool> {
     let (header, bytes) = read_segment(io, &dir.join(file_name(id, false)))?;
     let Some(header) = header else {
-        // Whoever created it had not even written its header, or it is rotten: then what lies
-        // behind decides.
-        return Ok(bytes.iter().any(|byte| *byte != 0));
+        // Whoever created it did not get its header to the medium whole, or it is rotten: what
+        // lies behind decides, for no frame is written before the header is synced.
+        return Ok(bytes.iter().skip(HEADER_LEN).any(|byte| *byte != 0));
     };
     let frames = Frames { bytes: &bytes, salt: header.salt, base: header.base };
     Ok(frames.headers_behind(HEADER_LEN).next().is_some())

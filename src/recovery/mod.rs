@@ -80,7 +80,7 @@ fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, Recov
     let lock = lock(&io, dir)?;
     // Looked at again: another process may have finished something before the lock was ours.
     files = Files::look(&io, dir)?;
-    let manifest = match manifest::read(&io, dir)? {
+    let mut manifest = match manifest::read(&io, dir)? {
         Some(manifest) => manifest,
         None => {
             files.check_nothing_lost(&io, dir)?;
@@ -95,6 +95,8 @@ fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, Recov
         }
     };
     files.check_unlisted(&io, dir, &manifest)?;
+    // The next manifest is put in force after a sync of the directory: what is gone stays gone.
+    manifest.obsolete.retain(|id| files.segments.iter().any(|(there, _)| there == id));
     if !files.reserve {
         restore_reserve(&io, dir);
     }
@@ -256,6 +258,7 @@ impl Opening<'_> {
         self.manifest.clean_end = 0;
         self.manifest.incarnation += 1;
         self.install()?;
+        self.unlink_obsolete();
         let file = LogFile::reopen(&self.io, Arc::clone(segment), true)?;
         let mut order = Order::new(file, at as u64);
         for spare in unsealed.iter().filter(|s| s.id != segment.id && s.base > segment.base) {
@@ -271,7 +274,7 @@ impl Opening<'_> {
         sealed: &mut Vec<Arc<Segment>>,
         report: &mut RecoveryReport,
     ) -> Result<Ready> {
-        let tail = tail::read(unsealed, self.manifest.durable)?;
+        let tail = tail::read(&self.io, unsealed, self.manifest.durable)?;
         let frames = tail.stretches.iter().flat_map(|s| &s.frames).filter(|(_, h)| h.records > 0);
         for (_, header) in frames {
             report.frames_kept += 1;

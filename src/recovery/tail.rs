@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::error::{Damage, Error, Result};
-use crate::format::Fault;
 use crate::format::frame::FrameHeader;
+use crate::format::{Fault, PAGE};
+use crate::io::Io;
 use crate::segment::Segment;
-use crate::segment::scan::Frames;
+use crate::segment::scan::{Frames, is_zero};
 use crate::segment::writer::FIRST_FRAME;
 use crate::types::Lsn;
 
@@ -79,11 +80,11 @@ pub(crate) struct Tail {
 ///
 /// # Errors
 /// `Damaged` if something is not whole that was on stable storage.
-pub(crate) fn read(segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
+pub(crate) fn read(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
     let mut stretches: Vec<Stretch> = Vec::new();
     let mut broken = false;
     for segment in segments {
-        segment.will_need(0, segment.capacity);
+        segment.will_scan(true);
         let stretch = Stretch::walk(segment);
         if !stretches.is_empty() && !stretch.frames.is_empty() && !stretch.follows(&stretches) {
             broken = true;
@@ -104,8 +105,9 @@ pub(crate) fn read(segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
         tail.time = tail.time.max(header.time);
     }
     for segment in segments.iter().skip(used.saturating_sub(1)) {
-        tail.look_behind(segment);
+        tail.look_behind(io, segment)?;
     }
+    segments.iter().for_each(|segment| segment.will_scan(false));
     tail.judge(segments, broken)
 }
 
@@ -117,19 +119,32 @@ impl Tail {
 
     /// Looks at what lies behind the whole frames of a segment: for evidence of what was durable,
     /// and for how much is cut.
-    fn look_behind(&mut self, segment: &Arc<Segment>) {
+    fn look_behind(&mut self, io: &Io, segment: &Arc<Segment>) -> Result<()> {
         let last = self.stretches.last().filter(|s| s.segment.id == segment.id);
         let from = last.map_or(first_frame(), |s| s.end);
-        let frames = segment.frames();
-        let written = written_behind(&frames, from);
-        if written == 0 {
-            return;
-        }
-        for (_, header) in frames.headers_behind(from) {
-            self.proven = self.proven.max(header.durable);
-            self.time = self.time.max(header.time);
+        let path = segment.path();
+        let file = io.fs.open(path, false).map_err(|e| Error::io("open", path, e))?;
+        let all = segment.frames();
+        let mut at = from;
+        let mut written = 0;
+        // What was never written is skipped: it costs nothing, and holds no evidence.
+        while let Some(data) =
+            file.data_from(at as u64).map_err(|e| Error::io("search", path, e))?
+        {
+            let end = usize::try_from(data.end).unwrap_or(usize::MAX).min(all.bytes.len());
+            let start = usize::try_from(data.start).unwrap_or(usize::MAX).max(at);
+            let Some(bytes) = all.bytes.get(..end).filter(|_| start < end) else { break };
+            if let Some(last) = last_written(bytes, start) {
+                written = (last + 1 - from) as u64;
+                for (_, header) in (Frames { bytes, ..all }).headers_behind(start) {
+                    self.proven = self.proven.max(header.durable);
+                    self.time = self.time.max(header.time);
+                }
+            }
+            at = end;
         }
         self.bytes_cut = self.bytes_cut.saturating_add(written);
+        Ok(())
     }
 
     /// A torn tail is cut; a hole in what was durable is damage.
@@ -162,10 +177,18 @@ impl Tail {
     }
 }
 
-/// Bytes from `from` to the last one that is not zero.
-fn written_behind(frames: &Frames<'_>, from: usize) -> u64 {
-    let behind = frames.bytes.get(from..).unwrap_or_default();
-    behind.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+/// The offset of the last byte from `from` on that is not zero.
+fn last_written(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut end = bytes.len();
+    while end > from {
+        let start = end.saturating_sub(PAGE).max(from);
+        let piece = bytes.get(start..end)?;
+        if !is_zero(piece) {
+            return piece.iter().rposition(|byte| *byte != 0).map(|last| start + last);
+        }
+        end = start;
+    }
+    None
 }
 
 fn first_frame() -> usize {

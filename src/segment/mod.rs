@@ -4,6 +4,7 @@
 pub(crate) mod scan;
 pub(crate) mod writer;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -311,9 +312,20 @@ impl Segment {
         self.map.get(offset, len)
     }
 
-    /// Tells the kernel that exactly this range will be read.
-    pub(crate) fn will_need(&self, offset: u64, len: u64) {
-        self.map.will_need(offset, usize::try_from(len).unwrap_or(usize::MAX));
+    /// Whether the record at `offset` has been read before, as far as that is noted.
+    pub(crate) fn is_touched(&self, offset: u64) -> bool {
+        self.verify == Verify::Always || self.touched.test(in_memory(offset))
+    }
+
+    /// Tells the system that exactly this range is about to be read.
+    pub(crate) fn will_need(&self, range: Range<u64>) {
+        let len = range.end.min(self.capacity).saturating_sub(range.start);
+        self.map.will_need(range.start, in_memory(len));
+    }
+
+    /// Tells the system that the segment is about to be read in order, or no longer.
+    pub(crate) fn will_scan(&self, scan: bool) {
+        self.map.will_scan(scan);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::format::codec::u64_at;
 use crate::format::frame::{self, FrameAgent, FrameHeader};
 use crate::format::record::{self, Record};
-use crate::format::{ALIGN, Fault};
+use crate::format::{ALIGN, Fault, PAGE};
 
 /// What is needed to read the frames of a segment.
 #[derive(Clone, Copy)]
@@ -59,6 +59,10 @@ impl<'a> Frames<'a> {
         let mut at = from.next_multiple_of(ALIGN);
         std::iter::from_fn(move || {
             while at.saturating_add(frame::FRAME_LEN) <= self.bytes.len() {
+                if at.is_multiple_of(PAGE) && self.is_blank(at) {
+                    at += PAGE;
+                    continue;
+                }
                 let here = at;
                 at += ALIGN;
                 if u64_at(self.bytes, here + 8) != Some(self.salt) {
@@ -72,6 +76,21 @@ impl<'a> Frames<'a> {
             None
         })
     }
+}
+
+impl Frames<'_> {
+    /// Whether the page at `at` holds nothing but zeros.
+    fn is_blank(&self, at: usize) -> bool {
+        self.bytes.get(at..at + PAGE).is_some_and(is_zero)
+    }
+}
+
+/// Whether `bytes` are nothing but zeros.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<64>();
+    // Whole chunks at a time, so that it is done in wide registers.
+    words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
 }
 
 impl<'a> Frame<'a> {

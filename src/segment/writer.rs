@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::header::{HEADER_LEN, Header, Layout};
@@ -16,7 +17,14 @@ use crate::types::Verify;
 pub(crate) struct LogFile {
     pub(crate) segment: Arc<Segment>,
     file: Arc<dyn File>,
+    /// The offset up to which blocks are known to be written, with zeros or data.
+    zeroed: Arc<AtomicU64>,
 }
+
+/// How far ahead of the frames zeros are written.
+const ZEROS_AHEAD: usize = 256 << 10;
+const BLOCK: u64 = 4096;
+static ZEROS: [u8; ZEROS_AHEAD] = [0; ZEROS_AHEAD];
 
 impl LogFile {
     /// Creates the file of a segment: allocated, its header written and synced. Its name is durable
@@ -41,14 +49,45 @@ impl LogFile {
             Error::io("prepare", &path, e)
         })?;
         let segment = Arc::new(Segment::assemble(path, map, listed, verify));
-        Ok(LogFile { segment, file })
+        Ok(LogFile { segment, file, zeroed: Arc::default() })
     }
 
     /// Opens the file of a listed segment, for writing on if `write`.
     pub(crate) fn reopen(io: &Io, segment: Arc<Segment>, write: bool) -> Result<Self> {
         let path = segment.path();
         let file = io.fs.open(path, write).map_err(|e| Error::io("open", path, e))?;
-        Ok(LogFile { segment, file })
+        Ok(LogFile { segment, file, zeroed: Arc::default() })
+    }
+
+    /// Fills the segment with zeros, slice by slice, as long as `go_on` says so before each. Only
+    /// for a segment that nobody writes to yet.
+    pub(crate) fn fill(&self, mut go_on: impl FnMut() -> bool) -> Result<()> {
+        let mut at = FIRST_FRAME.next_multiple_of(BLOCK);
+        while at < self.segment.capacity && go_on() {
+            at = self.write_zeros(at)?;
+            self.zeroed.store(at, Ordering::Release);
+        }
+        self.sync()
+    }
+
+    /// Sees to it that the blocks behind `end`, the end of the frames, are written already when the
+    /// next frames come: on blocks that are merely allocated each sync would have to record in the
+    /// file system that they are in use, and flush twice.
+    pub(crate) fn zero_ahead(&self, end: u64) -> Result<()> {
+        let zeroed = self.zeroed.load(Ordering::Acquire);
+        if end + BLOCK <= zeroed || end >= self.segment.capacity {
+            return Ok(());
+        }
+        let zeroed = self.write_zeros(end.next_multiple_of(BLOCK).max(zeroed))?;
+        self.zeroed.store(zeroed, Ordering::Release);
+        Ok(())
+    }
+
+    fn write_zeros(&self, at: u64) -> Result<u64> {
+        let left = self.segment.capacity.saturating_sub(at);
+        let len = usize::try_from(left).unwrap_or(ZEROS_AHEAD).min(ZEROS_AHEAD);
+        self.write(&[IoSlice::new(ZEROS.get(..len).unwrap_or_default())], at)?;
+        Ok(at + len as u64)
     }
 
     /// Writes `bufs` one after the other at `offset`. Nothing is published.
@@ -63,7 +102,6 @@ impl LogFile {
 
     /// Gives back the blocks between the data and the footer.
     pub(crate) fn punch(&self, from: u64, to: u64) {
-        const BLOCK: u64 = 4096;
         let from = from.next_multiple_of(BLOCK);
         let to = to & !(BLOCK - 1);
         if to > from {
