@@ -46,6 +46,8 @@ pub(crate) struct Order {
     pub(crate) spares: VecDeque<LogFile>,
     /// What the last switches left to be sealed, oldest first.
     pub(crate) sealing: VecDeque<Arc<Sealing>>,
+    /// How many bytes the segment before the active one took before it was left.
+    pub(crate) last_filled: u64,
     pub(crate) closed: bool,
     queue: Vec<Group>,
     pub(crate) queued_bytes: u64,
@@ -102,6 +104,7 @@ impl Order {
             content_end,
             spares: VecDeque::new(),
             sealing: VecDeque::new(),
+            last_filled: 0,
             closed: false,
             queue: Vec::new(),
             queued_bytes: 0,
@@ -143,6 +146,7 @@ impl Order {
         let link = Link { id: self.active.segment.id, end: self.end() };
         let file = std::mem::replace(&mut self.active, next);
         let data_end = std::mem::replace(&mut self.tail, FIRST_FRAME);
+        self.last_filled = data_end;
         self.bound = Bound::new();
         self.table_bytes = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);

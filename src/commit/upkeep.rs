@@ -17,7 +17,7 @@ use crate::segment::writer::{LogFile, new_listed};
 /// The smallest log segment, and the one that a store begins with.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 /// A segment small enough to be made from the reserve.
-const LAST_RESORT: u64 = 256 << 10;
+pub(crate) const LAST_RESORT: u64 = 256 << 10;
 /// The file that keeps room on a disk that is getting full.
 pub(crate) const RESERVE_FILE: &str = "RESERVE";
 /// Its length: room for a small segment and a manifest.
@@ -234,7 +234,10 @@ impl Engine {
         // Never more than a small share of what is left is taken ahead of need.
         let free = self.io.fs.free_space(&self.dir).unwrap_or(u64::MAX);
         let most = self.options.segment_bytes.min((free / 16).max(FIRST_SEGMENT));
-        let active = self.order.lock().active.segment.id;
+        let (active, filled) = {
+            let order = self.order.lock();
+            (order.active.segment.id, order.last_filled)
+        };
         let now = self.io.clock.monotonic();
         if sizing.next == 0 {
             sizing.next = FIRST_SEGMENT.min(most);
@@ -244,7 +247,11 @@ impl Engine {
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
             sizing.hurry = took < FAST / 4;
-            if took < FAST {
+            if filled < sizing.next / 4 {
+                // It was left early, because its table of agents was full.
+                let enough = (filled * 2).next_power_of_two().min(sizing.next);
+                sizing.next = enough.max(FIRST_SEGMENT.min(most));
+            } else if took < FAST {
                 let factor = if took < FAST / 32 { 16 } else { 4 };
                 sizing.next = sizing.next.saturating_mul(factor).min(most);
             } else if took > SLOW {

@@ -18,7 +18,7 @@ use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
+use crate::commit::upkeep::{FIRST_SEGMENT, LAST_RESORT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
@@ -29,7 +29,6 @@ use crate::options::Options;
 use crate::recovery::files::Files;
 use crate::recovery::replay::Replay;
 use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
-use crate::recovery::tail::Tail;
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::segment::{Segment, file_name};
 
@@ -58,17 +57,23 @@ pub struct RecoveryReport {
 
 /// Opens the store in `dir` for writing.
 pub(crate) fn open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
-    match try_open(io.clone(), dir, options) {
+    match try_open(io.clone(), dir, options, false) {
         // The reserve is kept for this: recovery needs a little room to give any back.
         Err(e) if e.kind() == ErrorKind::DiskFull => {
             io.fs.remove(&dir.join(RESERVE_FILE)).map_err(|_| e)?;
-            try_open(io, dir, options)
+            try_open(io, dir, options, true)
         }
         opened => opened,
     }
 }
 
-fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
+/// With `tight`, on a full disk, the opening makes do with the room of the reserve.
+fn try_open(
+    io: Io,
+    dir: &Path,
+    options: &Options,
+    tight: bool,
+) -> Result<(Arc<Engine>, RecoveryReport)> {
     let mut files = Files::look(&io, dir)?;
     if files.is_foreign() {
         return Err(not_a_store(dir, "the directory holds other files and no store"));
@@ -97,10 +102,10 @@ fn try_open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, Recov
     files.check_unlisted(&io, dir, &manifest)?;
     // The next manifest is put in force after a sync of the directory: what is gone stays gone.
     manifest.obsolete.retain(|id| files.segments.iter().any(|(there, _)| there == id));
-    if !files.reserve {
+    if !files.reserve && !tight {
         restore_reserve(&io, dir);
     }
-    Opening { io, dir, options, manifest }.run(lock)
+    Opening { io, dir, options, manifest, tight }.run(lock)
 }
 
 fn not_a_store(dir: &Path, why: &str) -> Error {
@@ -153,6 +158,8 @@ struct Opening<'a> {
     dir: &'a Path,
     options: &'a Options,
     manifest: Manifest,
+    /// There is no room but that of the reserve.
+    tight: bool,
 }
 
 /// The log as the engine is to go on with it.
@@ -175,7 +182,7 @@ impl Opening<'_> {
         let mut ready = if self.manifest.clean_end != 0 {
             self.go_on(&unsealed)?
         } else {
-            self.recover(&unsealed, &mut sealed, &mut report)?
+            self.recover(unsealed, &mut sealed, &mut report)?
         };
         let forgotten = self.manifest.forgotten.clone();
         let catalog = Catalog::new(self.manifest.store, self.options.resident_bytes, forgotten);
@@ -270,11 +277,11 @@ impl Opening<'_> {
     /// After a crash: see `tail` and `rewrite`. Everything ends up sealed; a fresh segment is next.
     fn recover(
         &mut self,
-        unsealed: &[Arc<Segment>],
+        unsealed: Vec<Arc<Segment>>,
         sealed: &mut Vec<Arc<Segment>>,
         report: &mut RecoveryReport,
     ) -> Result<Ready> {
-        let tail = tail::read(&self.io, unsealed, self.manifest.durable)?;
+        let tail = tail::read(&self.io, &unsealed, self.manifest.durable)?;
         let frames = tail.stretches.iter().flat_map(|s| &s.frames).filter(|(_, h)| h.records > 0);
         for (_, header) in frames {
             report.frames_kept += 1;
@@ -283,7 +290,10 @@ impl Opening<'_> {
         report.bytes_cut = tail.bytes_cut;
         report.possibly_acknowledged = tail.bytes_cut > 0;
 
-        let plan = Plan::new(&self.io, &tail, &mut self.manifest.next_id)?;
+        let plan = Plan::new(&self.io, &tail, self.tight, &mut self.manifest.next_id)?;
+        let time = tail.time;
+        // Files that are mapped would keep their room.
+        drop((tail, unsealed));
         let dir = self.dir.to_owned();
         let io = self.io.clone();
         let rewrite =
@@ -291,10 +301,13 @@ impl Opening<'_> {
         // Drafts of a recovery that was cut short, and all that is copied or empty, go.
         let kept = |id: u64| plan.kept.iter().any(|(segment, _)| segment.id == id);
         let goes = |line: &Listed| line.role != Role::Sealed && !kept(line.id);
-        let gone: Vec<u64> =
+        let mut gone: Vec<u64> =
             self.manifest.segments.iter().filter(|line| goes(line)).map(|line| line.id).collect();
 
         let active = self.list_fresh(plan.copied.iter().map(|(_, _, _, line)| *line));
+        if self.tight {
+            self.drop_empty(&mut gone, &plan)?;
+        }
         let fresh = rewrite.create(&active)?;
         let drafts: Result<Vec<LogFile>> =
             plan.copied.iter().map(|(_, _, _, line)| rewrite.create(line)).collect();
@@ -312,7 +325,7 @@ impl Opening<'_> {
             done.push(rewrite.copy(source, *from, *to, file, line)?);
         }
         let durable = active.base + FIRST_FRAME;
-        self.conclude(done, &gone, &active, &tail, sealed)?;
+        self.conclude(done, &gone, &active, time, sealed)?;
         let time = self.manifest.time;
         Ok(Ready { order: Order::new(fresh, FIRST_FRAME), durable, time, replay: None })
     }
@@ -320,7 +333,8 @@ impl Opening<'_> {
     /// Lists the copies as drafts and a fresh segment behind everything; gives the fresh one.
     fn list_fresh(&mut self, copies: impl Iterator<Item = Listed>) -> Listed {
         self.manifest.segments.extend(copies);
-        let capacity = FIRST_SEGMENT.min(self.options.segment_bytes);
+        let most = if self.tight { LAST_RESORT } else { FIRST_SEGMENT };
+        let capacity = most.min(self.options.segment_bytes);
         let base = base_behind(&self.manifest);
         let id = self.manifest.next_id;
         self.manifest.next_id += 1;
@@ -330,13 +344,26 @@ impl Opening<'_> {
         listed
     }
 
+    /// Drops the segments that nothing is kept or copied of before anything new is made: on a full
+    /// disk their room is needed. The drafts that are listed already stand for their lsns.
+    fn drop_empty(&mut self, gone: &mut Vec<u64>, plan: &Plan) -> Result<()> {
+        let is_copied = |id: &u64| plan.copied.iter().any(|(source, ..)| source.id == *id);
+        let (copied, empty): (Vec<u64>, Vec<u64>) = gone.iter().partition(|id| is_copied(id));
+        self.manifest.segments.retain(|line| !empty.contains(&line.id));
+        self.manifest.obsolete.extend(empty);
+        *gone = copied;
+        self.install()?;
+        self.unlink_obsolete();
+        Ok(())
+    }
+
     /// Puts the outcome of a recovery in force.
     fn conclude(
         &mut self,
         done: Vec<Done>,
         gone: &[u64],
         active: &Listed,
-        tail: &Tail,
+        time: u64,
         sealed: &mut Vec<Arc<Segment>>,
     ) -> Result<()> {
         let manifest = &mut self.manifest;
@@ -356,7 +383,7 @@ impl Opening<'_> {
             line.role = Role::Active;
         }
         manifest.durable = active.base + FIRST_FRAME;
-        manifest.time = manifest.time.max(tail.time);
+        manifest.time = manifest.time.max(time);
         manifest.incarnation += 1;
         self.install()?;
         self.unlink_obsolete();

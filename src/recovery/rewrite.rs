@@ -54,10 +54,12 @@ pub(crate) struct Done {
 
 impl Plan {
     /// Decides; ids from `next_id` on are used for copies.
-    pub(crate) fn new(io: &Io, tail: &Tail, next_id: &mut u64) -> Result<Plan> {
+    /// On a full disk, in a `tight` place, nothing is copied that may stay where it is.
+    pub(crate) fn new(io: &Io, tail: &Tail, tight: bool, next_id: &mut u64) -> Result<Plan> {
         let mut plan = Plan::default();
+        let worth_keeping = if tight { 1 } else { WORTH_KEEPING };
         for stretch in &tail.stretches {
-            let from = plan.keep(stretch, tail.proven);
+            let from = plan.keep(stretch, tail.proven, worth_keeping);
             let copied = stretch.frames.iter().any(|(at, h)| *at >= from && h.records > 0);
             if !copied {
                 continue;
@@ -75,7 +77,7 @@ impl Plan {
     }
 
     /// Keeps what is proved durable of a stretch, if it is worth it; gives the offset behind it.
-    fn keep(&mut self, stretch: &Stretch, proven: u64) -> usize {
+    fn keep(&mut self, stretch: &Stretch, proven: u64, worth_keeping: u64) -> usize {
         let base = stretch.segment.base;
         let durable = |(at, header): &&(usize, frame::FrameHeader)| {
             base.saturating_add((*at + header.len()) as u64) <= proven
@@ -83,7 +85,7 @@ impl Plan {
         let kept: Vec<_> = stretch.frames.iter().take_while(durable).collect();
         let first = stretch.frames.first().map_or(0, |(at, _)| *at);
         let end = kept.last().map_or(first, |(at, header)| *at + header.len());
-        if ((end - first) as u64) < WORTH_KEEPING {
+        if ((end - first) as u64) < worth_keeping {
             return first;
         }
         self.kept.push((Arc::clone(&stretch.segment), end));

@@ -1,0 +1,322 @@
+//! The fields of the examples: length in bytes, and what it says in the document.
+
+pub(super) const HEADER_FIELDS: &str = "\
+8 magic: memlogSG
+4 version: 1
+4 check
+16 store
+8 id: 2
+8 salt
+8 base: 1052672
+8 capacity: 1048576
+4 layout: 1, a log segment
+60 zero";
+
+pub(super) const LINK_FIELDS: &str = "\
+4 check
+4 header_len: 80
+8 salt
+8 lsn: 1052800 = base + 128
+8 durable: 1000000
+8 time: 1763884800000
+4 body_len: 0
+4 digest: 0
+4 records: 0
+4 agents: 0
+4 flags: LINKED
+4 zero
+8 link id: 1
+8 link end: 1010000";
+
+pub(super) const APPEND_FIELDS: &str = "\
+4 check
+4 header_len: 104
+8 salt
+8 lsn: 1052880 = base + 208
+8 durable: 1000000
+8 time: 1763884800000
+4 body_len: 40
+4 digest
+4 records: 1
+4 agents: 1
+4 flags: none
+4 zero
+8 agent 0: life: 0, absent
+8 next: 1
+8 floor: 1
+2 flags: none
+2 name_len: 8
+4 zero
+8 name: acme/t-7
+4 record at 312 of the file: check
+4 len: 39
+1 type: append
+1 flags: none
+2 kind: 2, user
+4 agent: 0
+8 at: 1763884800000
+4 weight: 3
+4 meta_len: 2
+2 meta: {}
+5 payload: hello
+1 padding";
+
+pub(super) const CHANGES_FIELDS: &str = "\
+4 check
+4 header_len: 144
+8 salt
+8 lsn: 1053024 = base + 352
+8 durable: 1052880
+8 time: 1763884800000
+4 body_len: 232
+4 digest
+4 records: 8
+4 agents: 2
+4 flags: none
+4 zero
+8 agent 0: life: 1052880
+8 next: 2
+8 floor: 1
+2 flags: none
+2 name_len: 8
+4 zero
+8 name: acme/t-7
+8 agent 1: life: 4224
+8 next: 9
+8 floor: 1
+2 flags: none
+2 name_len: 8
+4 zero
+8 name: acme/t-8
+4 record at 496 of the file: check
+4 len: 42
+1 type: append
+1 flags: JOINED, EXPIRES
+2 kind: 300
+4 agent: 0
+8 at: 1763884800005
+4 weight: 0
+4 meta_len: 0
+8 expires: 1763884801000
+2 payload: ok
+6 padding
+4 record at 544: check
+4 len: 34
+1 type: set
+1 flags: none
+2 zero
+4 agent: 0
+4 key_len: 4
+4 zero
+4 key: goal
+6 value: refund
+6 padding
+4 record at 584: check
+4 len: 19
+1 type: unset
+1 flags: none
+2 zero
+4 agent: 0
+3 key: old
+5 padding
+4 record at 608: check
+4 len: 24
+1 type: redact
+1 flags: none
+2 zero
+4 agent: 0
+8 seq: 1
+4 record at 632: check
+4 len: 24
+1 type: truncate
+1 flags: none
+2 zero
+4 agent: 0
+8 seq: 2
+4 record at 656: check
+4 len: 40
+1 type: policy
+1 flags: none
+2 zero
+4 agent: 0
+8 max_entries: 100
+8 max_bytes: no limit
+8 max_age: no limit
+4 record at 696: check
+4 len: 16
+1 type: policy
+1 flags: CLEARED
+2 zero
+4 agent: 1
+4 record at 712: check
+4 len: 16
+1 type: forget
+1 flags: none
+2 zero
+4 agent: 1";
+
+pub(super) const PREFIX_FIELDS: &str = "\
+4 check
+4 header_len: 64
+8 salt
+8 lsn: 1053400 = base + 728
+8 durable: 1053024
+8 time: 1763884800000
+4 body_len: 32
+4 digest
+4 records: 1
+4 agents: 0
+4 flags: none
+4 zero
+4 record at 792 of the file: check
+4 len: 25
+1 type: forget prefix
+1 flags: none
+2 zero
+4 agent: none
+9 prefix: acme/old/
+7 padding";
+
+pub(super) const DIRECTORY_FIELDS: &str = "\
+4 check
+2 count: 2
+2 level: 0, a leaf
+2 slot 0: entry at 12
+2 slot 1: entry at 28
+2 name_len: 8
+2 zero
+4 target: the block at 1044480
+8 name: acme/t-7
+2 name_len: 8
+2 zero
+4 target: the block at 1044656
+8 name: acme/t-8
+4052 filler";
+
+pub(super) const BLOCK_FIELDS: &str = "\
+4 check
+4 len: 176
+8 life: 1052880
+8 next: 3
+8 floor: 2
+8 first_seq: 1
+4 count: 2
+2 flags: STATE, REDACTED, POLICY, EXPIRES, POLICY_SET
+2 name_len: 8
+8 bytes: 9
+4 state_count: 2
+4 redacted_count: 1
+8 name: acme/t-7
+8 max_entries: 100
+8 max_bytes: no limit
+8 max_age: no limit
+4 offset of seq 1: 312
+4 offset of seq 2: 496
+8 maximum of group 0: 1763884800005
+8 redacted: 1
+4 state change at 128 of the block
+4 state change at 152 of the block
+8 revision: 1053024
+4 offset: 544
+2 key_len: 4
+2 zero
+4 key: goal
+4 padding
+8 revision: 1053024
+4 offset: 0, unset
+2 key_len: 3
+2 zero
+3 key: old
+5 padding
+4 the block of acme/t-8: check
+4 len: 72
+8 life: 0, a tombstone
+8 next: 1
+8 floor: 1
+8 first_seq: 1
+4 count: 0
+2 flags: none
+2 name_len: 8
+8 bytes: 0
+4 state_count: 0
+4 redacted_count: 0
+8 name: acme/t-8";
+
+pub(super) const PREFIXES_FIELDS: &str = "\
+4 check
+4 len: 3592
+4 count: 1
+4 zero
+8 lsn: 1053400
+2 length: 9
+9 prefix: acme/old/
+5 padding
+3552 filler";
+
+pub(super) const TRAILER_FIELDS: &str = "\
+8 magic: memlogFT
+4 version: 1
+4 check
+16 store
+8 segment: 2
+8 salt
+8 first_lsn: 1052800
+8 data_end: 824
+8 generation: 0
+8 lowest_lsn: 1052800
+8 highest_lsn: 1053496
+8 max_at: 1763884800005
+8 file_len: 1048576
+8 footer_at: 1036288
+4 directory_pages: 1
+4 leaf_pages: 1
+4 root: 0
+4 filter_pages: 1
+8 filter_at: 1040384
+8 blocks_at: 1044480
+8 blocks_len: 248
+8 prefixes_at: 1044728
+8 prefixes_len: 3592
+8 agents: 2
+8 entries: 2
+8 bytes: 9
+64 reserved";
+
+pub(super) const MANIFEST_FIELDS: &str = "\
+8 magic: memlogMF
+4 version: 1
+4 check
+16 store
+8 incarnation: 3
+8 generation: 17
+8 next_id: 5
+8 durable: 1053496
+8 time: 1763884800000
+8 clean_end: 0
+4 segments: 2
+4 forgotten: 1
+4 obsolete: 1
+4 zero
+8 id: 2
+8 salt
+8 base: 1052672
+8 capacity: 1048576
+8 data_end: 824
+4 footer_check: that of the trailer above
+1 role: sealed
+1 layout: log
+2 zero
+8 id: 3
+8 salt: 77
+8 base: 2101248
+8 capacity: 1048576
+8 data_end: 0
+4 footer_check: 0
+1 role: active
+1 layout: log
+2 zero
+8 lsn: 1053400
+4 length: 9
+9 prefix: acme/old/
+3 padding
+8 obsolete id: 1";
