@@ -10,6 +10,7 @@ use crate::error::{Damage, Error};
 use crate::format::Fault;
 use crate::format::footer;
 use crate::format::touched::Touched;
+use crate::manifest;
 use crate::recovery::replay::Replay;
 use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
@@ -18,11 +19,12 @@ use crate::segment::writer::FIRST_FRAME;
 pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
     let mut found = Found(Vec::new());
     let set = engine.catalog.segments();
-    let unsealed: Vec<(Arc<Segment>, u64)> = {
+    let (unsealed, spares): (Vec<(Arc<Segment>, u64)>, Vec<Arc<Segment>>) = {
         let order = engine.order.lock();
         let sealing = order.sealing.iter().map(|job| Arc::clone(&job.file.segment));
         let files = sealing.chain([Arc::clone(&order.active.segment)]);
-        files.map(|segment| (Arc::clone(&segment), segment.published())).collect()
+        let files = files.map(|segment| (Arc::clone(&segment), segment.published()));
+        (files.collect(), order.spares.iter().map(|file| Arc::clone(&file.segment)).collect())
     };
     for segment in &set.sealed {
         check_sealed(engine, segment, &mut found);
@@ -31,8 +33,24 @@ pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
         for (segment, end) in unsealed.iter().filter(|(s, _)| s.trailer().is_none()) {
             check_frames(engine, segment, *end, &mut found);
         }
+        for spare in &spares {
+            if let Err(error) = spare.header() {
+                found.error(&error);
+            }
+        }
+        check_manifest(engine, &mut found);
     }
     found.0
+}
+
+fn check_manifest(engine: &Engine, found: &mut Found) {
+    let reason = match manifest::read(&engine.io, &engine.dir) {
+        Ok(Some(_)) => return,
+        Ok(None) => "the manifest is missing".to_owned(),
+        Err(error) if error.damage().is_some() => return found.error(&error),
+        Err(error) => error.to_string(),
+    };
+    found.0.push(Damage::new(engine.dir.join(manifest::NAME), 0, reason));
 }
 
 struct Found(Vec<Damage>);
@@ -112,6 +130,7 @@ fn check_footer(segment: &Segment, expected: Option<Vec<AgentAtEnd>>) -> Result<
     let len = usize::try_from(footer.trailer().footer_len()).unwrap_or(0);
     let touched = Touched::new(len, footer::GRANULE);
     let footer = footer.with_touched(&touched);
+    footer.check_directory()?;
     footer.check_filter()?;
     let mut agents = 0u64;
     let mut position = footer.first();

@@ -1,6 +1,6 @@
 //! Views: consistent reads of one agent at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
@@ -153,7 +153,7 @@ impl View {
             Ok(since) => u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             Err(_) => 0,
         };
-        match self.find_since(time) {
+        match self.find_since(time, Unreadable::Fails) {
             Ok(from) => Entries::new(self, from, self.next_seq()),
             Err(error) => Entries { failed: Some(error), ..Entries::new(self, 1, 1) },
         }
@@ -222,7 +222,7 @@ impl View {
                 found.insert(key.into(), (Arc::clone(&part.segment), slot));
             });
         }
-        found.into_iter().filter_map(move |(key, (segment, slot))| self.value(&segment, slot, &key))
+        States { view: self, left: found.into_iter() }
     }
 
     fn value(
@@ -236,10 +236,10 @@ impl View {
         Some(value.map_err(|e| e.with_agent(&self.agent.name)))
     }
 
-    fn find_since(&self, time: u64) -> Result<u64> {
+    fn find_since(&self, time: u64, unreadable: Unreadable) -> Result<u64> {
         for extent in self.base.extents.iter().filter(|e| e.end() > self.floor) {
             if let Some(from) = extent.group_reaching(time)?
-                && let Some(seq) = self.scan_since(from, extent.end(), time)?
+                && let Some(seq) = self.scan_since(from, extent.end(), time, unreadable)?
             {
                 return Ok(seq);
             }
@@ -247,7 +247,7 @@ impl View {
         let parts: Vec<_> = self.version.parts().collect();
         for part in parts.into_iter().rev().filter(|p| p.end() > self.floor) {
             if let Some(from) = part.group_reaching(time)
-                && let Some(seq) = self.scan_since(from, part.end(), time)?
+                && let Some(seq) = self.scan_since(from, part.end(), time, unreadable)?
             {
                 return Ok(seq);
             }
@@ -255,11 +255,18 @@ impl View {
         Ok(self.next_seq())
     }
 
-    fn scan_since(&self, from: u64, to: u64, time: u64) -> Result<Option<u64>> {
+    fn scan_since(
+        &self,
+        from: u64,
+        to: u64,
+        time: u64,
+        unreadable: Unreadable,
+    ) -> Result<Option<u64>> {
         for seq in from.max(self.floor)..to.min(self.next_seq()) {
             match self.entry(seq) {
                 Ok(entry) if entry.at_ms() >= time => return Ok(Some(seq)),
                 Ok(_) => {}
+                Err(_) if unreadable == Unreadable::Stays => return Ok(Some(seq)),
                 Err(_) if self.is_lenient() => {}
                 Err(error) => return Err(error),
             }
@@ -408,7 +415,7 @@ impl Timeline for View {
     }
 
     fn first_since(&self, time: u64) -> Result<u64> {
-        self.find_since(time)
+        self.find_since(time, Unreadable::Stays)
     }
 
     fn pieces(&self) -> Vec<(u64, u64, u64)> {
@@ -416,7 +423,8 @@ impl Timeline for View {
     }
 
     fn entry_bytes(&self, seq: u64) -> Result<u64> {
-        self.entry(seq).map(|entry| entry.stored_len())
+        // One that cannot be read is not dropped for its size, nor does it hide the others.
+        Ok(self.entry(seq).map_or(0, |entry| entry.stored_len()))
     }
 }
 
@@ -429,6 +437,53 @@ impl fmt::Debug for View {
             .finish_non_exhaustive()
     }
 }
+
+/// What an entry that cannot be read means to a search by time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    /// The search fails, unless the store is open for salvage.
+    Fails,
+    /// No policy drops it.
+    Stays,
+}
+
+/// Values of a view's state, from both ends.
+struct States<'v> {
+    view: &'v View,
+    left: btree_map::IntoIter<Box<str>, (Arc<Segment>, StateSlot)>,
+}
+
+impl States<'_> {
+    fn read(
+        &mut self,
+        next: impl Fn(&mut Self) -> Option<(Box<str>, (Arc<Segment>, StateSlot))>,
+    ) -> Option<Result<StateValue>> {
+        loop {
+            let (key, (segment, slot)) = next(self)?;
+            let Some(value) = self.view.value(&segment, slot, &key) else { continue };
+            if value.is_err() && !self.view.is_lenient() {
+                self.left = BTreeMap::new().into_iter();
+            }
+            return Some(value);
+        }
+    }
+}
+
+impl Iterator for States<'_> {
+    type Item = Result<StateValue>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read(|states| states.left.next())
+    }
+}
+
+impl DoubleEndedIterator for States<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.read(|states| states.left.next_back())
+    }
+}
+
+impl FusedIterator for States<'_> {}
 
 /// Entries of a view, from both ends.
 #[must_use]

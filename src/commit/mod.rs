@@ -197,7 +197,9 @@ impl Engine {
                 Attempt::Conflict(error, wait) => {
                     // Answered when what it conflicts with can be read.
                     if let Some((end, durability)) = wait {
-                        self.wait(end, durability)?;
+                        // If that cannot be, it is the other batch that is in doubt, and not this one.
+                        self.wait(end, durability)
+                            .map_err(|cause| self.log.poisoned().unwrap_or(cause))?;
                     }
                     return Err(error);
                 }

@@ -83,7 +83,8 @@ impl Engine {
             Err(Failure::Unchanged(error)) => Err(error),
             Err(Failure::Unknown(error)) => {
                 self.log.poison(&error);
-                Err(error)
+                // Not an error that passes, like that of a full disk, even if it was one.
+                Err(self.log.poisoned().unwrap_or(error))
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::segment::writer::{LogFile, new_listed};
 /// The smallest log segment, and the one that a store begins with.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 /// A segment small enough to be made from the reserve.
-pub(crate) const LAST_RESORT: u64 = 256 << 10;
+const LAST_RESORT: u64 = 256 << 10;
 /// The file that keeps room on a disk that is getting full.
 pub(crate) const RESERVE_FILE: &str = "RESERVE";
 /// Its length: room for a small segment and a manifest.

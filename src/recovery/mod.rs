@@ -18,7 +18,7 @@ use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::upkeep::{FIRST_SEGMENT, LAST_RESORT, RESERVE_FILE, restore_reserve};
+use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
@@ -34,6 +34,8 @@ use crate::segment::{Segment, file_name};
 
 /// The file whose lock keeps a second process out.
 pub(crate) const LOCK_FILE: &str = "LOCK";
+/// The active segment after a recovery on a full disk: room to forget and to truncate in.
+const LEAST_SEGMENT: u64 = 64 << 10;
 /// Lsns begin here, so that 0 is before everything.
 const FIRST_BASE: u64 = 4096;
 
@@ -60,7 +62,8 @@ pub(crate) fn open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>
     match try_open(io.clone(), dir, options, false) {
         // The reserve is kept for this: recovery needs a little room to give any back.
         Err(e) if e.kind() == ErrorKind::DiskFull => {
-            io.fs.remove(&dir.join(RESERVE_FILE)).map_err(|_| e)?;
+            // Whether or not it was there, the second attempt makes do with less.
+            let _ = io.fs.remove(&dir.join(RESERVE_FILE));
             try_open(io, dir, options, true)
         }
         opened => opened,
@@ -333,7 +336,7 @@ impl Opening<'_> {
     /// Lists the copies as drafts and a fresh segment behind everything; gives the fresh one.
     fn list_fresh(&mut self, copies: impl Iterator<Item = Listed>) -> Listed {
         self.manifest.segments.extend(copies);
-        let most = if self.tight { LAST_RESORT } else { FIRST_SEGMENT };
+        let most = if self.tight { LEAST_SEGMENT } else { FIRST_SEGMENT };
         let capacity = most.min(self.options.segment_bytes);
         let base = base_behind(&self.manifest);
         let id = self.manifest.next_id;

@@ -53,6 +53,7 @@ pub(crate) fn open(
         options,
         keep,
         manifest: None,
+        version: None,
         report: RecoveryReport::default(),
         seen_to: 0,
         forgotten: Vec::new(),
@@ -61,12 +62,16 @@ pub(crate) fn open(
     salvage.read_manifest()?;
     let mut segments = salvage.gather(&files)?;
     segments.sort_by_key(|found| (found.listed.base, found.listed.id));
-    let last = segments.len().saturating_sub(1);
+    // Spares may lie behind it, which hold nothing.
+    let last = segments.iter().rposition(Found::has_frame).unwrap_or(0);
     let mut sealed = Vec::new();
     for (index, found) in segments.into_iter().enumerate() {
-        sealed.extend(salvage.index(found, index == last)?);
+        sealed.extend(salvage.index(found, index >= last)?);
     }
     let Some(first) = sealed.first() else {
+        if let Some(error) = salvage.version {
+            return Err(error);
+        }
         let mut damage = Damage::new(dir, 0, "no segment can be read");
         damage.agents.clear();
         return Err(Error::damaged(damage));
@@ -105,6 +110,9 @@ struct Salvage<'a> {
     options: &'a Options,
     keep: Keep,
     manifest: Option<Manifest>,
+    /// The manifest says that it is of another version, which no checksum covers: it counts only if
+    /// no segment is of this one.
+    version: Option<Error>,
     report: RecoveryReport,
     /// Frames below this lsn have been taken from another segment: a recovery that was cut short
     /// leaves some twice.
@@ -121,6 +129,14 @@ struct Found {
     bytes: Vec<u8>,
 }
 
+impl Found {
+    fn has_frame(&self) -> bool {
+        let Listed { salt, base, .. } = self.listed;
+        let frames = Frames { bytes: &self.bytes, salt, base };
+        frames.headers_behind(usize::try_from(FIRST_FRAME).unwrap_or(0)).next().is_some()
+    }
+}
+
 impl Salvage<'_> {
     fn damage(&mut self, path: &Path, offset: u64, reason: &str) {
         self.report.damage.push(Damage::new(path, offset, reason));
@@ -135,6 +151,11 @@ impl Salvage<'_> {
             Ok(None) => self.damage(&self.dir.join(manifest::NAME), 0, "the manifest is missing"),
             Err(error) => match error.damage() {
                 Some(damage) => self.report.damage.push(damage.clone()),
+                None if error.kind() == ErrorKind::Version => {
+                    let path = self.dir.join(manifest::NAME);
+                    self.damage(&path, 0, "the manifest says that it is of another version");
+                    self.version = Some(error);
+                }
                 None => return Err(error),
             },
         }
@@ -280,6 +301,8 @@ impl Salvage<'_> {
         let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
         let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
         let mut end = at;
+        // What the manifest knows to have been on stable storage cannot have been torn.
+        let proven = self.manifest.as_ref().map_or(0, |manifest| manifest.durable);
         while at < bytes.len() {
             match frames.frame(at) {
                 Ok(frame) => {
@@ -289,7 +312,7 @@ impl Salvage<'_> {
                         continue;
                     }
                     if let Err(Fault(reason)) = replay.apply(&frame) {
-                        self.lost(&frames, segment, frame.offset, reason);
+                        self.lost(&frames, segment, frame.offset, at, reason);
                     }
                 }
                 Err(Fault(reason)) => {
@@ -298,18 +321,19 @@ impl Salvage<'_> {
                     let blank = written.iter().all(|byte| *byte == 0);
                     match next {
                         Some((next, _)) => {
-                            self.lost(&frames, segment, at, reason);
+                            self.lost(&frames, segment, at, next, reason);
                             at = next;
                         }
                         None if blank => break,
-                        None if torn_may_be => {
+                        None if torn_may_be && segment.base.saturating_add(at as u64) >= proven => {
                             let cut = written.iter().rposition(|byte| *byte != 0);
                             self.report.bytes_cut += cut.map_or(0, |last| last as u64 + 1);
                             self.report.possibly_acknowledged = true;
                             break;
                         }
                         None => {
-                            self.lost(&frames, segment, at, reason);
+                            let behind = written.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+                            self.lost(&frames, segment, at, at + behind, reason);
                             break;
                         }
                     }
@@ -325,20 +349,35 @@ impl Salvage<'_> {
         self.adopt(segment, replay, end).map(Some)
     }
 
-    /// Reports a frame that is not whole, with whom it hits as far as its header says.
-    fn lost(&mut self, frames: &Frames<'_>, segment: &Segment, at: usize, reason: &str) {
+    /// Reports a frame that is not whole, with whom it hits as far as its header says. The next one
+    /// that can be read begins at `next`: if the frame ends before, others are lost with it.
+    fn lost(
+        &mut self,
+        frames: &Frames<'_>,
+        segment: &Segment,
+        at: usize,
+        next: usize,
+        reason: &str,
+    ) {
         let mut damage = Damage::new(segment.path(), at as u64, reason);
         damage.lsn = segment.base.checked_add(at as u64).map(Lsn);
         match frames.header(at) {
-            Ok((_, agents)) => {
+            Ok((header, agents)) => {
                 damage.agents = agents.iter().map(|agent| agent.name.to_owned()).collect();
+                self.report.damage.push(damage);
+                let end = at.saturating_add(header.len());
+                if end < next {
+                    self.lost(frames, segment, end, next, "no frame begins here");
+                }
             }
-            Err(_) => damage.reason.push_str(
-                "; whom it hits cannot be told: any agent may lack the changes of these lsns, \
-                 forgettings included",
-            ),
+            Err(_) => {
+                damage.reason.push_str(
+                    "; whom it hits cannot be told: any agent may lack the changes of these lsns, \
+                     forgettings included",
+                );
+                self.report.damage.push(damage);
+            }
         }
-        self.report.damage.push(damage);
     }
 
     fn adopt(

@@ -48,6 +48,11 @@ impl<'a> FooterRef<'a> {
         FooterRef { trailer: self.trailer, bytes: self.bytes, touched }
     }
 
+    /// Verifies every page of the directory.
+    pub(crate) fn check_directory(&self) -> Result<(), Fault> {
+        (0..self.trailer.directory_pages).try_for_each(|number| self.page(number).map(drop))
+    }
+
     /// Verifies every page of the filter.
     pub(crate) fn check_filter(&self) -> Result<(), Fault> {
         let first = self.trailer.filter_at.saturating_sub(self.trailer.footer_at) / PAGE as u64;

@@ -1,0 +1,118 @@
+//! A store made ready for a burst: its active segment is filled with zeros, and nothing runs in the
+//! background.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use memlog::{Agent, Durability, Kind, NewEntry, Options, Store};
+
+use crate::common::{Run, crew, text};
+
+/// The default of `Options::segment_bytes`.
+const SEGMENT: u64 = 64 << 20;
+/// What a burst leaves of a segment, for headers of frames and for the footer.
+const MARGIN: u64 = 4 << 20;
+/// What is written between two flushes while a store is made ready: small enough that the filling
+/// of spares is not given up.
+const STEP: u64 = 4 << 20;
+/// Bytes of the name, header and checksums of an entry, roughly.
+const OVERHEAD: u64 = 128;
+
+/// A store, its agents and the turn that is appended.
+pub(crate) struct Ready {
+    pub(crate) store: Store,
+    agents: Vec<Agent>,
+    turn: Vec<u8>,
+    grown: bool,
+}
+
+impl Ready {
+    pub(crate) fn new(dir: &Path, durability: Durability, agents: usize, bytes: usize) -> Self {
+        let store = Options::new().durability(durability).open(dir).unwrap();
+        let name = |i: usize| format!("tenant-{}/user-{}/thread-{i}", i % 10, i % 100);
+        let agents = (0..agents.max(1)).map(|i| store.agent(&name(i)).unwrap()).collect();
+        Ready { store, agents, turn: text(bytes), grown: false }
+    }
+
+    /// Appends the turn to the next agent, with the store's durability.
+    pub(crate) fn append(&self, op: u64) {
+        let agent = &self.agents[op as usize % self.agents.len()];
+        agent.append(NewEntry::new(Kind::ASSISTANT, &self.turn)).unwrap();
+    }
+
+    /// How many turns of a burst fit into a segment, at most `mib` of them.
+    pub(crate) fn burst(&self, mib: u64) -> u64 {
+        (mib << 20).min(SEGMENT - 2 * MARGIN) / (self.turn.len() as u64 + OVERHEAD)
+    }
+
+    /// Appends `ops` turns from `threads` threads, without making anything ready.
+    pub(crate) fn run(&self, threads: usize, ops: u64) -> Run {
+        crew(threads, ops, |_, op| self.append(op))
+    }
+
+    /// Sees to it that `ops` turns fit into the active segment, that it is filled, and that nothing
+    /// else goes on.
+    pub(crate) fn refresh(&mut self, ops: u64) {
+        if !self.grown {
+            // Segments start small and grow with the rate; the first full one was not filled.
+            for _ in 0..16 {
+                if self.use_up() > SEGMENT - MARGIN {
+                    break;
+                }
+            }
+            self.quiet();
+            self.use_up();
+            self.grown = true;
+        }
+        let need = ops * (self.turn.len() as u64 + OVERHEAD) + MARGIN;
+        if self.store.stats().active_bytes + need > SEGMENT {
+            self.use_up();
+        }
+        self.quiet();
+    }
+
+    /// Appends until the store goes over to its next segment; gives how full the last one was.
+    fn use_up(&self) -> u64 {
+        let mut full = self.store.stats().active_bytes;
+        let mut batch = self.store.batch();
+        let mut unsynced = 0;
+        for op in 0.. {
+            let agent = &self.agents[op % self.agents.len()];
+            batch.append(agent, NewEntry::new(Kind::ASSISTANT, &self.turn));
+            batch.durability(Durability::Buffer).commit().unwrap();
+            unsynced += self.turn.len() as u64;
+            if unsynced > STEP {
+                self.store.sync().unwrap();
+                unsynced = 0;
+            }
+            let now = self.store.stats().active_bytes;
+            if now < full {
+                break;
+            }
+            full = now;
+        }
+        self.store.sync().unwrap();
+        full
+    }
+
+    /// Waits until everything is synced and this process writes nothing any more.
+    fn quiet(&self) {
+        const STILL: Duration = Duration::from_millis(300);
+        self.store.sync().unwrap();
+        let started = Instant::now();
+        let (mut seen, mut since) = (bytes_written(), Instant::now());
+        while since.elapsed() < STILL && started.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = bytes_written();
+            if now != seen || now.is_none() && started.elapsed() < Duration::from_secs(3) {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+    }
+}
+
+/// What this process has written so far; only Linux tells.
+pub(crate) fn bytes_written() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
+}

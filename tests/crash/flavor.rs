@@ -1,0 +1,40 @@
+//! How a history's store is opened, what is put in, and what is to go wrong.
+
+use memlog::sim::SimFault;
+use memlog::{Durability, Maintenance, Options, Verify};
+
+use crate::rng::Rng;
+
+/// How a history's store is opened and what is put in.
+#[derive(Clone)]
+pub struct Flavor {
+    pub options: Options,
+    pub default: Durability,
+    /// One in so many entries is large.
+    pub large: u64,
+    /// One in so many entries takes a segment of its own.
+    pub huge: u64,
+}
+
+impl Flavor {
+    pub fn of(rng: &mut Rng) -> Flavor {
+        let default = *rng.pick(&[Durability::Sync, Durability::Write, Durability::Buffer]);
+        let wide = rng.one_in(8);
+        let options = Options::new()
+            .maintenance(Maintenance::Manual)
+            .durability(default)
+            .verify(if rng.one_in(4) { Verify::Always } else { Verify::FirstTouch })
+            .segment_bytes(if wide { 2 << 20 } else { 256 << 10 })
+            .resident_bytes(if rng.one_in(2) { 0 } else { 64 << 10 });
+        let large = *rng.pick(&[3, 8, 20]);
+        Flavor { options, default, large, huge: if wide { 12 } else { 60 } }
+    }
+}
+
+/// What is to go wrong, and at which call.
+#[derive(Clone, Copy, Debug)]
+pub enum Trap {
+    None,
+    Crash { call: u64 },
+    Fault { call: u64, fault: SimFault, sticky: bool },
+}

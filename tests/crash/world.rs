@@ -1,0 +1,596 @@
+//! One history: a store on a simulated disk, the ledger of what was done, and the views held.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use memlog::sim::SimDisk;
+use memlog::{
+    Batch, Commit, Durability, Error, ErrorKind, Kind, NewEntry, Receipt, Retention, Store, View,
+};
+
+use crate::flavor::{Flavor, Trap};
+use crate::ledger::{End, Ledger, look_at_all};
+use crate::model::{self, Done, Item, Op, Seen, hash};
+use crate::rng::{Rng, bytes};
+
+pub const DIR: &str = "/data/store";
+pub const NAMES: &[&str] = &["t/a/1", "t/a/2", "t/a", "t/b", "t/", "solo", "u/x", "u/y/z"];
+const PREFIXES: &[&str] = &["t/", "t/a/", "u/", "none/", "u/y/"];
+pub const KEYS: &[&str] = &["goal", "k", "plan/1", "plan/2"];
+pub const EPOCH: u64 = 1_700_000_000_000;
+
+pub struct Pending {
+    commit: Commit,
+    number: u64,
+    durability: Durability,
+    seqs: Vec<(String, u64, u64)>,
+}
+
+/// A view that is kept, and what it showed when it was opened.
+pub struct Held {
+    pub view: View,
+    pub seen: Seen,
+}
+
+pub struct World {
+    pub disk: SimDisk,
+    pub ledger: Ledger,
+    pub store: Option<Store>,
+    pub flavor: Flavor,
+    pub rng: Rng,
+    pub pending: Vec<Pending>,
+    pub held: Vec<Held>,
+    ids: u64,
+    /// Errors are to be expected: a fault or a crash has been ordered.
+    pub trouble: bool,
+    pub trap: Trap,
+    /// A write or sync of the log has failed.
+    pub poisoned: bool,
+    pub trail: Vec<String>,
+    pub verbose: bool,
+}
+
+/// A batch in the making, for the store and for the ledger.
+struct Draft {
+    batch: Batch,
+    ops: Vec<(String, Op)>,
+    model: model::Model,
+    durability: Durability,
+}
+
+impl World {
+    pub fn new(disk: SimDisk, ledger: Ledger, flavor: Flavor, rng: Rng) -> World {
+        World {
+            disk,
+            ledger,
+            store: None,
+            flavor,
+            rng,
+            pending: Vec::new(),
+            held: Vec::new(),
+            ids: 0,
+            trouble: false,
+            trap: Trap::None,
+            poisoned: false,
+            trail: Vec::new(),
+            verbose: std::env::var_os("MEMLOG_TRAIL").is_some(),
+        }
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            let line = format!("[call {}] {}", self.disk.calls(), what());
+            eprintln!("{line}");
+            self.trail.push(line);
+        }
+    }
+
+    pub fn store(&self) -> Store {
+        self.store.clone().unwrap()
+    }
+
+    /// Opens the store and holds what it shows against the ledger.
+    pub fn open(&mut self, end: End) -> Result<(), Error> {
+        let opened = self.flavor.options.open_on(&self.disk, DIR);
+        self.note(|| format!("open after {end:?}: {:?}", opened.as_ref().err()));
+        let store = opened?;
+        self.store = Some(store.clone());
+        self.poisoned = false;
+        self.accept(&store, end);
+        Ok(())
+    }
+
+    fn accept(&mut self, store: &Store, end: End) {
+        let report = store.recovery_report();
+        assert!(report.damage.is_empty(), "recovery reports damage: {report:?}");
+        let seen = look_at_all(store).unwrap_or_else(|e| panic!("reading after open: {e}"));
+        if let Err(why) = self.ledger.reopened(end, &seen) {
+            panic!("{why}\nreport: {report:?}");
+        }
+        assert!(store.incarnation() > self.ledger.incarnation, "the incarnation is an old one");
+        self.ledger.incarnation = store.incarnation();
+        let next = store.stats().next_lsn.0;
+        assert!(next >= self.ledger.highest_lsn, "lsn {next} was given out before");
+        self.ledger.highest_lsn = next;
+        let damage = store.verify().unwrap();
+        assert!(damage.is_empty(), "verify after open: {damage:?}");
+        for name in NAMES {
+            if !self.ledger.now().contains_key(*name) {
+                let view = store.agent(name).unwrap().view().unwrap();
+                assert_eq!((view.floor(), view.next_seq()), (1, 1), "{name} is not absent");
+            }
+        }
+    }
+
+    /// Where the model cannot know which policy survived, sets it anew.
+    pub fn clear_doubts(&mut self) -> Result<(), Error> {
+        for (name, policy) in std::mem::take(&mut self.ledger.doubtful) {
+            self.set_policy(&name, policy)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the store as a process does that dies. What is held must still read the same.
+    pub fn abandon(&mut self) {
+        self.check_held();
+        self.held.clear();
+        self.pending.clear();
+        self.store = None;
+        self.note(|| "abandoned".into());
+    }
+
+    /// One step; an error is one that trouble explains.
+    pub fn step(&mut self) -> Result<(), Error> {
+        self.disk.advance(Duration::from_millis(self.rng.below(50)));
+        let outcome = match self.rng.below(100) {
+            0..58 => self.commit_some(false),
+            58..68 => self.commit_some(true),
+            68..73 => self.wait_one(),
+            73..77 => self.sync(),
+            77..80 => self.barrier(),
+            80..82 => self.forget_prefix(),
+            82..84 => self.set_some_policy(),
+            84..87 => self.hold(),
+            87..93 => self.check_one(),
+            93..95 => self.check_agents(),
+            95..97 => self.check_errors(),
+            97 => self.close_and_reopen(),
+            98 => self.kill(End::Killed),
+            _ => self.kill(End::PowerLost),
+        };
+        self.see_lsn();
+        match outcome {
+            Err(e) if !self.trouble => panic!("without any fault: {e:?}"),
+            outcome => outcome,
+        }
+    }
+
+    fn see_lsn(&mut self) {
+        if let Some(store) = &self.store {
+            self.ledger.highest_lsn = self.ledger.highest_lsn.max(store.stats().next_lsn.0);
+        }
+    }
+
+    pub fn name(&mut self) -> String {
+        match self.rng.below(8) {
+            0 => format!("u/many/{}", self.rng.below(30)),
+            1..5 => NAMES[self.rng.below(3) as usize].to_owned(),
+            _ => (*self.rng.pick(NAMES)).to_owned(),
+        }
+    }
+
+    fn size(&mut self) -> usize {
+        let size = if self.rng.one_in(self.flavor.huge) {
+            (200 << 10) + self.rng.below(1100 << 10)
+        } else if self.rng.one_in(self.flavor.large) {
+            8000 + self.rng.below(60_000)
+        } else if self.rng.one_in(3) {
+            self.rng.below(5000)
+        } else {
+            self.rng.below(120)
+        };
+        size as usize
+    }
+
+    fn draft(&mut self) -> Draft {
+        let store = self.store();
+        let batch = store.batch();
+        let durability = self.flavor.default;
+        Draft { batch, ops: Vec::new(), model: self.ledger.now().clone(), durability }
+    }
+
+    /// A batch of anything.
+    fn commit_some(&mut self, submit: bool) -> Result<(), Error> {
+        let mut draft = self.draft();
+        let agents = if self.rng.one_in(4) { 2 + self.rng.below(3) } else { 1 };
+        let names: Vec<String> = (0..agents).map(|_| self.name()).collect();
+        let conflict = self.rng.one_in(25);
+        self.expect(&mut draft, &names[0], conflict);
+        for name in &names {
+            for _ in 0..=self.rng.below(3) {
+                self.change(&mut draft, name);
+            }
+        }
+        if self.rng.one_in(2) {
+            draft.durability =
+                *self.rng.pick(&[Durability::Sync, Durability::Write, Durability::Buffer]);
+            draft.batch.durability(draft.durability);
+        }
+        if conflict {
+            let error = draft.batch.commit().expect_err("a wrong expectation was met");
+            let expected = error.kind() == ErrorKind::Conflict;
+            assert!(expected || self.trouble, "a wrong expectation: {error:?}");
+            return if expected { Ok(()) } else { self.failed(error, None) };
+        }
+        if draft.ops.iter().any(|(_, op)| matches!(op, Op::Forget)) {
+            draft.durability = Durability::Sync;
+        }
+        if submit { self.submit(draft) } else { self.commit(draft) }
+    }
+
+    fn expect(&mut self, draft: &mut Draft, name: &str, wrong: bool) {
+        if !wrong && !self.rng.one_in(3) {
+            return;
+        }
+        let agent = self.store().agent(name).unwrap();
+        let life = draft.model.get(name);
+        let key = *self.rng.pick(KEYS);
+        let value = life.and_then(|life| life.state.get(key));
+        let revision = match value {
+            None => Some(0),
+            Some(value) => value.revision,
+        };
+        match revision {
+            Some(revision) if self.rng.one_in(2) => {
+                let told = revision + if wrong { 1 + self.rng.below(2) * 8 } else { 0 };
+                let at = (told != 0).then_some(memlog::Lsn(told));
+                draft.batch.expect_revision(&agent, key, at);
+            }
+            _ => {
+                let next = life.map_or(1, |life| life.next) + u64::from(wrong);
+                draft.batch.expect_next(&agent, next);
+            }
+        }
+    }
+
+    /// Adds one change of an agent to a batch.
+    fn change(&mut self, draft: &mut Draft, name: &str) {
+        let agent = self.store().agent(name).unwrap();
+        let (next, floor) = draft.model.get(name).map_or((1, 1), |life| (life.next, life.floor));
+        let key = *self.rng.pick(KEYS);
+        let op = match self.rng.below(40) {
+            0..24 => self.append(&mut draft.batch, &agent),
+            24..29 => {
+                let value = self.fill();
+                draft.batch.set(&agent, key, &value);
+                Op::Set(key.into(), hash(&value))
+            }
+            29..31 => {
+                draft.batch.unset(&agent, key);
+                Op::Unset(key.into())
+            }
+            31..34 => {
+                let seq = floor + self.rng.below((next - floor).min(6) + 1);
+                draft.batch.truncate_before(&agent, seq);
+                Op::Truncate(seq)
+            }
+            34..38 if next > 1 => {
+                let seq = next - 1 - self.rng.below((next - 1).min(9));
+                draft.batch.redact(&agent, seq);
+                Op::Redact(seq)
+            }
+            38 => {
+                draft.batch.forget(&agent);
+                Op::Forget
+            }
+            _ => self.append(&mut draft.batch, &agent),
+        };
+        let op = (name.to_owned(), op);
+        model::apply(&mut draft.model, &Done { ops: vec![op.clone()], lsn: None });
+        draft.ops.push(op);
+    }
+
+    fn fill(&mut self) -> Vec<u8> {
+        self.ids += 1;
+        let len = self.size();
+        bytes(self.rng.next() ^ self.ids, len)
+    }
+
+    fn append(&mut self, batch: &mut Batch, agent: &memlog::Agent) -> Op {
+        let payload = self.fill();
+        let len = self.rng.below(40) as usize;
+        let meta = if self.rng.one_in(3) { bytes(self.rng.next(), len) } else { Vec::new() };
+        let kind = *self.rng.pick(&[1u16, 2, 3, 4, 5, 6, 7, 300, 65535]);
+        let weight = self.rng.below(1000) as u32;
+        let joined = self.rng.one_in(4);
+        let at = (!self.rng.one_in(5)).then(|| EPOCH - 5000 + self.rng.below(20_000));
+        let mut entry = NewEntry::new(Kind::new(kind), &payload).meta(&meta).weight(weight);
+        if joined {
+            entry = entry.joined();
+        }
+        if let Some(at) = at {
+            entry = entry.at(time(at));
+        }
+        batch.append(agent, entry);
+        let (meta, payload) = (hash(&meta), hash(&payload));
+        Op::Append(Item { at, kind, weight, joined, redacted: false, meta, payload })
+    }
+
+    fn commit(&mut self, mut draft: Draft) -> Result<(), Error> {
+        let seqs = self.expected_seqs(&draft);
+        let done = Done { ops: std::mem::take(&mut draft.ops), lsn: None };
+        let summary = self.verbose.then(|| describe(&done));
+        let before = self.store().stats().next_lsn.0;
+        let outcome = draft.batch.commit();
+        self.note(|| format!("commit {:?} {} -> {outcome:?}", draft.durability, summary.unwrap()));
+        let receipt = match outcome {
+            Ok(receipt) => receipt,
+            Err(error) => return self.failed(error, Some(done)),
+        };
+        assert!(receipt.lsn().0 >= before, "the lsn is one of earlier ones");
+        let number = self.ledger.ordered(done);
+        self.acknowledged(number, draft.durability, &receipt, &seqs);
+        Ok(())
+    }
+
+    /// A batch failed. If it is in doubt it may be there after all.
+    fn failed(&mut self, error: Error, done: Option<Done>) -> Result<(), Error> {
+        assert!(self.trouble, "without any fault: {error:?}");
+        let allowed =
+            [ErrorKind::Indeterminate, ErrorKind::Poisoned, ErrorKind::DiskFull, ErrorKind::Io];
+        assert!(allowed.contains(&error.kind()), "a batch failed with {error:?}");
+        if self.poisoned {
+            assert_eq!(error.kind(), ErrorKind::Poisoned, "after a failed write: {error:?}");
+        }
+        if error.kind() == ErrorKind::Indeterminate {
+            self.poisoned = true;
+            if let Some(done) = done {
+                self.ledger.ordered(done);
+            }
+        }
+        Err(error)
+    }
+
+    fn expected_seqs(&self, draft: &Draft) -> Vec<(String, u64, u64)> {
+        let mut starts: Vec<(String, u64)> = Vec::new();
+        for (name, op) in &draft.ops {
+            let now = self.ledger.now().get(name).map_or(1, |life| life.next);
+            if !starts.iter().any(|(n, _)| n == name) {
+                starts.push((name.clone(), now));
+            }
+            if matches!(op, Op::Forget) {
+                starts.iter_mut().filter(|(n, _)| n == name).for_each(|(_, next)| *next = 1);
+            }
+        }
+        let end = |name: &str| draft.model.get(name).map_or(1, |life| life.next);
+        starts.into_iter().map(|(name, from)| (name.clone(), from, end(&name))).collect()
+    }
+
+    fn acknowledged(
+        &mut self,
+        number: u64,
+        durability: Durability,
+        receipt: &Receipt,
+        seqs: &[(String, u64, u64)],
+    ) {
+        let store = self.store();
+        for (name, from, to) in seqs {
+            let told = receipt.seqs(&store.agent(name).unwrap());
+            assert!(
+                told == (*from..*to) || (told.is_empty() && from == to),
+                "{name}: {told:?} {from}..{to}"
+            );
+        }
+        self.ledger.learn_lsn(number, receipt.lsn().0);
+        match durability {
+            Durability::Sync => self.ledger.durable(number),
+            Durability::Write => self.ledger.written(number),
+            _ => {}
+        }
+    }
+
+    fn submit(&mut self, mut draft: Draft) -> Result<(), Error> {
+        let seqs = self.expected_seqs(&draft);
+        let done = Done { ops: std::mem::take(&mut draft.ops), lsn: None };
+        self.note(|| format!("submit {:?} {}", draft.durability, describe(&done)));
+        let before = self.store().stats().next_lsn;
+        let commit = draft.batch.submit();
+        if self.store().stats().next_lsn == before {
+            // It was refused at once.
+            let error = commit.wait().expect_err("a batch without an lsn");
+            return self.failed(error, None);
+        }
+        let number = self.ledger.ordered(done);
+        self.pending.push(Pending { commit, number, durability: draft.durability, seqs });
+        if self.pending.len() > 4 { self.wait_one() } else { Ok(()) }
+    }
+
+    /// Waits for a submitted batch, not always the first.
+    fn wait_one(&mut self) -> Result<(), Error> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let index = self.rng.below(self.pending.len() as u64) as usize;
+        let Pending { commit, number, durability, seqs } = self.pending.remove(index);
+        let outcome = if self.rng.one_in(2) { commit.wait() } else { poll(commit) };
+        self.note(|| format!("wait -> {outcome:?}"));
+        match outcome {
+            Ok(receipt) => {
+                self.acknowledged(number, durability, &receipt, &seqs);
+                Ok(())
+            }
+            Err(error) => {
+                assert!(self.trouble, "without any fault: {error:?}");
+                if error.kind() == ErrorKind::Indeterminate {
+                    self.poisoned = true;
+                } else {
+                    self.ledger.withdrawn(number);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn wait_all(&mut self) -> Result<(), Error> {
+        while !self.pending.is_empty() {
+            self.wait_one()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        let outcome = self.store().sync();
+        self.note(|| format!("sync -> {outcome:?}"));
+        match outcome {
+            Ok(()) => self.ledger.durable(self.ledger.last_number()),
+            Err(error) => {
+                assert!(self.trouble, "without any fault: {error:?}");
+                self.poisoned = true;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), Error> {
+        let durability = *self.rng.pick(&[Durability::Sync, Durability::Write]);
+        let outcome = self.store().batch().durability(durability).commit();
+        self.note(|| format!("barrier {durability:?} -> {outcome:?}"));
+        let last = self.ledger.last_number();
+        match outcome {
+            Ok(_) if durability == Durability::Sync => self.ledger.durable(last),
+            Ok(_) => self.ledger.written(last),
+            Err(error) => return self.failed(error, None),
+        }
+        Ok(())
+    }
+
+    fn forget_prefix(&mut self) -> Result<(), Error> {
+        let prefix = *self.rng.pick(PREFIXES);
+        let outcome = self.store().forget_prefix(prefix);
+        self.note(|| format!("forget_prefix {prefix} -> {outcome:?}"));
+        let mut done = Done { ops: vec![(prefix.to_owned(), Op::ForgetPrefix)], lsn: None };
+        match outcome {
+            Ok(lsn) => {
+                done.lsn = Some(lsn.0);
+                let number = self.ledger.ordered(done);
+                self.ledger.durable(number);
+                Ok(())
+            }
+            Err(error) => self.failed(error, Some(done)),
+        }
+    }
+
+    fn set_some_policy(&mut self) -> Result<(), Error> {
+        let name = self.name();
+        let policy = (!self.rng.one_in(3)).then(|| self.rng.below(12));
+        self.set_policy(&name, policy)
+    }
+
+    fn set_policy(&mut self, name: &str, policy: Option<u64>) -> Result<(), Error> {
+        // The floor that it fixes is the one that everybody sees.
+        self.wait_all()?;
+        let agent = self.store().agent(name).unwrap();
+        let floor = self.ledger.now().get(name).map_or(1, |life| life.view_floor());
+        let outcome = agent.set_retention(policy.map(|most| Retention::new().max_entries(most)));
+        self.note(|| format!("policy {name} {policy:?} -> {outcome:?}"));
+        let op = |op| (name.to_owned(), op);
+        let done = Done { ops: vec![op(Op::Truncate(floor)), op(Op::Policy(policy))], lsn: None };
+        match outcome {
+            Ok(()) => {
+                let number = self.ledger.ordered(done);
+                match self.flavor.default {
+                    Durability::Sync => self.ledger.durable(number),
+                    Durability::Write => self.ledger.written(number),
+                    _ => {}
+                }
+                Ok(())
+            }
+            Err(error) => self.failed(error, Some(done)),
+        }
+    }
+
+    /// Closes the store for good.
+    pub fn finish(&mut self) {
+        self.wait_all().unwrap();
+        self.store().close().unwrap();
+        self.ledger.durable(self.ledger.last_number());
+        self.abandon();
+    }
+
+    fn close_and_reopen(&mut self) -> Result<(), Error> {
+        self.wait_all()?;
+        self.check_held();
+        self.held.clear();
+        let outcome = self.store().close();
+        self.note(|| format!("close -> {outcome:?}"));
+        if let Err(error) = outcome {
+            assert!(self.trouble, "close: {error:?}");
+            self.store = None;
+            return Err(error);
+        }
+        self.ledger.durable(self.ledger.last_number());
+        self.store = None;
+        self.open(End::Clean)?;
+        self.clear_doubts()
+    }
+
+    /// The process dies, or the machine.
+    fn kill(&mut self, end: End) -> Result<(), Error> {
+        let seed = self.rng.next();
+        self.check_held();
+        self.pending.clear();
+        if end == End::Killed {
+            self.disk.restart();
+        } else {
+            self.disk.power_cycle(seed);
+            self.ledger.power_lost();
+        }
+        self.abandon();
+        self.arm();
+        self.open(end)?;
+        self.clear_doubts()
+    }
+
+    /// Sets the trap, which the end of a process takes away.
+    pub fn arm(&mut self) {
+        match self.trap {
+            Trap::None => {}
+            Trap::Crash { call } => self.disk.crash_at(call),
+            Trap::Fault { call, .. } if self.disk.calls() > call => {}
+            Trap::Fault { call, fault, sticky } => self.disk.fail_at(call, fault, sticky),
+        }
+    }
+
+    /// Whether the trap has been stepped into.
+    pub fn trapped(&self) -> bool {
+        match self.trap {
+            Trap::None => false,
+            Trap::Crash { call } | Trap::Fault { call, .. } => self.disk.calls() > call,
+        }
+    }
+}
+
+fn describe(done: &Done) -> String {
+    let parts: Vec<String> = done
+        .ops
+        .iter()
+        .map(|(name, op)| match op {
+            Op::Append(item) => format!("{name} append joined={}", item.joined),
+            op => format!("{name} {op:?}"),
+        })
+        .collect();
+    parts.join(", ")
+}
+
+pub fn time(ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+fn poll(mut commit: Commit) -> Result<Receipt, Error> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::Pin::new(&mut commit).poll(&mut context) {
+        std::task::Poll::Ready(outcome) => outcome,
+        std::task::Poll::Pending => panic!("a poll without threads left the commit pending"),
+    }
+}
