@@ -154,6 +154,18 @@ impl Error {
         error
     }
 
+    /// A file of another format version than `ours`.
+    pub(crate) fn version(path: &Path, found: u32, ours: u32) -> Self {
+        Error::new(
+            ErrorKind::Version,
+            format!(
+                "{} is of format version {found}, and this memlog reads version {ours}: open it \
+                 with the memlog that wrote it",
+                path.display()
+            ),
+        )
+    }
+
     /// An operating system's error while `doing` something to `path`.
     pub(crate) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
         let kind = match source.kind() {

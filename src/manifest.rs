@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use crate::error::{Damage, Error, ErrorKind, Result};
-use crate::format::Fault;
 use crate::format::manifest::{MAX_LEN, Manifest, ManifestFault};
+use crate::format::{Fault, VERSION};
 use crate::io::Io;
-use crate::segment::version_error;
 
 /// The name of the manifest's file.
 pub(crate) const NAME: &str = "MANIFEST";
@@ -50,7 +49,7 @@ pub(crate) fn read(io: &Io, dir: &Path) -> Result<Option<Manifest>> {
     file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", &path, e))?;
     match Manifest::decode(&bytes) {
         Ok(manifest) => Ok(Some(manifest)),
-        Err(ManifestFault::Version(found)) => Err(version_error(&path, found)),
+        Err(ManifestFault::Version(found)) => Err(Error::version(&path, found, VERSION)),
         Err(ManifestFault::Damaged(Fault(reason))) => {
             Err(Error::damaged(Damage::new(&path, 0, reason)))
         }

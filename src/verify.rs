@@ -8,8 +8,6 @@ use crate::commit::Engine;
 use crate::commit::seal::AgentAtEnd;
 use crate::error::{Damage, Error};
 use crate::format::Fault;
-use crate::format::footer;
-use crate::format::touched::Touched;
 use crate::manifest;
 use crate::recovery::replay::Replay;
 use crate::segment::Segment;
@@ -19,12 +17,13 @@ use crate::segment::writer::FIRST_FRAME;
 pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
     let mut found = Found(Vec::new());
     let set = engine.catalog.segments();
-    let (unsealed, spares): (Vec<(Arc<Segment>, u64)>, Vec<Arc<Segment>>) = {
+    let (unsealed, spares): (Vec<_>, Vec<_>) = {
         let order = engine.order.lock();
         let sealing = order.sealing.iter().map(|job| Arc::clone(&job.file.segment));
         let files = sealing.chain([Arc::clone(&order.active.segment)]);
         let files = files.map(|segment| (Arc::clone(&segment), segment.published()));
-        (files.collect(), order.spares.iter().map(|file| Arc::clone(&file.segment)).collect())
+        let spares = order.spares.iter().map(|file| Arc::clone(&file.segment));
+        (files.collect(), spares.collect())
     };
     for segment in &set.sealed {
         check_sealed(engine, segment, &mut found);
@@ -80,11 +79,6 @@ fn check_sealed(engine: &Engine, segment: &Arc<Segment>, found: &mut Found) {
     }
 }
 
-/// Whether every structure of a segment's footer is whole.
-pub(crate) fn footer_is_sound(segment: &Segment) -> bool {
-    check_footer(segment, None).is_ok()
-}
-
 /// Verifies header and frames; gives what a footer is to say, if all of them are whole.
 fn check_frames(
     engine: &Engine,
@@ -124,32 +118,12 @@ fn check_frames(
 
 /// Verifies every structure of a footer, and holds it against what the frames say.
 fn check_footer(segment: &Segment, expected: Option<Vec<AgentAtEnd>>) -> Result<(), Fault> {
+    segment.check_footer()?;
     let Some(Ok(footer)) = segment.footer() else {
         return Err(Fault("the footer cannot be read"));
     };
-    let len = usize::try_from(footer.trailer().footer_len()).unwrap_or(0);
-    let touched = Touched::new(len, footer::GRANULE);
-    let footer = footer.with_touched(&touched);
-    footer.check_directory()?;
-    footer.check_filter()?;
-    let mut agents = 0u64;
-    let mut position = footer.first();
-    while let Some((name, block)) = footer.entry(position)? {
-        let block = footer.block_at(block)?;
-        if block.name() != name {
-            return Err(Fault("the directory leads to the block of another agent"));
-        }
-        agents += 1;
-        position = footer.next(position)?;
-    }
-    for line in footer.prefixes()? {
-        line?;
-    }
-    if agents != footer.trailer().agents {
-        return Err(Fault("the directory and the trailer count different agents"));
-    }
     let Some(expected) = expected else { return Ok(()) };
-    if agents != expected.len() as u64 {
+    if footer.trailer().agents != expected.len() as u64 {
         return Err(Fault("the footer and the frames tell of different agents"));
     }
     for agent in expected {

@@ -145,10 +145,11 @@ fn states_are_listed_by_prefix_from_both_ends() {
     assert_eq!(listed("\u{10ffff}"), ["\u{10ffff}"]);
     assert!(listed("c").is_empty());
     let mut both = view.states("a/");
-    let mut ends = Vec::new();
-    ends.push(both.next_back().unwrap().unwrap().key().to_owned());
-    ends.push(both.next().unwrap().unwrap().key().to_owned());
-    ends.push(both.next_back().unwrap().unwrap().key().to_owned());
+    let mut next = |front: bool| {
+        let value = if front { both.next() } else { both.next_back() };
+        value.unwrap().unwrap().key().to_owned()
+    };
+    let ends = [next(false), next(true), next(false)];
     assert_eq!(ends, ["a/3", "a/1", "a/2"]);
     assert!(both.next().is_none() && both.next_back().is_none());
 }

@@ -30,7 +30,7 @@ pub(crate) struct Catalog {
     budget: usize,
     segments: RwLock<Arc<SegmentSet>>,
     /// Forgotten prefixes and the lsns of their last forgettings, ascending.
-    prefixes: RwLock<HashMap<Box<str>, Vec<u64>>>,
+    prefixes: RwLock<BTreeMap<Box<str>, Vec<u64>>>,
     /// Counts the forgettings of prefixes; 0 if there never was one.
     prefix_count: AtomicU64,
     resident_bytes: AtomicUsize,
@@ -216,6 +216,10 @@ impl Catalog {
         const KEPT: usize = 64;
         let mut prefixes = self.prefixes.write();
         let lsns = prefixes.entry(prefix.into()).or_default();
+        if lsns.last().is_some_and(|last| *last >= lsn) {
+            // The manifest told of it already.
+            return;
+        }
         if lsns.len() == KEPT {
             lsns.remove(0);
         }

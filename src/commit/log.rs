@@ -193,7 +193,8 @@ impl Log {
             }
             let len = write_frames(&group)?;
             if flush && len < SMALL {
-                group.file.zero_ahead(end)?;
+                // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
+                let _ = group.file.zero_ahead(end);
             }
             segment.publish(end);
             self.witnessed.fetch_max(durable, Ordering::Release);

@@ -4,6 +4,7 @@
 use super::check::{crc, crc_of_two, mask};
 use super::codec::pad;
 use super::codec::{Cursor, put_at, u64_at};
+use super::footer::MAX_NAME;
 use super::head::Head;
 use super::record;
 use super::{ALIGN, Fault, align, len32};
@@ -212,6 +213,9 @@ pub(crate) fn agents<'a>(
         };
         let name_len = usize::from(cursor.u16()?);
         let _zero = cursor.u32()?;
+        if name_len == 0 || name_len > MAX_NAME {
+            return Err(Fault("a name in a frame is empty or too long"));
+        }
         let name = cursor.bytes(name_len)?;
         cursor.bytes(align(name_len) - name_len)?;
         let name = std::str::from_utf8(name).map_err(|_| Fault("a name is not UTF-8"))?;

@@ -24,7 +24,6 @@ use crate::segment::scan::Frames;
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 use crate::segment::{Segment, file_name};
 use crate::types::Lsn;
-use crate::verify::footer_is_sound;
 
 /// What is kept of a sealed segment whose footer is sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +254,7 @@ impl Salvage<'_> {
         if is_sealed && let Err(error) = &footer {
             self.report.damage.extend(error.damage().cloned());
         }
-        let sound = segment.trailer().is_some() && footer_is_sound(&segment);
+        let sound = segment.trailer().is_some() && segment.check_footer().is_ok();
         if segment.trailer().is_some() && !sound {
             self.damage(segment.path(), listed.data_end, "the footer is damaged");
         }

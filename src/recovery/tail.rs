@@ -7,7 +7,7 @@ use crate::format::frame::FrameHeader;
 use crate::format::{Fault, PAGE};
 use crate::io::Io;
 use crate::segment::Segment;
-use crate::segment::scan::{Frames, is_zero};
+use crate::segment::scan::is_zero;
 use crate::segment::writer::FIRST_FRAME;
 use crate::types::Lsn;
 
@@ -92,12 +92,9 @@ pub(crate) fn read(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<T
         }
         stretches.push(stretch);
     }
-    // Behind a break the segment before it has lost its end; else the last frame ends the log.
-    let used = if broken {
-        stretches.len()
-    } else {
-        stretches.iter().rposition(|s| !s.frames.is_empty()).map_or(0, |last| last + 1)
-    };
+    // The last frame ends the log. Blank segments behind it say nothing, not even that they were
+    // never written: after a break they may have lost all they had.
+    let used = stretches.iter().rposition(|s| !s.frames.is_empty()).map_or(0, |last| last + 1);
     stretches.truncate(used);
     let mut tail = Tail { stretches, proven: durable, time: 0, bytes_cut: 0 };
     for (_, header) in tail.stretches.iter().flat_map(|s| &s.frames) {
@@ -136,7 +133,7 @@ impl Tail {
             let Some(bytes) = all.bytes.get(..end).filter(|_| start < end) else { break };
             if let Some(last) = last_written(bytes, start) {
                 written = (last + 1 - from) as u64;
-                for (_, header) in (Frames { bytes, ..all }).headers_behind(start) {
+                for (_, header) in all.headers_behind(start).take_while(|(at, _)| *at < end) {
                     self.proven = self.proven.max(header.durable);
                     self.time = self.time.max(header.time);
                 }

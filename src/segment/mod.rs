@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
 use crate::format::footer::{self, FooterRef, TRAILER_LEN, Trailer};
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
@@ -141,7 +141,7 @@ impl Segment {
     pub(crate) fn header(&self) -> Result<Header> {
         Header::decode(self.map.get(0, HEADER_LEN).unwrap_or_default()).map_err(|e| match e {
             HeaderFault::Damaged(Fault(reason)) => self.damage(0, reason),
-            HeaderFault::Version(found) => version_error(&self.path, found),
+            HeaderFault::Version(found) => Error::version(&self.path, found, VERSION),
         })
     }
 
@@ -172,6 +172,31 @@ impl Segment {
     /// Whether the footer is the file's own, and not one that was built beside it.
     pub(crate) fn has_own_footer(&self) -> bool {
         self.footer.get().is_some_and(|footer| footer.heap.is_none())
+    }
+
+    /// Verifies every structure of the footer but the trailer, whatever was verified before.
+    pub(crate) fn check_footer(&self) -> std::result::Result<(), Fault> {
+        let Some(Ok(footer)) = self.footer() else {
+            return Err(Fault("the footer cannot be read"));
+        };
+        let touched = Touched::new(in_memory(footer.trailer().footer_len()), footer::GRANULE);
+        let footer = footer.with_touched(&touched);
+        footer.check_directory()?;
+        footer.check_filter()?;
+        let mut agents = 0u64;
+        let mut position = footer.first();
+        while let Some((name, block)) = footer.entry(position)? {
+            if footer.block_at(block)?.name() != name {
+                return Err(Fault("the directory leads to the block of another agent"));
+            }
+            agents += 1;
+            position = footer.next(position)?;
+        }
+        footer.prefixes()?.try_for_each(|line| line.map(drop))?;
+        if agents != footer.trailer().agents {
+            return Err(Fault("the directory and the trailer count different agents"));
+        }
+        Ok(())
     }
 
     /// Verifies the trailer again.
@@ -340,16 +365,4 @@ const TRAILER_CHECK_AT: usize = 12;
 /// A length of a mapped file, which fits the address space.
 fn in_memory(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-/// The error for a file of another format version.
-pub(crate) fn version_error(path: &Path, found: u32) -> Error {
-    Error::new(
-        ErrorKind::Version,
-        format!(
-            "{} is of format version {found}, and this memlog reads version {VERSION}: \
-             open it with the memlog that wrote it",
-            path.display()
-        ),
-    )
 }

@@ -36,11 +36,7 @@ const STRANGERS: &[(&str, &str)] = &[("catalog", "io"), ("retention", "io")];
 
 /// Imports against the floors that are known and to be mended: file and module. One that is gone
 /// must leave this list.
-const KNOWN: &[(&str, &str)] =
-    &[("src/manifest.rs", "segment"), ("src/recovery/salvage.rs", "verify")];
-
-/// Files with a hash table of the standard library's random hasher: to be mended, as above.
-const RANDOM_HASHES: &[&str] = &["src/catalog/mod.rs"];
+const KNOWN: &[(&str, &str)] = &[];
 
 /// The one file with `unsafe`.
 const UNSAFE: &str = "src/io/map.rs";
@@ -167,11 +163,7 @@ fn files_clocks_and_randomness_stay_behind_the_io_floor() {
             faults.push(format!("{}:{line} {path} belongs into src/io", source.path));
         }
         let hashes = random_hashes(source);
-        let known = RANDOM_HASHES.contains(&source.path.as_str());
-        if known && hashes.is_empty() {
-            faults.push(format!("{} needs no exception any more", source.path));
-        }
-        for line in hashes.iter().filter(|_| !known) {
+        for line in &hashes {
             faults.push(format!("{}:{line} a hash table with a random order", source.path));
         }
     }

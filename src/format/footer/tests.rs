@@ -240,7 +240,7 @@ fn same(block: &Block, name: &str, agent: &Agent, file: &[u8], random: &mut Rand
     assert_eq!(block.count() as usize, agent.offsets.len());
     for (i, &offset) in (0..).zip(&agent.offsets) {
         assert_eq!(block.offset(i), Some(offset));
-        let at = block.offsets_at() as usize + i as usize * 4;
+        let at = usize::try_from(block.offsets_at()).unwrap() + i as usize * 4;
         assert_eq!(u32::from_le_bytes(*file[at..].first_chunk().unwrap()), offset);
     }
     assert_eq!(block.offset(block.count()), None);
