@@ -191,3 +191,7 @@ fn last_written(bytes: &[u8], from: usize) -> Option<usize> {
 fn first_frame() -> usize {
     crate::format::header::HEADER_LEN
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "tail_tests.rs"]
+mod tests;
