@@ -190,13 +190,19 @@ impl Agent {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_retention(&self, retention: Option<Retention>) -> Result<()> {
-        // What the old policy dropped is made a floor that the new one cannot lower.
-        let floor = self.view()?.floor();
-        self.commit_one(|batch, agent| {
-            batch.push(agent, &Change::Truncate { seq: floor });
-            batch.push(agent, &Change::Policy(retention));
-        })?;
-        Ok(())
+        loop {
+            // What the old policy dropped is made a floor that the new one cannot lower.
+            let floor = self.view()?.floor();
+            let changed = self.commit_one(|batch, agent| {
+                batch.push(agent, &Change::Truncate { seq: floor });
+                batch.push(agent, &Change::Policy(retention));
+            });
+            match changed {
+                // Forgotten in between: the floor is that of a life that is over.
+                Err(e) if e.kind() == ErrorKind::OutOfRange => {}
+                changed => return changed.map(drop),
+            }
+        }
     }
 
     /// How much the agent has stored, as of now.

@@ -89,7 +89,7 @@ impl<'a> NewEntry<'a> {
         self
     }
 
-    /// From when on it reads as redacted, and counts as expired to retention.
+    /// From when on views show it as redacted: seq, at and kind stay, payload and meta are gone.
     pub fn expires_at(mut self, time: SystemTime) -> Self {
         self.expires = Some(time);
         self

@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::commit::Engine;
-use crate::error::Result;
+use crate::commit::seal::list_active;
+use crate::commit::upkeep::RESERVE_FILE;
+use crate::error::{ErrorKind, Result};
+use crate::format::manifest::Manifest;
 use crate::segment::writer::FIRST_FRAME;
 
 /// An active segment with more than this is sealed at close, so that the next opening reads little.
@@ -41,14 +44,21 @@ impl Engine {
         let active = self.order.lock().active.segment.id;
         let (durable, time) = (self.log.durable(), self.now());
         let forgotten = self.catalog.forgotten(durable);
-        let replaced = writing.manifest.replace(|manifest| {
-            crate::commit::seal::list_active(manifest, active);
+        let mark = |manifest: &mut Manifest| {
+            list_active(manifest, active);
             manifest.durable = durable;
             manifest.time = time;
-            manifest.forgotten = forgotten;
+            manifest.forgotten.clone_from(&forgotten);
             manifest.clean_end = if sealed.is_ok() { end } else { 0 };
-        });
-        self.heed(replaced)
+        };
+        match self.heed(writing.manifest.replace(mark)) {
+            Err(e) if e.kind() == ErrorKind::DiskFull => {
+                // A manifest fits into what the reserve takes.
+                self.io.fs.remove(&self.dir.join(RESERVE_FILE)).map_err(|_| e)?;
+                self.heed(writing.manifest.replace(mark))
+            }
+            outcome => outcome,
+        }
     }
 
     fn seal_for_close(&self) -> Result<()> {
