@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::catalog::resident::Progress;
 use crate::error::{Error, ErrorKind, Result};
@@ -57,11 +57,19 @@ struct Writer {
     unsynced: Vec<(LogFile, u64)>,
 }
 
-#[derive(Default)]
-struct Flushing {
-    leading: bool,
-    wakers: Vec<(u64, Durability, Waker)>,
+/// Set when a flush is over, well or not.
+type Event = Arc<OnceLock<()>>;
+
+/// The group that the next flush is for.
+struct Gathering {
+    has_leader: bool,
+    event: Event,
+    /// That of the group before it.
+    before: Event,
 }
+
+/// A future that waits: for what position, at which durability.
+type Waiting = (u64, Durability, Waker);
 
 /// How far the log has got, and who may take it further.
 pub(crate) struct Log {
@@ -70,8 +78,8 @@ pub(crate) struct Log {
     /// The durable lsn that the last written frame carries.
     witnessed: AtomicU64,
     writer: Mutex<Writer>,
-    flushing: Mutex<Flushing>,
-    flushed: Condvar,
+    gathering: Mutex<Gathering>,
+    wakers: Mutex<Vec<Waiting>>,
     poison: OnceLock<(u64, Error)>,
 }
 
@@ -83,8 +91,12 @@ impl Log {
             durable: AtomicU64::new(durable),
             witnessed: AtomicU64::new(durable),
             writer: Mutex::default(),
-            flushing: Mutex::default(),
-            flushed: Condvar::new(),
+            gathering: Mutex::new(Gathering {
+                has_leader: false,
+                event: Event::default(),
+                before: Arc::new(OnceLock::from(())),
+            }),
+            wakers: Mutex::default(),
             poison: OnceLock::new(),
         }
     }
@@ -124,8 +136,7 @@ impl Log {
     /// Nothing is written or acknowledged any more.
     pub(crate) fn poison(&self, cause: &Error) {
         let _ = self.poison.set((self.durable(), cause.clone()));
-        let wakers = std::mem::take(&mut self.flushing.lock().wakers);
-        self.flushed.notify_all();
+        let wakers = std::mem::take(&mut *self.wakers.lock());
         wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
     }
 
@@ -204,33 +215,39 @@ impl Log {
         Ok(())
     }
 
-    /// Makes everything up to `end` durable: leads a flush, or waits for those who do.
+    /// Makes everything up to `end` durable: leads a flush, or waits for one.
+    ///
+    /// Whoever comes while a flush is under way joins the group that the next one is for. The first
+    /// of a group leads it, once the group before it is durable, and sets off the event that the
+    /// others wait for: one call wakes them all, and nobody of the group behind.
     pub(crate) fn flush_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
-        loop {
-            if self.durable() >= end {
-                return Ok(());
-            }
+        while self.durable() < end {
             self.in_doubt()?;
-            let mut flushing = self.flushing.lock();
+            let mut gathering = self.gathering.lock();
             if self.durable() >= end {
-                return Ok(());
+                break;
             }
-            if flushing.leading {
-                self.flushed.wait(&mut flushing);
+            let leads = !std::mem::replace(&mut gathering.has_leader, true);
+            let (mine, before) = (Arc::clone(&gathering.event), Arc::clone(&gathering.before));
+            drop(gathering);
+            if !leads {
+                mine.wait();
                 continue;
             }
-            flushing.leading = true;
-            drop(flushing);
-            let guard = Panicking(self);
-            let outcome = self.lead(end, queue);
-            std::mem::forget(guard);
-            if let Err(cause) = &outcome {
-                self.poison(cause);
+            let guard = Leading { log: self, event: Some(mine) };
+            before.wait();
+            {
+                let mut gathering = self.gathering.lock();
+                gathering.has_leader = false;
+                gathering.before = std::mem::take(&mut gathering.event);
             }
-            self.flushing.lock().leading = false;
-            self.flushed.notify_all();
+            if let Err(cause) = self.lead(end, queue) {
+                self.poison(&cause);
+            }
+            guard.done();
             self.wake();
         }
+        Ok(())
     }
 
     fn lead(&self, end: u64, queue: &impl Queue) -> Result<()> {
@@ -254,18 +271,18 @@ impl Log {
     fn wake(&self) {
         let progress = self.progress();
         let mut ready = Vec::new();
-        let mut flushing = self.flushing.lock();
-        if flushing.wakers.is_empty() {
+        let mut wakers = self.wakers.lock();
+        if wakers.is_empty() {
             return;
         }
-        flushing.wakers.retain(|(end, durability, waker)| {
+        wakers.retain(|(end, durability, waker)| {
             let reached = progress.reached(*end, *durability);
             if reached {
                 ready.push(waker.clone());
             }
             !reached
         });
-        drop(flushing);
+        drop(wakers);
         ready.into_iter().for_each(Waker::wake);
     }
 
@@ -276,7 +293,7 @@ impl Log {
         durability: Durability,
         waker: &Waker,
     ) -> Option<Result<()>> {
-        let mut flushing = self.flushing.lock();
+        let mut wakers = self.wakers.lock();
         if self.progress().reached(end, durability) {
             return Some(Ok(()));
         }
@@ -286,8 +303,8 @@ impl Log {
         let same = |(e, d, w): &(u64, Durability, Waker)| {
             (*e, *d) == (end, durability) && w.will_wake(waker)
         };
-        if !flushing.wakers.iter().any(same) {
-            flushing.wakers.push((end, durability, waker.clone()));
+        if !wakers.iter().any(same) {
+            wakers.push((end, durability, waker.clone()));
         }
         None
     }
@@ -322,7 +339,28 @@ struct Panicking<'a>(&'a Log);
 impl Drop for Panicking<'_> {
     fn drop(&mut self) {
         self.0.poison(&Error::new(ErrorKind::Io, "a thread panicked while it wrote the log"));
-        self.0.flushing.lock().leading = false;
-        self.0.flushed.notify_all();
+    }
+}
+
+/// The lead of a group. Whatever happens to the leader, the group hears of it.
+struct Leading<'a> {
+    log: &'a Log,
+    /// Taken when the leader is done.
+    event: Option<Event>,
+}
+
+impl Leading<'_> {
+    fn done(mut self) {
+        if let Some(event) = self.event.take() {
+            let _ = event.set(());
+        }
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        let Some(event) = self.event.take() else { return };
+        self.log.poison(&Error::new(ErrorKind::Io, "a thread panicked while it flushed the log"));
+        let _ = event.set(());
     }
 }
