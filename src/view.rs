@@ -1,5 +1,7 @@
 //! Views: consistent reads of one agent at one moment.
 
+mod retained;
+
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::iter::FusedIterator;
@@ -13,7 +15,7 @@ use crate::catalog::part::{Spot, StateSlot};
 use crate::catalog::version::Version;
 use crate::entry::{Entry, StateValue};
 use crate::error::{Damage, Error, Result};
-use crate::retention::{Timeline, floor_under};
+use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::types::Retention;
 
@@ -65,10 +67,7 @@ impl View {
         let engine = agent.store.engine();
         let floor = version.head.floor;
         let mut view = View { agent: agent.clone(), version, base, floor, time: engine.now() };
-        let policy = view.policy().unwrap_or(engine.options.retention);
-        if policy != Retention::new() {
-            view.floor = floor_under(&policy, &view)?;
-        }
+        view.floor = retained::floor(&view)?;
         Ok(view)
     }
 
@@ -79,7 +78,7 @@ impl View {
     }
 
     /// The head's flags and life, for those who copy the agent elsewhere.
-    pub(crate) fn head(&self) -> &crate::format::head::Head {
+    pub(crate) fn head(&self) -> &Head {
         &self.version.head
     }
 
@@ -356,7 +355,6 @@ impl View {
     }
 
     fn is_redacted(&self, seq: u64) -> bool {
-        use crate::format::head::Head;
         self.version.head.flags & Head::REDACTED != 0
             && (self.base.redacted.binary_search(&seq).is_ok()
                 || self.version.parts().any(|p| p.redacted().binary_search(&seq).is_ok()))
@@ -398,33 +396,6 @@ impl View {
         seqs.sort_unstable();
         seqs.dedup();
         seqs
-    }
-}
-
-impl Timeline for View {
-    fn floor(&self) -> u64 {
-        self.floor
-    }
-
-    fn next(&self) -> u64 {
-        self.next_seq()
-    }
-
-    fn time(&self) -> u64 {
-        self.time
-    }
-
-    fn first_since(&self, time: u64) -> Result<u64> {
-        self.find_since(time, Unreadable::Stays)
-    }
-
-    fn pieces(&self) -> Vec<(u64, u64, u64)> {
-        self.stretches().collect()
-    }
-
-    fn entry_bytes(&self, seq: u64) -> Result<u64> {
-        // One that cannot be read is not dropped for its size, nor does it hide the others.
-        Ok(self.entry(seq).map_or(0, |entry| entry.stored_len()))
     }
 }
 

@@ -549,7 +549,6 @@ fn retention_by_entries_bytes_and_age_survives_and_loosening_revives_nothing() {
 }
 
 #[test]
-#[ignore = "the store's default policy is not remembered: a looser one at the next opening revives"]
 fn loosening_the_default_of_the_store_revives_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mem");

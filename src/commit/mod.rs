@@ -28,6 +28,7 @@ use crate::commit::prepared::Prepared;
 use crate::commit::thread::{Threads, Work};
 use crate::commit::upkeep::Upkeep;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
 use crate::manifest::ManifestFile;
 use crate::options::Options;
@@ -48,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) incarnation: u64,
     pub(crate) options: Options,
     pub(crate) catalog: Catalog,
+    /// Defaults of retention that held before this opening's.
+    pub(crate) past_defaults: Vec<PastDefault>,
     /// `None`: the store is open read-only.
     pub(crate) writing: Option<Writing>,
     pub(crate) order: Mutex<Order>,
@@ -76,6 +79,7 @@ pub(crate) struct Opened {
     pub(crate) incarnation: u64,
     pub(crate) options: Options,
     pub(crate) catalog: Catalog,
+    pub(crate) past_defaults: Vec<PastDefault>,
     pub(crate) writing: Option<Writing>,
     pub(crate) order: Order,
     pub(crate) log: Log,
@@ -93,6 +97,7 @@ impl Engine {
             incarnation: opened.incarnation,
             options: opened.options,
             catalog: opened.catalog,
+            past_defaults: opened.past_defaults,
             writing: opened.writing,
             order: Mutex::new(opened.order),
             log: opened.log,

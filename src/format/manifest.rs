@@ -3,6 +3,7 @@
 use super::check::crc;
 use super::codec::{Cursor, pad, put_at};
 use super::{Fault, VERSION, align, len32};
+use crate::types::Retention;
 
 const MAGIC: &[u8; 8] = b"memlogMF";
 /// A manifest longer than this was never written: a million segments and as many prefixes fit.
@@ -45,6 +46,16 @@ pub(crate) struct Forgotten {
     pub(crate) lsn: u64,
 }
 
+/// A default of retention: what it keeps, and up to where it held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PastDefault {
+    /// It held for entries below this lsn; MAX for the default in force.
+    pub(crate) until: u64,
+    /// The engine's now when it ceased to hold.
+    pub(crate) time: u64,
+    pub(crate) retention: Retention,
+}
+
 /// The manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
@@ -65,6 +76,8 @@ pub(crate) struct Manifest {
     pub(crate) forgotten: Vec<Forgotten>,
     /// Segments dropped whose files may still be there: to be unlinked.
     pub(crate) obsolete: Vec<u64>,
+    /// Defaults of retention, those that dropped nothing left out, in the order of their ends.
+    pub(crate) defaults: Vec<PastDefault>,
 }
 
 /// Why a manifest cannot be used.
@@ -99,7 +112,9 @@ impl Manifest {
         ] {
             out.extend_from_slice(&value.to_le_bytes());
         }
-        for count in [self.segments.len(), self.forgotten.len(), self.obsolete.len(), 0] {
+        for count in
+            [self.segments.len(), self.forgotten.len(), self.obsolete.len(), self.defaults.len()]
+        {
             out.extend_from_slice(&len32(count).to_le_bytes());
         }
         self.segments.iter().for_each(|s| encode_listed(&mut out, s));
@@ -111,6 +126,13 @@ impl Manifest {
         }
         for id in &self.obsolete {
             out.extend_from_slice(&id.to_le_bytes());
+        }
+        for PastDefault { until, time, retention } in &self.defaults {
+            let Retention { max_entries, max_bytes, max_age } = *retention;
+            let limits = [max_entries, max_bytes, max_age].map(|limit| limit.unwrap_or(u64::MAX));
+            for value in [*until, *time].into_iter().chain(limits) {
+                out.extend_from_slice(&value.to_le_bytes());
+            }
         }
         let check = out.get(16..).map_or(0, crc);
         let placed = put_at(&mut out, 12, &check.to_le_bytes());
@@ -143,7 +165,7 @@ impl Manifest {
             ..Manifest::default()
         };
         let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-        let _zero = cursor.u32()?;
+        let defaults = cursor.u32()?;
         for _ in 0..segments {
             manifest.segments.push(decode_listed(&mut cursor)?);
         }
@@ -157,6 +179,13 @@ impl Manifest {
         }
         for _ in 0..obsolete {
             manifest.obsolete.push(cursor.u64()?);
+        }
+        for _ in 0..defaults {
+            let (until, time) = (cursor.u64()?, cursor.u64()?);
+            let mut limit = || cursor.u64().map(|limit| (limit != u64::MAX).then_some(limit));
+            let retention =
+                Retention { max_entries: limit()?, max_bytes: limit()?, max_age: limit()? };
+            manifest.defaults.push(PastDefault { until, time, retention });
         }
         if !cursor.rest().is_empty() {
             return Err(Fault("the manifest is too long").into());
@@ -220,6 +249,11 @@ mod tests {
             }],
             forgotten: vec![Forgotten { prefix: "acme/".into(), lsn: 8 }],
             obsolete: vec![12],
+            defaults: vec![PastDefault {
+                until: 9,
+                time: 10,
+                retention: Retention::new().max_entries(3),
+            }],
         };
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));

@@ -22,7 +22,7 @@ use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
-use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
+use crate::format::manifest::{Forgotten, Listed, Manifest, PastDefault, Role};
 use crate::io::{Io, Lock};
 use crate::manifest::{self, ManifestFile};
 use crate::options::Options;
@@ -31,6 +31,7 @@ use crate::recovery::replay::Replay;
 use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::segment::{Segment, file_name};
+use crate::types::Retention;
 
 /// The file whose lock keeps a second process out.
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -206,6 +207,13 @@ impl Opening<'_> {
             store: self.manifest.store,
             options: self.options.clone(),
             catalog,
+            past_defaults: self
+                .manifest
+                .defaults
+                .iter()
+                .filter(|d| d.until != u64::MAX)
+                .copied()
+                .collect(),
             order: ready.order,
             log: Log::new(ready.durable),
             time: ready.time,
@@ -267,6 +275,7 @@ impl Opening<'_> {
         segment.publish(at as u64);
         self.manifest.clean_end = 0;
         self.manifest.incarnation += 1;
+        self.note_default(clean_end);
         self.install()?;
         self.unlink_obsolete();
         let file = LogFile::reopen(&self.io, Arc::clone(segment), true)?;
@@ -329,6 +338,7 @@ impl Opening<'_> {
         }
         let durable = active.base + FIRST_FRAME;
         self.conclude(done, &gone, &active, time, sealed)?;
+        plan.kept.iter().for_each(|(segment, end)| rewrite.clear(segment, *end));
         let time = self.manifest.time;
         Ok(Ready { order: Order::new(fresh, FIRST_FRAME), durable, time, replay: None })
     }
@@ -388,6 +398,7 @@ impl Opening<'_> {
         manifest.durable = active.base + FIRST_FRAME;
         manifest.time = manifest.time.max(time);
         manifest.incarnation += 1;
+        self.note_default(active.base);
         self.install()?;
         self.unlink_obsolete();
         Ok(())
@@ -399,6 +410,21 @@ impl Opening<'_> {
             for run in [false, true] {
                 let _ = self.io.fs.remove(&self.dir.join(file_name(*id, run)));
             }
+        }
+    }
+
+    /// Writes down the default of retention if it is another one from `lsn` on.
+    fn note_default(&mut self, lsn: u64) {
+        let now = self.io.clock.now().max(self.manifest.time);
+        let (defaults, retention) = (&mut self.manifest.defaults, self.options.retention);
+        if let Some(open) = defaults.iter_mut().find(|line| line.until == u64::MAX) {
+            if open.retention == retention {
+                return;
+            }
+            (open.until, open.time) = (lsn, now);
+        }
+        if retention != Retention::new() {
+            defaults.push(PastDefault { until: u64::MAX, time: 0, retention });
         }
     }
 

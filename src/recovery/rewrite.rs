@@ -100,6 +100,16 @@ impl Rewrite<'_> {
         self.finish(&file, end, line)
     }
 
+    /// Gives back what lies behind the data of a segment that stays: it was cut, or has been copied.
+    pub(crate) fn clear(&self, segment: &Arc<Segment>, end: usize) {
+        // Only space would be saved: that it could not be done is no error.
+        if let Some(trailer) = segment.trailer()
+            && let Ok(file) = LogFile::reopen(self.io, Arc::clone(segment), true)
+        {
+            file.punch(end as u64, trailer.footer_at);
+        }
+    }
+
     /// Copies frames into a segment that was created for them, and gives it its footer.
     pub(crate) fn copy(
         &self,

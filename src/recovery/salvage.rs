@@ -94,6 +94,7 @@ pub(crate) fn open(
         incarnation: manifest.incarnation,
         options: options.clone().salvage(true),
         catalog,
+        past_defaults: manifest.defaults,
         writing: None,
         order,
         log,

@@ -62,8 +62,9 @@ impl Ledger {
         apply(&mut self.now, &done);
         if let Some(ever) = &mut self.ever {
             for (name, life) in &self.now {
-                let from = before.get(name).map_or(1, |life| life.next.min(self.now[name].next));
-                for (seq, item) in life.items.range(from.saturating_sub(1).max(1)..) {
+                let forgets = done.ops.iter().any(|(_, op)| matches!(op, model::Op::Forget));
+                let before = before.get(name).filter(|_| !forgets);
+                for (seq, item) in life.items.range(before.map_or(1, |life| life.next)..) {
                     let known = ever.entry((name.clone(), *seq)).or_default();
                     if !known.contains(item) {
                         known.push(item.clone());

@@ -112,8 +112,10 @@ impl World {
         let next = store.stats().next_lsn.0;
         assert!(next >= self.ledger.highest_lsn, "lsn {next} was given out before");
         self.ledger.highest_lsn = next;
-        let damage = store.verify().unwrap();
-        assert!(damage.is_empty(), "verify after open: {damage:?}");
+        if !self.trapped() {
+            let damage = store.verify().unwrap();
+            assert!(damage.is_empty(), "verify after open: {damage:?}");
+        }
         for name in NAMES {
             if !self.ledger.now().contains_key(*name) {
                 let view = store.agent(name).unwrap().view().unwrap();

@@ -296,6 +296,7 @@ fn manifest(footer_check: u32) -> Manifest {
         ],
         forgotten: vec![Forgotten { prefix: "acme/old/".into(), lsn: BASE + PREFIX_AT }],
         obsolete: vec![1],
+        defaults: Vec::new(),
     }
 }
 

@@ -1,0 +1,117 @@
+//! What retention leaves of a view: the policies in force, and those that were.
+
+use super::{Unreadable, View};
+use crate::error::Result;
+use crate::format::head::Head;
+use crate::format::manifest::PastDefault;
+use crate::retention::{Timeline, floor_under};
+use crate::types::Retention;
+
+/// The floor of a view under all policies that bear on it.
+pub(super) fn floor(view: &View) -> Result<u64> {
+    let engine = view.agent.store.engine();
+    let mut floor = view.floor;
+    let policy = view.policy().unwrap_or(engine.options.retention);
+    if policy != Retention::new() {
+        floor = floor_under(&policy, view)?;
+    }
+    // What an earlier default dropped stays dropped. Where an agent's own policy begins or ends,
+    // records raise the floor, so that those are not looked at again.
+    if view.version.head.flags & Head::POLICY == 0 {
+        for past in &engine.past_defaults {
+            floor = floor.max(floor_under(&past.retention, &AsOf::new(view, past))?);
+        }
+    }
+    Ok(floor)
+}
+
+impl View {
+    /// The first seq whose entry lies at `lsn` or behind it; next if there is none.
+    fn first_from(&self, lsn: u64) -> u64 {
+        let (mut low, mut high) = (self.floor, self.next_seq());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let place = self.locate(middle).and_then(|(segment, spot)| {
+                spot.offset().map(|offset| segment.base.saturating_add(offset))
+            });
+            // Entries that were lost are of the same time as those before them.
+            if place.is_none_or(|place| place < lsn) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+impl Timeline for View {
+    fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    fn next(&self) -> u64 {
+        self.next_seq()
+    }
+
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn first_since(&self, time: u64) -> Result<u64> {
+        self.find_since(time, Unreadable::Stays)
+    }
+
+    fn pieces(&self) -> Vec<(u64, u64, u64)> {
+        self.stretches().collect()
+    }
+
+    fn entry_bytes(&self, seq: u64) -> Result<u64> {
+        // One that cannot be read is not dropped for its size, nor does it hide the others.
+        Ok(self.entry(seq).map_or(0, |entry| entry.stored_len()))
+    }
+}
+
+/// A view as it would have been when a default of retention ceased to hold.
+struct AsOf<'v> {
+    view: &'v View,
+    next: u64,
+    time: u64,
+}
+
+impl<'v> AsOf<'v> {
+    fn new(view: &'v View, past: &PastDefault) -> Self {
+        // A default that still held is that of a store that is only read.
+        let time = if past.until == u64::MAX { view.time } else { past.time };
+        AsOf { view, next: view.first_from(past.until), time }
+    }
+}
+
+impl Timeline for AsOf<'_> {
+    fn floor(&self) -> u64 {
+        self.view.floor
+    }
+
+    fn next(&self) -> u64 {
+        self.next
+    }
+
+    fn time(&self) -> u64 {
+        self.time
+    }
+
+    fn first_since(&self, time: u64) -> Result<u64> {
+        Ok(self.view.find_since(time, Unreadable::Stays)?.min(self.next))
+    }
+
+    fn pieces(&self) -> Vec<(u64, u64, u64)> {
+        let pieces = self.view.stretches().filter(|(first, _, _)| *first < self.next);
+        // One that goes beyond is gone through entry by entry.
+        let bytes = |end: u64, bytes| if end <= self.next { bytes } else { u64::MAX };
+        pieces.map(|(first, end, all)| (first, end.min(self.next), bytes(end, all))).collect()
+    }
+
+    fn entry_bytes(&self, seq: u64) -> Result<u64> {
+        self.view.entry_bytes(seq)
+    }
+}
