@@ -40,10 +40,16 @@ pub struct Entry<'v> {
 }
 
 impl<'v> Entry<'v> {
-    /// Reads the entry whose record lies at `offset`.
+    /// Reads the entry whose record lies at `offset`. `verified`: its checksum was looked at.
     #[inline]
-    pub(crate) fn read(segment: &'v Arc<Segment>, offset: u64, seq: u64) -> Result<Self> {
-        let record = segment.record(offset)?;
+    pub(crate) fn read(
+        segment: &'v Arc<Segment>,
+        offset: u64,
+        seq: u64,
+        verified: bool,
+    ) -> Result<Self> {
+        let record =
+            if verified { segment.verified_record(offset) } else { segment.record(offset) }?;
         let Change::Append(append) = record.change else {
             return Err(segment.damage(offset, "the index leads to a record that is no entry"));
         };

@@ -5,12 +5,12 @@ mod retained;
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::iter::FusedIterator;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::agent::{Agent, Usage};
-use crate::catalog::base::Base;
+use crate::catalog::base::{Base, Extent};
 use crate::catalog::part::{Spot, StateSlot};
 use crate::catalog::version::Version;
 use crate::entry::{Entry, StateValue};
@@ -276,29 +276,43 @@ impl View {
     /// The pieces of the timeline, newest first: see [`Timeline::pieces`].
     fn stretches(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         let parts = self.version.parts().map(|p| (p.first, p.end(), p.bytes));
-        parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes)))
+        parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes())))
     }
 
     /// Where the entry lies. `None` if no segment has it.
     #[inline]
     fn locate(&self, seq: u64) -> Option<(&Arc<Segment>, Spot)> {
+        self.place(seq).map(|place| (place.segment, place.spot))
+    }
+
+    #[inline]
+    fn place(&self, seq: u64) -> Option<Place<'_>> {
         for part in self.version.parts() {
             if let Some(spot) = part.spot(seq) {
-                return Some((&part.segment, spot));
+                return Some(Place { segment: &part.segment, spot, extent: None });
             }
         }
         let extents = &self.base.extents;
         let behind = extents.partition_point(|extent| extent.first <= seq);
         let extent = extents.get(behind.checked_sub(1)?)?;
-        extent.spot(seq).map(|spot| (&extent.segment, spot))
+        let spot = extent.spot(seq)?;
+        Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
     }
 
     /// The entry with a seq that there is.
     #[inline]
     pub(crate) fn entry(&self, seq: u64) -> Result<Entry<'_>> {
-        let outcome = match self.locate(seq) {
-            Some((segment, spot)) => match spot.offset() {
-                Some(offset) => Entry::read(segment, offset, seq),
+        self.entry_at(seq, self.place(seq))
+    }
+
+    #[inline]
+    fn entry_at<'v>(&'v self, seq: u64, place: Option<Place<'v>>) -> Result<Entry<'v>> {
+        let outcome = match place {
+            Some(Place { segment, spot, extent }) => match spot.offset() {
+                Some(offset) => {
+                    let verified = extent.is_some_and(Extent::is_verified);
+                    Entry::read(segment, offset, seq, verified)
+                }
                 None => Err(segment.damage(0, "the entry was lost")),
             },
             None => Err(self.missing()),
@@ -326,7 +340,7 @@ impl View {
         if to - from < 2 || touched(from) || touched(to - 1) {
             return;
         }
-        let mut wanted: Option<(&Arc<Segment>, std::ops::Range<u64>)> = None;
+        let mut wanted: Option<(&Arc<Segment>, Range<u64>)> = None;
         for seq in from.max(to.saturating_sub(MOST))..to {
             let Some((segment, spot)) = self.locate(seq) else { continue };
             let Some(offset) = spot.offset() else { continue };
@@ -463,17 +477,61 @@ pub struct Entries<'v> {
     from: u64,
     to: u64,
     failed: Option<Error>,
+    /// Where the entries with these seqs lie.
+    ahead: [Option<Place<'v>>; AHEAD],
+    located: Range<u64>,
+}
+
+/// Entries that are looked up together.
+const AHEAD: usize = 16;
+
+/// Where an entry lies.
+#[derive(Clone, Copy)]
+struct Place<'v> {
+    segment: &'v Arc<Segment>,
+    spot: Spot,
+    /// `None`: it is in an unsealed segment.
+    extent: Option<&'v Extent>,
 }
 
 impl<'v> Entries<'v> {
     fn new(view: &'v View, from: u64, to: u64) -> Self {
         let to = to.max(from);
         view.read_ahead(from, to);
-        Entries { view, from, to, failed: None }
+        Entries { view, from, to, failed: None, ahead: [None; AHEAD], located: 0..0 }
     }
 
-    fn read(&mut self, seq: u64) -> Result<Entry<'v>> {
-        let read = self.view.entry(seq);
+    /// Where the entry lies. Looks up several at once, and touches each: their cache misses then
+    /// overlap, where one after the other they would add up.
+    #[inline]
+    fn place(&mut self, seq: u64, lowest: u64) -> Option<Place<'v>> {
+        if !self.located.contains(&seq) {
+            self.look_ahead(lowest, seq);
+        }
+        let index = usize::try_from(seq - self.located.start).ok()?;
+        self.ahead.get(index).copied()?
+    }
+
+    fn look_ahead(&mut self, lowest: u64, seq: u64) {
+        let mut touched = 0;
+        self.ahead = [None; AHEAD];
+        for (seq, slot) in (lowest..self.to.max(seq + 1)).zip(&mut self.ahead) {
+            *slot = self.view.place(seq);
+            if let Some(place) = slot
+                && let Some(offset) = place.spot.offset()
+            {
+                touched ^= place.segment.peek(offset);
+            }
+        }
+        std::hint::black_box(touched);
+        self.located = lowest..lowest + AHEAD as u64;
+    }
+
+    /// Reads an entry; those looked up with it begin at `lowest`.
+    #[inline]
+    fn read(&mut self, seq: u64, lowest: u64) -> Result<Entry<'v>> {
+        let place = self.place(seq, lowest);
+        let read = self.view.entry_at(seq, place);
         if read.is_err() && !self.view.is_lenient() {
             self.to = self.from;
         }
@@ -494,7 +552,7 @@ impl<'v> Iterator for Entries<'v> {
         }
         let seq = self.from;
         self.from += 1;
-        Some(self.read(seq))
+        Some(self.read(seq, seq))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -512,7 +570,8 @@ impl DoubleEndedIterator for Entries<'_> {
             return None;
         }
         self.to -= 1;
-        Some(self.read(self.to))
+        let lowest = (self.to + 1).saturating_sub(AHEAD as u64).max(self.from);
+        Some(self.read(self.to, lowest))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
@@ -9,6 +10,9 @@ use crate::format::footer::Block;
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::types::Retention;
+
+/// What offsets in segments are multiples of.
+const UNIT: u64 = 8;
 
 /// The sealed segments at one moment.
 pub(crate) struct SegmentSet {
@@ -18,30 +22,96 @@ pub(crate) struct SegmentSet {
     pub(crate) sealed: Vec<Arc<Segment>>,
 }
 
-/// The entries of one life in one sealed segment.
-#[derive(Clone)]
+/// The entries of one life in one sealed segment. Kept small: an agent in use has one a segment.
 pub(crate) struct Extent {
     pub(crate) segment: Arc<Segment>,
     pub(crate) first: u64,
-    pub(crate) count: u64,
-    /// Payload and meta of the entries, in bytes.
-    pub(crate) bytes: u64,
     pub(crate) max_at: u64,
-    offsets_at: u64,
-    block_at: u64,
+    count: u32,
+    /// Payload and meta of the entries, in bytes.
+    bytes: u32,
+    /// The block in the footer, in units of 8 bytes.
+    block: u32,
+    /// From the block to the offsets in it.
+    offsets: u16,
+    /// Every record of it has been verified since the store was opened.
+    verified: AtomicBool,
 }
 
+impl Clone for Extent {
+    fn clone(&self) -> Self {
+        Extent {
+            segment: Arc::clone(&self.segment),
+            verified: AtomicBool::new(self.verified.load(Ordering::Relaxed)),
+            ..*self
+        }
+    }
+}
+
+/// Extents up to this many entries and bytes are verified as a whole when they are touched first:
+/// then one flag, next to what is read anyway, stands for all of their records.
+const WHOLE_ENTRIES: u32 = 256;
+const WHOLE_BYTES: u64 = 256 << 10;
+
 impl Extent {
+    /// `None` if the block has no entries.
+    fn of(segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Option<Self> {
+        let delta = block.offsets_at().checked_sub(at)?;
+        (block.count() > 0).then(|| Extent {
+            segment: Arc::clone(segment),
+            first: block.first_seq(),
+            max_at: block.max_at().unwrap_or(0),
+            count: block.count(),
+            // All of these are far below their limits in a segment, as its block was read.
+            bytes: u32::try_from(block.bytes()).unwrap_or(u32::MAX),
+            block: u32::try_from(at / UNIT).unwrap_or(u32::MAX),
+            offsets: u16::try_from(delta).unwrap_or(u16::MAX),
+            verified: AtomicBool::new(false),
+        })
+    }
+
     /// The seq after the last entry.
     pub(crate) fn end(&self) -> u64 {
-        self.first.saturating_add(self.count)
+        self.first.saturating_add(u64::from(self.count))
+    }
+
+    /// Payload and meta of the entries, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
+    }
+
+    fn block_at(&self) -> u64 {
+        u64::from(self.block) * UNIT
     }
 
     /// Where the entry with this seq lies. `None` if it is not of this extent.
     #[inline]
     pub(crate) fn spot(&self, seq: u64) -> Option<Spot> {
-        let index = seq.checked_sub(self.first).filter(|i| *i < self.count)?;
-        self.segment.extent_offset(self.offsets_at, index).map(Spot)
+        let index = seq.checked_sub(self.first).filter(|i| *i < u64::from(self.count))?;
+        let offsets_at = self.block_at() + u64::from(self.offsets);
+        self.segment.extent_offset(offsets_at, index).map(Spot)
+    }
+
+    /// Whether every record of it has been verified; sees to it if that is little work. A record
+    /// that is damaged is left to whoever reads it.
+    #[inline]
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed) || self.verify()
+    }
+
+    #[cold]
+    fn verify(&self) -> bool {
+        let whole = self.count <= WHOLE_ENTRIES && self.bytes() <= WHOLE_BYTES;
+        let sound = |seq| match self.spot(seq) {
+            Some(spot) => spot.offset().is_none_or(|at| self.segment.record(at).is_ok()),
+            None => false,
+        };
+        let verified =
+            whole && !self.segment.verifies_always() && (self.first..self.end()).all(sound);
+        if verified {
+            self.verified.store(true, Ordering::Relaxed);
+        }
+        verified
     }
 
     /// The first seq of the first group whose running maximum of `at` reaches `time`.
@@ -51,7 +121,7 @@ impl Extent {
         }
         let Some(footer) = self.segment.footer() else { return Ok(None) };
         let block =
-            footer?.block_at(self.block_at).map_err(|fault| self.segment.footer_damage(fault))?;
+            footer?.block_at(self.block_at()).map_err(|fault| self.segment.footer_damage(fault))?;
         let group = block.first_at_or_after(time);
         Ok(group.map(|group| {
             self.first.saturating_add(u64::from(group) * crate::format::footer::GROUP as u64)
@@ -113,7 +183,7 @@ impl Base {
     }
 
     fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {
-        self.extents.extend(extent(segment, at, block));
+        self.extents.extend(Extent::of(segment, at, block));
         for change in block.states() {
             let change = change.map_err(|fault| segment.footer_damage(fault))?;
             let slot = StateSlot { revision: change.revision, spot: Spot(change.offset) };
@@ -132,18 +202,6 @@ impl Base {
         }
         Ok(())
     }
-}
-
-fn extent(segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Option<Extent> {
-    (block.count() > 0).then(|| Extent {
-        segment: Arc::clone(segment),
-        first: block.first_seq(),
-        count: u64::from(block.count()),
-        bytes: block.bytes(),
-        max_at: block.max_at().unwrap_or(0),
-        offsets_at: block.offsets_at(),
-        block_at: at,
-    })
 }
 
 /// Looks an agent up in sealed segments, newest first.
@@ -187,6 +245,7 @@ impl Lookup<'_> {
             blocks.push((segment, at, block));
         }
         let mut base = Base::empty(head.life, self.set.generation);
+        base.extents.reserve_exact(blocks.len());
         for (segment, at, block) in blocks.into_iter().rev() {
             base.add_newer(segment, at, &block)?;
         }

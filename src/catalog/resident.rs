@@ -284,7 +284,7 @@ impl Slot {
     /// About how much memory it takes, parts of unsealed segments aside.
     pub(crate) fn bytes(&self, name: &str) -> usize {
         let base = self.base.as_ref().map_or(0, |b| b.bytes());
-        size_of::<Resident>() + size_of::<Slot>() + 2 * name.len() + 64 + base
+        size_of::<Resident>() + name.len() + 96 + base
     }
 }
 

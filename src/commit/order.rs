@@ -21,7 +21,7 @@ use crate::types::{Durability, Lsn};
 /// relieved.
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
-const TABLE_LIMIT: usize = 16 << 20;
+const TABLE_LIMIT: usize = 32 << 20;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 /// Bytes in buffers kept to be used again, and the largest of them.

@@ -317,8 +317,36 @@ impl Segment {
             .map_err(|Fault(reason)| self.damage(offset, reason))
     }
 
+    /// The record at `offset`, which has been verified before.
+    #[inline]
+    pub(crate) fn verified_record(&self, offset: u64) -> Result<Record<'_>> {
+        self.stated_bytes(offset)
+            .and_then(record::decode)
+            .map_err(|Fault(reason)| self.damage(offset, reason))
+    }
+
+    /// Whether nothing read counts as verified.
+    pub(crate) fn verifies_always(&self) -> bool {
+        self.verify == Verify::Always
+    }
+
+    /// Reads the beginning of the record at `offset`, so that it is near when it is needed.
+    #[inline]
+    pub(crate) fn peek(&self, offset: u64) -> u32 {
+        self.map.get(offset, 8).and_then(|bytes| u32_at(bytes, 4)).unwrap_or(0)
+    }
+
     #[inline]
     fn record_bytes(&self, offset: u64) -> std::result::Result<&[u8], Fault> {
+        let bytes = self.stated_bytes(offset)?;
+        self.touched.first(in_memory(offset), || {
+            record::verify(bytes, self.salt, offset).map(|_plain| ())
+        })?;
+        Ok(bytes)
+    }
+
+    #[inline]
+    fn stated_bytes(&self, offset: u64) -> std::result::Result<&[u8], Fault> {
         const OUTSIDE: Fault = Fault("a record lies outside the segment's data");
         let end = self.published();
         let prefix = self.map.get(offset, 8).filter(|_| offset < end).ok_or(OUTSIDE)?;
@@ -326,11 +354,7 @@ impl Segment {
         if offset.saturating_add(len as u64) > end {
             return Err(OUTSIDE);
         }
-        let bytes = self.map.get(offset, len).ok_or(OUTSIDE)?;
-        self.touched.first(in_memory(offset), || {
-            record::verify(bytes, self.salt, offset).map(|_plain| ())
-        })?;
-        Ok(bytes)
+        self.map.get(offset, len).ok_or(OUTSIDE)
     }
 
     /// Bytes of the file that a slice handed out earlier covers.
