@@ -299,6 +299,32 @@ impl View {
         Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
     }
 
+    /// Where the entries from `lowest` on lie, as many as `out` takes below `end`.
+    fn places<'v>(&'v self, lowest: u64, end: u64, out: &mut [Option<Place<'v>>]) {
+        out.fill(None);
+        let seqs = lowest..end.min(lowest.saturating_add(out.len() as u64));
+        let mut put = |seq: u64, place| {
+            let slot = usize::try_from(seq - lowest).ok().and_then(|index| out.get_mut(index));
+            if let Some(slot) = slot {
+                *slot = Some(place);
+            }
+        };
+        let extents = &self.base.extents;
+        let first = extents.partition_point(|extent| extent.first <= lowest).saturating_sub(1);
+        for extent in extents.iter().skip(first).take_while(|extent| extent.first < seqs.end) {
+            for (seq, spot) in extent.spots(seqs.clone()) {
+                put(seq, Place { segment: &extent.segment, spot, extent: Some(extent) });
+            }
+        }
+        for part in self.version.parts() {
+            for seq in seqs.start.max(part.first)..seqs.end.min(part.end()) {
+                if let Some(spot) = part.spot(seq) {
+                    put(seq, Place { segment: &part.segment, spot, extent: None });
+                }
+            }
+        }
+    }
+
     /// The entry with a seq that there is.
     #[inline]
     pub(crate) fn entry(&self, seq: u64) -> Result<Entry<'_>> {
@@ -483,7 +509,7 @@ pub struct Entries<'v> {
 }
 
 /// Entries that are looked up together.
-const AHEAD: usize = 16;
+const AHEAD: usize = 64;
 
 /// Where an entry lies.
 #[derive(Clone, Copy)]
@@ -513,17 +539,10 @@ impl<'v> Entries<'v> {
     }
 
     fn look_ahead(&mut self, lowest: u64, seq: u64) {
-        let mut touched = 0;
-        self.ahead = [None; AHEAD];
-        for (seq, slot) in (lowest..self.to.max(seq + 1)).zip(&mut self.ahead) {
-            *slot = self.view.place(seq);
-            if let Some(place) = slot
-                && let Some(offset) = place.spot.offset()
-            {
-                touched ^= place.segment.peek(offset);
-            }
-        }
-        std::hint::black_box(touched);
+        self.view.places(lowest, self.to.max(seq + 1), &mut self.ahead);
+        let places = self.ahead.iter().flatten();
+        let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
+        std::hint::black_box(touched.fold(0, |all, word| all ^ word));
         self.located = lowest..lowest + AHEAD as u64;
     }
 

@@ -1,6 +1,7 @@
 //! What sealed segments hold of one life of an agent, found through their footers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -90,6 +91,16 @@ impl Extent {
         let index = seq.checked_sub(self.first).filter(|i| *i < u64::from(self.count))?;
         let offsets_at = self.block_at() + u64::from(self.offsets);
         self.segment.extent_offset(offsets_at, index).map(Spot)
+    }
+
+    /// Where the entries with these seqs lie, of those that are of this extent.
+    pub(crate) fn spots(&self, seqs: Range<u64>) -> impl Iterator<Item = (u64, Spot)> {
+        let from = seqs.start.max(self.first);
+        let to = seqs.end.min(self.end()).max(from);
+        let offsets_at = self.block_at() + u64::from(self.offsets);
+        let offsets = self.segment.extent_offsets(offsets_at, from - self.first..to - self.first);
+        let spots = offsets.as_chunks::<4>().0.iter().map(|raw| Spot(u32::from_le_bytes(*raw)));
+        (from..to).zip(spots)
     }
 
     /// Whether every record of it has been verified; sees to it if that is little work. A record

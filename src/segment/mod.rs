@@ -294,6 +294,14 @@ impl Segment {
         u32_at(self.footer_bytes(self.footer.get()?, at, 4)?, 0)
     }
 
+    /// The places of these entries of an extent, 4 bytes each; empty if they are not there.
+    pub(crate) fn extent_offsets(&self, offsets_at: u64, entries: Range<u64>) -> &[u8] {
+        let at = offsets_at.saturating_add(entries.start.saturating_mul(4));
+        let len = entries.end.saturating_sub(entries.start).saturating_mul(4);
+        let bytes = self.footer.get().and_then(|footer| self.footer_bytes(footer, at, len));
+        bytes.unwrap_or_default()
+    }
+
     /// The error for a damaged footer.
     pub(crate) fn footer_damage(&self, Fault(reason): Fault) -> Error {
         self.damage(self.trailer().map_or(0, |t| t.footer_at), reason)
