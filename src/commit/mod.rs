@@ -184,9 +184,7 @@ impl Engine {
         batch.check_len()?;
         let progress = self.progress();
         for agent in &mut batch.agents {
-            let resident = self.catalog.resident(&agent.name, agent.hash, progress);
-            self.catalog.learn(&resident)?;
-            agent.resident = Some(resident);
+            agent.resident = Some(self.catalog.resident(&agent.name, agent.hash, progress));
         }
         let len = batch.len() as u64;
         loop {
@@ -198,7 +196,7 @@ impl Engine {
                 Attempt::NoRoom { active, room } => {
                     self.make_room(active, room, batch.erasing)?;
                 }
-                Attempt::Unknown => self.learn_states(batch)?,
+                Attempt::Unknown => self.learn(batch)?,
                 Attempt::Conflict(error, wait) => {
                     // Answered when what it conflicts with can be read.
                     if let Some((end, durability)) = wait {
@@ -212,11 +210,14 @@ impl Engine {
         }
     }
 
-    fn learn_states(&self, batch: &Prepared) -> Result<()> {
+    /// Looks up, under no lock, what ordering the batch must know of its agents.
+    fn learn(&self, batch: &Prepared) -> Result<()> {
+        for resident in batch.agents.iter().filter_map(|agent| agent.resident.as_ref()) {
+            self.catalog.learn(resident)?;
+        }
         for expected in &batch.revisions {
             let agent = batch.agents.get(expected.agent).and_then(|a| a.resident.as_ref());
             if let Some(resident) = agent {
-                self.catalog.learn(resident)?;
                 let head = resident.lock().latest().head;
                 self.catalog.learn_base(resident, &head)?;
             }

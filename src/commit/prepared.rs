@@ -80,13 +80,15 @@ impl Prepared {
     /// Empties it, and takes buffers to use again.
     pub(crate) fn reset(&mut self, header: Vec<u8>, mut body: Vec<u8>) {
         body.clear();
-        let agents = std::mem::take(&mut self.agents);
-        let revisions = std::mem::take(&mut self.revisions);
-        *self = Prepared { header: HeaderBuilder::start(header, None), body, ..Prepared::new() };
-        self.agents = agents;
+        self.header = HeaderBuilder::start(header, None);
+        self.body = body;
+        (self.digest, self.records) = (0, 0);
+        (self.checked, self.erasing, self.forgets) = (false, true, false);
         self.agents.clear();
-        self.revisions = revisions;
         self.revisions.clear();
+        self.index.clear();
+        self.prefix = None;
+        self.error = None;
     }
 
     /// True if nothing would be written.

@@ -208,7 +208,7 @@ impl Round {
         if engine.log.durable() < content {
             let since = *self.unsynced_since.get_or_insert(now);
             let due = now.saturating_sub(since) >= engine.options.sync_interval;
-            if sync || due || engine.unsynced() > engine.options.max_unsynced / 4 {
+            if sync || due || engine.unsynced() > engine.options.max_unsynced / 2 {
                 let before = engine.log.durable();
                 engine.log.flush_to(content, engine)?;
                 let took = engine.io.clock.monotonic().saturating_sub(now);
