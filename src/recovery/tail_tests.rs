@@ -1,4 +1,5 @@
 //! Tails that only several unsealed segments make.
+#![allow(clippy::unwrap_used)]
 
 use std::io::IoSlice;
 use std::path::Path;
