@@ -1,5 +1,6 @@
 //! Views: consistent reads of one agent at one moment.
 
+mod entries;
 mod retained;
 
 use std::collections::{BTreeMap, btree_map};
@@ -9,6 +10,8 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use self::entries::Entries;
+use self::entries::Place;
 use crate::agent::{Agent, Usage};
 use crate::catalog::base::{Base, Extent};
 use crate::catalog::part::{Spot, StateSlot};
@@ -154,7 +157,7 @@ impl View {
         };
         match self.find_since(time, Unreadable::Fails) {
             Ok(from) => Entries::new(self, from, self.next_seq()),
-            Err(error) => Entries { failed: Some(error), ..Entries::new(self, 1, 1) },
+            Err(error) => Entries::failed(self, error),
         }
     }
 
@@ -495,109 +498,3 @@ impl DoubleEndedIterator for States<'_> {
 }
 
 impl FusedIterator for States<'_> {}
-
-/// Entries of a view, from both ends.
-#[must_use]
-pub struct Entries<'v> {
-    view: &'v View,
-    from: u64,
-    to: u64,
-    failed: Option<Error>,
-    /// Where the entries with these seqs lie.
-    ahead: [Option<Place<'v>>; AHEAD],
-    located: Range<u64>,
-}
-
-/// Entries that are looked up together.
-const AHEAD: usize = 64;
-
-/// Where an entry lies.
-#[derive(Clone, Copy)]
-struct Place<'v> {
-    segment: &'v Arc<Segment>,
-    spot: Spot,
-    /// `None`: it is in an unsealed segment.
-    extent: Option<&'v Extent>,
-}
-
-impl<'v> Entries<'v> {
-    fn new(view: &'v View, from: u64, to: u64) -> Self {
-        let to = to.max(from);
-        view.read_ahead(from, to);
-        Entries { view, from, to, failed: None, ahead: [None; AHEAD], located: 0..0 }
-    }
-
-    /// Where the entry lies. Looks up several at once, and touches each: their cache misses then
-    /// overlap, where one after the other they would add up.
-    #[inline]
-    fn place(&mut self, seq: u64, lowest: u64) -> Option<Place<'v>> {
-        if !self.located.contains(&seq) {
-            self.look_ahead(lowest, seq);
-        }
-        let index = usize::try_from(seq - self.located.start).ok()?;
-        self.ahead.get(index).copied()?
-    }
-
-    fn look_ahead(&mut self, lowest: u64, seq: u64) {
-        self.view.places(lowest, self.to.max(seq + 1), &mut self.ahead);
-        let places = self.ahead.iter().flatten();
-        let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
-        std::hint::black_box(touched.fold(0, |all, word| all ^ word));
-        self.located = lowest..lowest + AHEAD as u64;
-    }
-
-    /// Reads an entry; those looked up with it begin at `lowest`.
-    #[inline]
-    fn read(&mut self, seq: u64, lowest: u64) -> Result<Entry<'v>> {
-        let place = self.place(seq, lowest);
-        let read = self.view.entry_at(seq, place);
-        if read.is_err() && !self.view.is_lenient() {
-            self.to = self.from;
-        }
-        read
-    }
-}
-
-impl<'v> Iterator for Entries<'v> {
-    type Item = Result<Entry<'v>>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        if self.from >= self.to {
-            return None;
-        }
-        let seq = self.from;
-        self.from += 1;
-        Some(self.read(seq, seq))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = usize::try_from(self.to - self.from).unwrap_or(usize::MAX);
-        (0, Some(left.saturating_add(1)))
-    }
-}
-
-impl DoubleEndedIterator for Entries<'_> {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        if self.from >= self.to {
-            return None;
-        }
-        self.to -= 1;
-        let lowest = (self.to + 1).saturating_sub(AHEAD as u64).max(self.from);
-        Some(self.read(self.to, lowest))
-    }
-}
-
-impl FusedIterator for Entries<'_> {}
-
-impl fmt::Debug for Entries<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entries").field("from", &self.from).field("to", &self.to).finish()
-    }
-}
