@@ -72,6 +72,15 @@ impl ManifestFile {
         self.current.lock().clone()
     }
 
+    /// The id of a segment that is about to be made. It is on disk with the next manifest: a file
+    /// that is not listed before a crash means nothing, and its id may be given again.
+    pub(crate) fn take_id(&self) -> u64 {
+        let mut current = self.current.lock();
+        let id = current.next_id;
+        current.next_id += 1;
+        id
+    }
+
     /// Replaces the manifest by what `change` makes of it: temp file, sync, rename, sync of the
     /// directory. The directory sync makes the names of new segments durable too.
     pub(crate) fn replace(

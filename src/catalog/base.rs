@@ -179,6 +179,12 @@ impl Base {
         self.extents.capacity() * size_of::<Extent>() + keys + self.redacted.capacity() * 8
     }
 
+    /// Whether anything of it lies in a segment whose id `is_one` of those asked about.
+    pub(crate) fn refers_to(&self, is_one: impl Fn(u64) -> bool) -> bool {
+        self.extents.iter().any(|extent| is_one(extent.segment.id))
+            || self.state.values().any(|value| is_one(value.segment.id))
+    }
+
     /// Takes over what a part holds whose segment was sealed.
     pub(crate) fn absorb(&mut self, part: &Part, name: &str) -> Result<()> {
         let segment = &part.segment;

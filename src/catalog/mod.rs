@@ -9,7 +9,7 @@ pub(crate) mod version;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +19,7 @@ use crate::catalog::resident::{Progress, Resident, Slot};
 use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
+use crate::segment::Segment;
 
 const SHARDS: usize = 64;
 
@@ -34,6 +35,10 @@ pub(crate) struct Catalog {
     /// Counts the forgettings of prefixes; 0 if there never was one.
     prefix_count: AtomicU64,
     resident_bytes: AtomicUsize,
+    /// The generation of the last set from which segments were taken.
+    exchanged: AtomicU64,
+    /// Segments taken out of the set whose bytes somebody may still look at.
+    retired: Mutex<Vec<Weak<Segment>>>,
 }
 
 #[derive(Default)]
@@ -86,6 +91,8 @@ impl Catalog {
                 forgotten.into_iter().map(|f| (f.prefix.into_boxed_str(), vec![f.lsn])).collect(),
             ),
             resident_bytes: AtomicUsize::new(0),
+            exchanged: AtomicU64::new(0),
+            retired: Mutex::default(),
         }
     }
 
@@ -107,6 +114,12 @@ impl Catalog {
         shard.agents.insert(key, Arc::clone(&resident));
         shard.clock.push_back(Arc::clone(&resident));
         resident
+    }
+
+    /// The agent of this name, if it is resident.
+    pub(crate) fn peek(&self, name: &str, hash: u64) -> Option<Arc<Resident>> {
+        let key = Key { hash, name: Arc::from(name) };
+        self.shard(hash).lock().agents.get(&key).cloned()
     }
 
     /// Calls `each` with every resident agent.
@@ -188,7 +201,7 @@ impl Catalog {
     /// Installs a new set made from the old one; gives its generation.
     pub(crate) fn install(
         &self,
-        change: impl FnOnce(&mut Vec<Arc<crate::segment::Segment>>, u64),
+        change: impl FnOnce(&mut Vec<Arc<Segment>>, u64),
     ) -> u64 {
         let mut current = self.segments.write();
         let mut sealed = current.sealed.clone();
@@ -196,6 +209,39 @@ impl Catalog {
         change(&mut sealed, generation);
         *current = Arc::new(SegmentSet { generation, sealed });
         generation
+    }
+
+    /// Puts compacted segments in the place of those that they were made from, and lets go of
+    /// what refers to the latter.
+    pub(crate) fn exchange(&self, gone: &[Arc<Segment>], come: &[Arc<Segment>]) {
+        let is_gone = |id: u64| gone.iter().any(|segment| segment.id == id);
+        let generation = self.install(|sealed, generation| {
+            sealed.retain(|segment| !is_gone(segment.id));
+            come.iter().for_each(|segment| segment.set_sealed_at(generation));
+            sealed.extend(come.iter().cloned());
+            // For one name that is the order of their ages: see `Lookup`.
+            sealed.sort_by_key(|segment| (segment.lowest_lsn(), segment.id));
+        });
+        self.exchanged.fetch_max(generation, Ordering::SeqCst);
+        let mut retired = self.retired.lock();
+        retired.retain(|segment| segment.strong_count() > 0);
+        retired.extend(gone.iter().map(Arc::downgrade));
+        drop(retired);
+        self.for_each(|resident| {
+            let mut slot = resident.lock();
+            if slot.base().is_some_and(|base| base.refers_to(is_gone)) {
+                slot.drop_base();
+                self.charge(resident, &mut slot);
+            }
+        });
+    }
+
+    /// Segments that were taken out of the set and that somebody still looks at: views, values,
+    /// iterators.
+    pub(crate) fn retired(&self) -> Vec<Arc<Segment>> {
+        let mut retired = self.retired.lock();
+        retired.retain(|segment| segment.strong_count() > 0);
+        retired.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The forgotten prefixes whose forgetting lies below `durable`, with its lsn.
@@ -264,7 +310,9 @@ impl Catalog {
             let set = self.segments();
             let base = lookup(&set, resident).load(head)?;
             let mut slot = resident.lock();
-            if slot.learn_base(base) {
+            // Segments that were taken out meanwhile are not to be held on to.
+            let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
+            if !outdated && slot.learn_base(base) {
                 self.charge(resident, &mut slot);
                 return Ok(());
             }

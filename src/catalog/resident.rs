@@ -148,6 +148,11 @@ impl Slot {
         true
     }
 
+    /// Lets go of the base, which is read again when it is needed.
+    pub(crate) fn drop_base(&mut self) {
+        self.base = None;
+    }
+
     pub(crate) fn base(&self) -> Option<&Arc<Base>> {
         self.base.as_ref()
     }

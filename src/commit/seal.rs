@@ -155,7 +155,8 @@ pub(crate) fn build_footer(
         .map_err(|fault| segment.damage(data_end, fault.0))
 }
 
-fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Result<(), Fault> {
+/// Adds one agent to a footer.
+pub(crate) fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Result<(), Fault> {
     let head = agent.head;
     let part = agent.part.as_ref().filter(|_| head.life != 0);
     let (offsets, ats) = part.map_or_else(Default::default, |p| (p.spots(), p.maxima()));

@@ -266,7 +266,7 @@ impl Engine {
     /// Creates a segment, fills it if there is time, and lists it before any frame goes in.
     fn make_spare(&self, capacity: u64, base: u64, fill: bool) -> Result<LogFile> {
         let Some(writing) = &self.writing else { return Err(closed()) };
-        let id = writing.manifest.current().next_id;
+        let id = writing.manifest.take_id();
         let listed = new_listed(id, self.io.random.next(), base, capacity, Role::Spare);
         // What an attempt that failed could not take away again is in nobody's list.
         let _ = self.io.fs.remove(&self.dir.join(file_name(id, false)));
@@ -275,7 +275,6 @@ impl Engine {
             self.fill(&made);
         }
         let replaced = writing.manifest.replace(|manifest| {
-            manifest.next_id = id + 1;
             manifest.segments.push(listed);
         });
         if let Err(error) = self.heed(replaced) {
@@ -329,7 +328,7 @@ impl Engine {
     }
 
     /// Unlinks the files of segments that the manifest has dropped.
-    fn sweep_obsolete(&self) {
+    pub(crate) fn sweep_obsolete(&self) {
         let Some(writing) = &self.writing else { return };
         let obsolete = writing.manifest.current().obsolete;
         if obsolete.is_empty() {
@@ -349,8 +348,11 @@ impl Engine {
             let found = self.io.fs.list(&self.dir).unwrap_or_default();
             !names.iter().any(|name| found.contains(name))
         };
-        let left: Vec<u64> = obsolete.into_iter().filter(|id| !gone(id)).collect();
-        let replaced = writing.manifest.replace(|manifest| manifest.obsolete = left);
+        let swept: Vec<u64> = obsolete.into_iter().filter(gone).collect();
+        // Others may have become obsolete meanwhile.
+        let replaced = writing
+            .manifest
+            .replace(|manifest| manifest.obsolete.retain(|id| !swept.contains(id)));
         let _ = self.heed(replaced);
     }
 }

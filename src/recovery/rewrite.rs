@@ -209,6 +209,8 @@ fn bound_of(stretch: &Stretch, from: usize) -> Result<Bound> {
 
 /// The base of a segment whose lsns are beyond all that were ever given out.
 pub(crate) fn base_behind(manifest: &Manifest) -> u64 {
-    let ends = manifest.segments.iter().map(|line| line.base.saturating_add(line.capacity));
+    // A run's base only says how old it is: its bytes have no lsns of their own.
+    let logs = manifest.segments.iter().filter(|line| !line.run);
+    let ends = logs.map(|line| line.base.saturating_add(line.capacity));
     ends.max().unwrap_or(0)
 }

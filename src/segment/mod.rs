@@ -312,6 +312,12 @@ impl Segment {
         self.trailer().map_or(u64::MAX, |t| self.base.saturating_add(t.facts.data_end))
     }
 
+    /// The lsn at which what it covers begins: that of its first frame, or of the oldest segment that
+    /// a run was made from.
+    pub(crate) fn lowest_lsn(&self) -> u64 {
+        self.trailer().map_or(self.base, |trailer| trailer.facts.lowest_lsn)
+    }
+
     /// The footer's trailer, if the segment is sealed.
     pub(crate) fn trailer(&self) -> Option<&Trailer> {
         self.footer.get().map(|f| &f.trailer)

@@ -1,0 +1,113 @@
+//! Backup: a store in another directory that has everything durable up to a moment, made while the
+//! store is written.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::compaction::Compactor;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::{Listed, Manifest, Role};
+use crate::manifest;
+use crate::recovery::LOCK_FILE;
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::{Segment, file_name};
+use crate::types::Lsn;
+
+/// The active segment of a backup.
+const FRESH: u64 = 1 << 20;
+/// Bytes copied at a time.
+const PIECE: usize = 4 << 20;
+
+impl Compactor {
+    /// Makes a backup in `dir`; gives the lsn up to which it has everything.
+    pub(crate) fn backup(&self, dir: &Path) -> Result<Lsn> {
+        let engine = &self.engine;
+        engine.check_open()?;
+        engine.check_writable()?;
+        let io = &engine.io;
+        self.check_target(dir)?;
+        // Nothing is compacted meanwhile; appends and seals go on.
+        let _busy = self.take_busy();
+        engine.seal_active()?;
+        let Some(writing) = &engine.writing else { return Ok(Lsn(0)) };
+        let set = engine.catalog.segments();
+        let current = writing.manifest.current();
+        let end = set.sealed.iter().map(|segment| segment.end_lsn()).max().unwrap_or(0);
+        io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+        for segment in &set.sealed {
+            self.go_on()?;
+            self.bring(segment, dir)?;
+        }
+        let sealed = |line: &&Listed| set.sealed.iter().any(|segment| segment.id == line.id);
+        let mut segments: Vec<Listed> = current
+            .segments
+            .iter()
+            .filter(|line| line.role == Role::Sealed)
+            .filter(sealed)
+            .copied()
+            .collect();
+        let logs = current.segments.iter().filter(|line| !line.run);
+        let base = logs.map(|line| line.base.saturating_add(line.capacity)).max().unwrap_or(end);
+        let fresh =
+            new_listed(current.next_id, io.random.next(), base.max(end), FRESH, Role::Active);
+        LogFile::create(io, dir, engine.store, &fresh, engine.options.verify)?;
+        segments.push(fresh);
+        let first = fresh.base.saturating_add(FIRST_FRAME);
+        let made = Manifest {
+            next_id: current.next_id + 1,
+            durable: first,
+            time: engine.now(),
+            clean_end: first,
+            segments,
+            forgotten: engine.catalog.forgotten(end),
+            obsolete: Vec::new(),
+            ..current
+        };
+        manifest::install(io, dir, &made).map_err(Error::from)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            io.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+        }
+        Ok(Lsn(end))
+    }
+
+    /// A backup goes where nothing is.
+    fn check_target(&self, dir: &Path) -> Result<()> {
+        let names = match self.engine.io.fs.list(dir) {
+            Ok(names) => names,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("list", dir, e)),
+        };
+        if names.iter().any(|name| name != LOCK_FILE) {
+            let message = format!("{} is not empty: a backup needs a new directory", dir.display());
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        Ok(())
+    }
+
+    /// Brings a sealed segment's file there: by another name of the same file where that can be,
+    /// else by a copy.
+    fn bring(&self, segment: &Arc<Segment>, dir: &Path) -> Result<()> {
+        let to = dir.join(file_name(segment.id, segment.run));
+        if self.engine.io.fs.link(segment.path(), &to).is_ok() {
+            return Ok(());
+        }
+        // Another file system, or one without hard links; what is missing or broken shows here.
+        let fs = &self.engine.io.fs;
+        let file = fs.create(&to, segment.capacity).map_err(|e| Error::io("create", &to, e))?;
+        let footer = segment.trailer().map_or(segment.capacity, |trailer| trailer.footer_at);
+        for (from, end) in [(0, segment.data_len()), (footer, segment.capacity)] {
+            let mut at = from;
+            while at < end {
+                self.go_on()?;
+                let len = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+                let bytes = segment
+                    .raw(at, len)
+                    .ok_or_else(|| segment.damage(at, "the segment ends before its footer"))?;
+                file.write_at(&[IoSlice::new(bytes)], at).map_err(|e| Error::io("write", &to, e))?;
+                at += len as u64;
+            }
+        }
+        file.sync().map_err(|e| Error::io("sync", &to, e))
+    }
+}

@@ -1,0 +1,115 @@
+//! Erasing: everything that is dead leaves every file of the store, now.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::compaction::job::{Installed, Job};
+use crate::compaction::pick::{SegmentStats, is_valid};
+use crate::compaction::{Busy, Compactor, ErasureReport, HEAD_ROOM, stats_of, survey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::segment::Segment;
+
+impl Compactor {
+    /// Erases what is dead by now from all files of the store.
+    pub(crate) fn purge(&self) -> Result<ErasureReport> {
+        self.engine.check_open()?;
+        self.engine.check_writable()?;
+        let mut busy = self.take_busy();
+        // What a job under way knew of the dead is older than this call.
+        busy.job = None;
+        self.engine.sync()?;
+        self.engine.seal_active()?;
+        let end = self.engine.log.durable();
+        let found = survey::survey(&self.engine, &mut || self.go_on())?;
+        let dirty = found.into_iter().filter(|(_, found)| found.dirty);
+        let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
+        let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
+        let mut gone: Vec<PathBuf> = Vec::new();
+        for inputs in self.groups(&dirty)? {
+            gone.extend(self.linked_elsewhere(&inputs));
+            let installed = self.erase(&mut busy, &inputs)?;
+            agents.extend(installed.erased);
+            let into =
+                if installed.written.is_empty() { &mut report.unlinked } else { &mut report.rewritten };
+            into.extend(installed.replaced.iter().map(|segment| segment.path().to_owned()));
+        }
+        busy.surveyed = None;
+        self.drop_prefixes(end)?;
+        report.agents = agents.into_iter().collect();
+        report.pinned = self.engine.catalog.retired().iter().map(|s| s.path().to_owned()).collect();
+        report.pinned.extend(gone);
+        report.pinned.sort();
+        report.pinned.dedup();
+        Ok(report)
+    }
+
+    fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
+        let mut job = Job::plan(&self.engine, inputs, self.max_run())?;
+        let (need, free) = (job.need() + HEAD_ROOM, self.free());
+        if job.need() > 0 && need > free {
+            let message = format!(
+                "erasing needs {need} bytes of room to write what lives anew, and {free} are free"
+            );
+            return Err(Error::new(ErrorKind::DiskFull, message));
+        }
+        while !job.step(u64::MAX, &mut |_| self.go_on())? {}
+        self.install(busy, job)
+    }
+
+    /// The segments in groups that can be done in one go: log segments of one age together, so that
+    /// the same copy clusters them. Those that need the least room come first.
+    fn groups(&self, dirty: &[Arc<Segment>]) -> Result<Vec<Vec<u64>>> {
+        let all = self.stats(&[])?;
+        let most = self.max_run().saturating_mul(2);
+        let mut groups: Vec<Vec<SegmentStats>> = Vec::new();
+        for segment in dirty {
+            let stats = stats_of(segment, &[])?;
+            if let Some(last) = groups.last_mut()
+                && stats.generation == 0
+                && last.iter().all(|member| member.generation == 0)
+                && last.iter().map(|m| m.live_bytes).sum::<u64>() + stats.live_bytes <= most
+            {
+                let together: Vec<&SegmentStats> = last.iter().chain([&stats]).collect();
+                if is_valid(&together, &all) {
+                    last.push(stats);
+                    continue;
+                }
+            }
+            groups.push(vec![stats]);
+        }
+        groups.sort_by_key(|group| group.iter().map(|member| member.live_bytes).sum::<u64>());
+        Ok(groups.iter().map(|group| group.iter().map(|member| member.id).collect()).collect())
+    }
+
+    /// Those of the segments whose files have names elsewhere.
+    fn linked_elsewhere(&self, ids: &[u64]) -> Vec<PathBuf> {
+        let set = self.engine.catalog.segments();
+        let inputs = set.sealed.iter().filter(|segment| ids.contains(&segment.id));
+        let linked = |path: &&std::path::Path| {
+            self.engine.io.fs.links(path).is_ok_and(|links| links > 1)
+        };
+        inputs.map(|segment| segment.path()).filter(linked).map(|path| path.to_owned()).collect()
+    }
+
+    /// Takes forgotten prefixes off the list that nothing older than their forgetting is left of.
+    fn drop_prefixes(&self, end: u64) -> Result<()> {
+        let Some(writing) = &self.engine.writing else { return Ok(()) };
+        let set = self.engine.catalog.segments();
+        let unsealed = self.engine.order.lock().oldest_unsealed();
+        let lines = self.engine.catalog.forgotten(end);
+        let is_over = |lsn: u64| {
+            unsealed > lsn
+                && set.sealed.iter().filter(|segment| segment.lowest_lsn() <= lsn).all(|segment| {
+                    segment.trailer().is_some_and(|trailer| trailer.facts.cleaned > lsn)
+                })
+        };
+        let over: Vec<_> = lines.into_iter().filter(|line| is_over(line.lsn)).collect();
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.engine.catalog.drop_forgotten(&over);
+        let left = self.engine.catalog.forgotten(end);
+        self.engine.heed(writing.manifest.replace(|manifest| manifest.forgotten = left))
+    }
+}

@@ -1,0 +1,413 @@
+//! One compaction: segments in, runs out, in steps, and nothing changes before the last of them.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::catalog::base::SegmentSet;
+use crate::commit::Engine;
+use crate::compaction::fate::{Knowledge, Living};
+use crate::compaction::merge::{Merge, Told, footer};
+use crate::compaction::plan::{self, Output};
+use crate::compaction::writer::{Covered, RunWriter};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Fault;
+use crate::format::head::Head;
+use crate::format::manifest::{Listed, Role};
+use crate::format::record::{Append, Change, LOST, REDACTED};
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::{Segment, file_name};
+use crate::types::Kind;
+
+/// A hole in a timeline that no real history leaves is not filled up.
+const LARGEST_HOLE: u64 = 1 << 20;
+
+/// What a step is told after each piece of work, in bytes: it may slow it down, or stop the job
+/// with an error.
+pub(crate) type Manners<'m> = &'m mut dyn FnMut(u64) -> Result<()>;
+
+/// A compaction under way.
+pub(crate) struct Job {
+    engine: Arc<Engine>,
+    inputs: Vec<Arc<Segment>>,
+    newer: Vec<Arc<Segment>>,
+    older: Vec<Arc<Segment>>,
+    hull: Range<u64>,
+    generation: u64,
+    cleaned: u64,
+    time: u64,
+    outputs: Vec<Output>,
+    merge: Merge,
+    places: Vec<(usize, u64)>,
+    /// The next agent, whose name is behind the output that is written.
+    waiting: Option<Box<str>>,
+    writer: Option<RunWriter>,
+    done: Vec<(LogFile, Listed)>,
+    /// Files made so far, to be removed if the job comes to nothing.
+    made: Vec<PathBuf>,
+    /// Agents of which something was left out.
+    pub(crate) erased: Vec<String>,
+}
+
+/// What a finished job did.
+#[derive(Default)]
+pub(crate) struct Installed {
+    pub(crate) replaced: Vec<Arc<Segment>>,
+    pub(crate) written: Vec<Arc<Segment>>,
+    pub(crate) erased: Vec<String>,
+}
+
+impl Job {
+    /// Plans the compaction of these sealed segments.
+    ///
+    /// # Errors
+    /// What reading footers met.
+    pub(crate) fn plan(engine: &Arc<Engine>, ids: &[u64], max_run: u64) -> Result<Job> {
+        let set = engine.catalog.segments();
+        let (inputs, newer, older) = surroundings(&set, ids);
+        let hull = hull(&inputs);
+        // The inputs are about to be read whole.
+        inputs.iter().for_each(|input| input.will_need(0..input.capacity));
+        let generation = inputs.iter().filter_map(|s| s.trailer()).map(|t| t.facts.generation);
+        let generation = generation.max().unwrap_or(0) + 1;
+        let cleaned = engine.log.durable();
+        let time = engine.now();
+        let knowledge = Knowledge { engine, newer, older, time };
+        let outputs = plan::outputs(&knowledge, &set, &inputs, max_run)?;
+        let Knowledge { newer, older, .. } = knowledge;
+        Ok(Job {
+            engine: Arc::clone(engine),
+            merge: Merge::new(&inputs)?,
+            inputs,
+            newer,
+            older,
+            hull,
+            generation,
+            cleaned,
+            time,
+            outputs,
+            places: Vec::new(),
+            waiting: None,
+            writer: None,
+            done: Vec::new(),
+            made: Vec::new(),
+            erased: Vec::new(),
+        })
+    }
+
+    /// The room that its outputs need until the inputs are gone.
+    pub(crate) fn need(&self) -> u64 {
+        self.outputs.iter().map(|output| output.capacity).sum()
+    }
+
+    /// Goes on until about `budget` bytes were handled. True when there is nothing left but to
+    /// install.
+    pub(crate) fn step(&mut self, budget: u64, manners: Manners<'_>) -> Result<bool> {
+        let mut handled = 0;
+        while handled < budget {
+            let name = match self.waiting.take() {
+                Some(name) => Some(name),
+                None => self.merge.next(&mut self.places)?,
+            };
+            let Some(name) = name else {
+                while !self.outputs.is_empty() {
+                    self.finish_output()?;
+                }
+                return Ok(true);
+            };
+            let behind = |output: &Output| output.to.as_ref().is_some_and(|to| *name >= **to);
+            if self.outputs.first().is_some_and(behind) {
+                self.waiting = Some(name);
+                self.finish_output()?;
+                continue;
+            }
+            let did = self.agent(&name)?;
+            handled += did;
+            manners(did)?;
+        }
+        Ok(false)
+    }
+
+    /// Writes what lives of one agent; gives about how many bytes that was.
+    fn agent(&mut self, name: &str) -> Result<u64> {
+        let knowledge = Knowledge {
+            engine: &self.engine,
+            newer: std::mem::take(&mut self.newer),
+            older: std::mem::take(&mut self.older),
+            time: self.time,
+        };
+        let outcome = (|| {
+            let told: Result<Vec<Option<Told<'_>>>> =
+                self.places.iter().map(|place| self.merge.told(*place)).collect();
+            let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+            let living = knowledge.living(name, &told)?;
+            if living.leaves_out(&told) {
+                self.erased.push(name.to_owned());
+            }
+            let Some(head) = living.head else { return Ok(64) };
+            let writer = match &mut self.writer {
+                Some(writer) => writer,
+                none => {
+                    let Some(output) = self.outputs.first() else { return Ok(64) };
+                    let shape = Shape {
+                        engine: &self.engine,
+                        hull: &self.hull,
+                        generation: self.generation,
+                        cleaned: self.cleaned,
+                        time: self.time,
+                    };
+                    none.insert(shape.create(output, &mut self.made)?)
+                }
+            };
+            let before = writer.len();
+            write_agent(writer, name, head, &living, &told, self.time)?;
+            Ok(writer.len().saturating_sub(before) + 64)
+        })();
+        let Knowledge { newer, older, .. } = knowledge;
+        (self.newer, self.older) = (newer, older);
+        outcome
+    }
+
+    /// Finishes the run that is written, if there is anything in it, and goes to the next.
+    fn finish_output(&mut self) -> Result<()> {
+        if !self.outputs.is_empty() {
+            self.outputs.remove(0);
+        }
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        if !self.older.is_empty() {
+            let lines = self.engine.catalog.forgotten(self.cleaned);
+            let lines = lines.iter().filter(|line| self.hull.contains(&line.lsn));
+            writer.add_prefixes(lines.map(|line| (line.lsn, line.prefix.as_str())))?;
+        }
+        let (file, listed) = writer.finish()?;
+        verify(&file.segment)?;
+        self.done.push((file, listed));
+        Ok(())
+    }
+
+    /// Puts the outputs in the place of the inputs. After an error the inputs are what they were,
+    /// unless the store is poisoned.
+    pub(crate) fn install(mut self) -> Result<Installed> {
+        let engine = Arc::clone(&self.engine);
+        let Some(writing) = &engine.writing else { return Ok(Installed::default()) };
+        // What was left out because of later batches is gone only if those are there to stay.
+        let end = engine.order.lock().end();
+        engine.log.flush_to(end, &*engine)?;
+        let gone: Vec<u64> = self.inputs.iter().map(|input| input.id).collect();
+        let lines: Vec<Listed> = self.done.iter().map(|(_, listed)| *listed).collect();
+        let (durable, time) = (engine.log.durable(), engine.now());
+        let replaced = writing.manifest.replace(|manifest| {
+            manifest.segments.retain(|line| !gone.contains(&line.id));
+            manifest.segments.extend(lines);
+            manifest.obsolete.extend(&gone);
+            manifest.durable = manifest.durable.max(durable);
+            manifest.time = manifest.time.max(time);
+        });
+        let heeded = engine.heed(replaced);
+        if heeded.is_err() && engine.log.poisoned().is_some() {
+            // Either manifest may be in force: the files of both stay.
+            self.made.clear();
+        }
+        heeded?;
+        self.made.clear();
+        let written: Vec<Arc<Segment>> =
+            self.done.iter().map(|(file, _)| Arc::clone(&file.segment)).collect();
+        engine.catalog.exchange(&self.inputs, &written);
+        let replaced = std::mem::take(&mut self.inputs);
+        engine.sweep_obsolete();
+        Ok(Installed { replaced, written, erased: std::mem::take(&mut self.erased) })
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // Unlisted runs mean nothing: what is not removed now goes at the next opening.
+            let _ = self.engine.io.fs.remove(path);
+        }
+    }
+}
+
+/// What the runs of a job have in common.
+struct Shape<'j> {
+    engine: &'j Engine,
+    hull: &'j Range<u64>,
+    generation: u64,
+    cleaned: u64,
+    time: u64,
+}
+
+impl Shape<'_> {
+    fn create(&self, output: &Output, made: &mut Vec<PathBuf>) -> Result<RunWriter> {
+        let engine = self.engine;
+        let closed = || Error::new(ErrorKind::ReadOnly, "the store takes no writes");
+        let writing = engine.writing.as_ref().ok_or_else(closed)?;
+        let id = writing.manifest.take_id();
+        let salt = engine.io.random.next();
+        let listed = Listed {
+            run: true,
+            ..new_listed(id, salt, self.hull.start, output.capacity, Role::Sealed)
+        };
+        // What an attempt that failed could not take away again is in nobody's list.
+        let path = engine.dir.join(file_name(id, true));
+        let _ = engine.io.fs.remove(&path);
+        let file =
+            LogFile::create(&engine.io, &engine.dir, engine.store, &listed, engine.options.verify)?;
+        made.push(path);
+        let covered = Covered {
+            lsns: self.hull.clone(),
+            from: output.from.clone(),
+            to: output.to.clone(),
+            generation: self.generation,
+            cleaned: self.cleaned,
+        };
+        Ok(RunWriter::new(file, listed, engine.store, self.time, &covered))
+    }
+}
+
+fn write_agent(
+    writer: &mut RunWriter,
+    name: &str,
+    head: Head,
+    living: &Living<'_>,
+    told: &[Told<'_>],
+    time: u64,
+) -> Result<()> {
+    let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
+    writer.begin(name, Head { next: first.max(head.floor), ..head });
+    if head.life == 0 {
+        writer.push(&Change::Forget)?;
+        return writer.end();
+    }
+    if let Some(policy) = living.policy {
+        writer.push(&Change::Policy(policy))?;
+    }
+    for seq in living.redacted.range(..first) {
+        writer.push(&Change::Redact { seq: *seq })?;
+    }
+    let mut next = first;
+    for (index, seqs) in &living.entries {
+        let Some(told) = told.get(*index) else { continue };
+        lose(writer, next..seqs.start)?;
+        for seq in seqs.clone() {
+            write_entry(writer, told, seq, living.redacted.contains(&seq), time)?;
+        }
+        next = seqs.end;
+    }
+    lose(writer, next..head.next)?;
+    for (key, (index, change)) in &living.state {
+        let Some(told) = told.get(*index) else { continue };
+        write_value(writer, told, key, change.revision, change.offset)?;
+    }
+    // Every agent has a record, or nobody would look at it.
+    writer.push(&Change::Truncate { seq: head.floor })?;
+    writer.end()
+}
+
+fn write_entry(
+    writer: &mut RunWriter,
+    told: &Told<'_>,
+    seq: u64,
+    redacted: bool,
+    time: u64,
+) -> Result<()> {
+    let index = u32::try_from(seq.saturating_sub(told.block.first_seq())).unwrap_or(u32::MAX);
+    let offset = told.block.offset(index).unwrap_or(0);
+    if offset == 0 {
+        return lose(writer, seq..seq + 1);
+    }
+    let offset = u64::from(offset) * crate::format::ALIGN as u64;
+    let segment = told.segment;
+    let record = segment.record(offset).map_err(|e| e.with_agent(told.block.name()).with_seq(seq))?;
+    let Change::Append(append) = record.change else {
+        return Err(segment.damage(offset, "the index leads to a record that is no entry"));
+    };
+    let hidden = redacted
+        || append.flags & REDACTED != 0
+        || append.expires.is_some_and(|expires| expires <= time);
+    let kept = if hidden {
+        let flags = append.flags | REDACTED;
+        Append { flags, expires: None, meta: &[], payload: &[], ..append }
+    } else {
+        append
+    };
+    writer.push(&Change::Append(kept))
+}
+
+fn write_value(
+    writer: &mut RunWriter,
+    told: &Told<'_>,
+    key: &str,
+    revision: u64,
+    offset: u32,
+) -> Result<()> {
+    if offset == 0 {
+        return writer.push(&Change::Unset { key });
+    }
+    let offset = u64::from(offset) * crate::format::ALIGN as u64;
+    let segment = told.segment;
+    let record = segment.record(offset).map_err(|e| e.with_agent(told.block.name()))?;
+    match record.change {
+        Change::Set { key: found, value } | Change::Kept { key: found, value, .. }
+            if found == key =>
+        {
+            writer.push(&Change::Kept { key, revision, value })
+        }
+        _ => Err(segment.damage(offset, "the index leads to a record that is not this key's")),
+    }
+}
+
+/// Keeps the place of entries that no segment has.
+fn lose(writer: &mut RunWriter, seqs: Range<u64>) -> Result<()> {
+    if seqs.end.saturating_sub(seqs.start) > LARGEST_HOLE {
+        return Ok(());
+    }
+    let lost = Append {
+        at: 0,
+        kind: Kind::new(0),
+        weight: 0,
+        flags: LOST,
+        expires: None,
+        meta: &[],
+        payload: &[],
+    };
+    seqs.into_iter().try_for_each(|_| writer.push(&Change::Append(lost)))
+}
+
+/// Reads a finished run again: every frame and every structure of its footer.
+fn verify(segment: &Segment) -> Result<()> {
+    let damage = |at: u64, Fault(reason): Fault| segment.damage(at, reason);
+    let end = segment.published();
+    let frames = segment.published_frames();
+    let mut at = FIRST_FRAME;
+    while at < end {
+        let place = usize::try_from(at).unwrap_or(usize::MAX);
+        at += frames.frame(place).map_err(|fault| damage(at, fault))?.header.len() as u64;
+    }
+    segment.check_footer().map_err(|fault| damage(end, fault))
+}
+
+/// The lsns that these segments cover together.
+pub(crate) fn hull(segments: &[Arc<Segment>]) -> Range<u64> {
+    let from = segments.iter().map(|segment| segment.lowest_lsn()).min().unwrap_or(0);
+    let to = segments.iter().map(|segment| segment.end_lsn()).max().unwrap_or(0);
+    from..to
+}
+
+/// Segments oldest first; those newer than the hull newest first; those older.
+type Surroundings = (Vec<Arc<Segment>>, Vec<Arc<Segment>>, Vec<Arc<Segment>>);
+
+fn surroundings(set: &SegmentSet, ids: &[u64]) -> Surroundings {
+    let (inputs, others): (Vec<_>, Vec<_>) =
+        set.sealed.iter().cloned().partition(|segment| ids.contains(&segment.id));
+    let hull = hull(&inputs);
+    let newer = others.iter().rev().filter(|segment| segment.lowest_lsn() >= hull.end);
+    let older = others.iter().filter(|segment| segment.end_lsn() <= hull.start);
+    (inputs, newer.cloned().collect(), older.cloned().collect())
+}
+
+/// The first name that a sealed segment covers, and the one behind the last: see `bounds`.
+pub(crate) fn names(segment: &Segment) -> Result<(Box<str>, Option<Box<str>>)> {
+    let bounds = footer(segment)?.bounds().map_err(|fault| segment.footer_damage(fault))?;
+    Ok(bounds.map_or_else(Default::default, |(from, to)| (from.into(), to.map(Into::into))))
+}

@@ -1,0 +1,332 @@
+//! Compaction: segments in the order of arrival become runs clustered by agent, and what is dead
+//! is left behind.
+//!
+//! `pick` decides what is worth doing, `survey` finds out what is dead, `plan` where runs are cut,
+//! `job` does it step by step, with `merge` to walk the agents, `fate` to tell what lives of each
+//! and `writer` to write it. `erase` does all of it at once for what must be gone, `backup` copies a
+//! store while it is written. `thread` does what nobody waits for.
+
+pub(crate) mod backup;
+pub(crate) mod erase;
+mod fate;
+mod job;
+mod merge;
+pub(crate) mod pick;
+mod plan;
+mod survey;
+mod thread;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::commit::Engine;
+use crate::commit::order::closed;
+use crate::compaction::job::{Installed, Job, names};
+use crate::compaction::pick::{Policy, SegmentStats, pick};
+use crate::compaction::thread::Signal;
+use crate::error::{ErrorKind, Result};
+use crate::segment::Segment;
+
+/// What a call of [`Store::compact`](crate::Store::compact) came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompactOutcome {
+    /// Nothing is left that is worth doing.
+    Done,
+    /// A step was done, and there is more to do: call again. Only with
+    /// [`Maintenance::Manual`](crate::Maintenance::Manual).
+    More,
+    /// There is not enough room on the disk: compaction needs some until what it replaces is gone.
+    /// Nothing was changed.
+    DiskFull {
+        /// Bytes that the next step would need.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+}
+
+/// Bytes that one call handles with [`Maintenance::Manual`](crate::Maintenance::Manual).
+const STEP: u64 = 4 << 20;
+/// Bytes handled between two looks at whether to stop.
+const TURN: u64 = 256 << 10;
+/// Runs are cut at about this size.
+const MAX_RUN: u64 = 256 << 20;
+/// A compaction leaves at least this much of the disk free, beyond what it needs itself.
+const HEAD_ROOM: u64 = 1 << 20;
+
+/// What compacts a store.
+pub(crate) struct Compactor {
+    pub(crate) engine: Arc<Engine>,
+    /// One at a time compacts, surveys, erases or backs up.
+    busy: Mutex<Busy>,
+    stop: AtomicBool,
+    /// Somebody waits for `busy`: a job in the background makes way at its next turn.
+    wanted: AtomicU64,
+    signal: Signal,
+    /// Bytes written to runs since the store was opened.
+    written: AtomicU64,
+}
+
+/// What goes on between two steps.
+#[derive(Default)]
+struct Busy {
+    job: Option<Job>,
+    /// The last survey: its set's generation, and the count of deaths that were not accounted.
+    surveyed: Option<(u64, u64)>,
+    /// Segments that a job could not read; it is not tried again before the store is reopened.
+    quarantined: Vec<u64>,
+}
+
+/// What a turn of work came to.
+enum Turn {
+    /// There was nothing to do.
+    Idle,
+    /// Some work was done.
+    Worked,
+    /// There is no room for what is to be done.
+    Full { need: u64, free: u64 },
+}
+
+impl Compactor {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Compactor {
+            engine,
+            busy: Mutex::default(),
+            stop: AtomicBool::new(false),
+            wanted: AtomicU64::new(0),
+            signal: Signal::default(),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes written to runs since the store was opened.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Compacts what is worth it: all of it, or one step of it if there are no threads.
+    pub(crate) fn compact(&self) -> Result<CompactOutcome> {
+        self.engine.check_open()?;
+        self.engine.check_writable()?;
+        let mut busy = self.take_busy();
+        if busy.job.is_none() {
+            self.seal_active()?;
+        }
+        let steps = !self.engine.has_threads();
+        loop {
+            match self.turn(&mut busy, true, &mut |_| self.go_on())? {
+                Turn::Idle => return Ok(CompactOutcome::Done),
+                Turn::Full { need, free } => return Ok(CompactOutcome::DiskFull { need, free }),
+                Turn::Worked if steps => return Ok(CompactOutcome::More),
+                Turn::Worked => {}
+            }
+        }
+    }
+
+    /// Waits until nobody else is at work. A job in the background makes way.
+    fn take_busy(&self) -> parking_lot::MutexGuard<'_, Busy> {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        let busy = self.busy.lock();
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
+        busy
+    }
+
+    /// Fails once the store is being closed.
+    fn go_on(&self) -> Result<()> {
+        if self.stop.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Does a step of the job under way, or finds the next job.
+    fn turn(
+        &self,
+        busy: &mut Busy,
+        thorough: bool,
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Turn> {
+        if busy.job.is_none() {
+            self.survey_if_due(busy, thorough, manners)?;
+            let stats = self.stats(&busy.quarantined)?;
+            let policy = self.policy(thorough);
+            let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
+            match self.begin(busy, &picked.inputs) {
+                Ok(Some(full)) => return Ok(full),
+                Ok(None) => {}
+                Err(error) => return self.quarantine(busy, &picked.inputs, error),
+            }
+        }
+        self.advance(busy, manners)
+    }
+
+    /// Plans a job, unless there is no room for it.
+    fn begin(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Option<Turn>> {
+        let job = Job::plan(&self.engine, inputs, MAX_RUN)?;
+        let (need, free) = (job.need() + HEAD_ROOM, self.free());
+        if job.need() > 0 && need > free {
+            return Ok(Some(Turn::Full { need, free }));
+        }
+        busy.job = Some(job);
+        Ok(None)
+    }
+
+    fn free(&self) -> u64 {
+        self.engine.io.fs.free_space(&self.engine.dir).unwrap_or(u64::MAX)
+    }
+
+    /// Does a step of the job, and installs what it made if that was the last.
+    fn advance(
+        &self,
+        busy: &mut Busy,
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Turn> {
+        let Some(job) = &mut busy.job else { return Ok(Turn::Idle) };
+        let inputs = job.input_ids();
+        match job.step(STEP, manners) {
+            Ok(false) => return Ok(Turn::Worked),
+            Ok(true) => {}
+            Err(error) => {
+                busy.job = None;
+                return match error.kind() {
+                    ErrorKind::DiskFull => {
+                        Ok(Turn::Full { need: HEAD_ROOM, free: self.free() })
+                    }
+                    ErrorKind::Damaged => self.quarantine(busy, &inputs, error),
+                    _ => Err(error),
+                };
+            }
+        }
+        if let Some(job) = busy.job.take() {
+            self.install(busy, job)?;
+        }
+        Ok(Turn::Worked)
+    }
+
+    fn install(&self, busy: &mut Busy, job: Job) -> Result<Installed> {
+        let deaths = self.engine.catalog.deaths();
+        let since = job.deaths_before();
+        let installed = job.install()?;
+        for run in &installed.written {
+            let bytes = run.data_len() + run.trailer().map_or(0, |t| t.footer_len());
+            self.written.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if deaths != since {
+            // Deaths during the job were accounted on what is gone now.
+            busy.surveyed = None;
+        }
+        Ok(installed)
+    }
+
+    /// Leaves the inputs of a job that met damage alone from now on.
+    fn quarantine(
+        &self,
+        busy: &mut Busy,
+        inputs: &[u64],
+        error: crate::error::Error,
+    ) -> Result<Turn> {
+        busy.quarantined.extend_from_slice(inputs);
+        Err(error)
+    }
+
+    /// Surveys if deaths happened that nobody could account, or prefixes were forgotten.
+    fn survey_if_due(
+        &self,
+        busy: &mut Busy,
+        thorough: bool,
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let now = (self.engine.catalog.segments().generation, self.engine.catalog.unaccounted());
+        let due = match busy.surveyed {
+            None => true,
+            Some(then) if thorough => then != now,
+            Some((generation, unaccounted)) => {
+                // Footers are walked again when there are enough new ones to tell of something.
+                let segments = self.engine.catalog.segments().sealed.len() as u64;
+                let enough = (segments / 8).max(2);
+                (unaccounted != now.1 || self.expires()) && now.0 >= generation + enough
+            }
+        };
+        if due {
+            survey::survey(&self.engine, &mut || manners(0))?;
+            busy.surveyed = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether entries die by policies alone.
+    fn expires(&self) -> bool {
+        self.engine.options.retention != crate::types::Retention::new()
+    }
+
+    /// What is known of each sealed segment.
+    fn stats(&self, quarantined: &[u64]) -> Result<Vec<SegmentStats>> {
+        let set = self.engine.catalog.segments();
+        set.sealed.iter().map(|segment| stats_of(segment, quarantined)).collect()
+    }
+
+    fn policy(&self, thorough: bool) -> Policy {
+        let options = &self.engine.options;
+        let before = options.erase_within.filter(|_| !thorough).map(|within| {
+            let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            // Half of the time is for the work itself.
+            self.engine.now().saturating_sub(within / 2)
+        });
+        Policy {
+            target_extent: options.target_extent,
+            dead_share: options.dead_share,
+            max_run: MAX_RUN,
+            erase_before: before,
+            ..Policy::new(thorough)
+        }
+    }
+
+    /// Has everything that was ordered so far sealed.
+    fn seal_active(&self) -> Result<()> {
+        self.engine.seal_active()
+    }
+}
+
+fn stats_of(segment: &Arc<Segment>, quarantined: &[u64]) -> Result<SegmentStats> {
+    let (from, to) = names(segment)?;
+    let (dead, since) = segment.dead();
+    let trailer = segment.trailer();
+    let content = trailer.map_or(0, |t| t.content());
+    Ok(SegmentStats {
+        id: segment.id,
+        generation: trailer.map_or(0, |t| t.facts.generation),
+        lsns: segment.lowest_lsn()..segment.end_lsn(),
+        from,
+        to,
+        file_bytes: segment.data_len() + trailer.map_or(0, |t| t.footer_len()),
+        live_bytes: content.saturating_sub(dead),
+        dead_bytes: dead,
+        agents: trailer.map_or(0, |t| t.agents),
+        dead_since: (since != 0).then_some(since),
+        quarantined: quarantined.contains(&segment.id),
+    })
+}
+
+/// What an erasure did: see [`Store::purge`](crate::Store::purge).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ErasureReport {
+    /// The agents of which something was erased, in the order of their names.
+    pub agents: Vec<String>,
+    /// Files whose living content was written anew, and that are gone.
+    pub rewritten: Vec<PathBuf>,
+    /// Files in which nothing lived, and that are gone.
+    pub unlinked: Vec<PathBuf>,
+    /// Files of the store that are gone, and whose bytes something still holds: a view, a value
+    /// or an iterator that is still open, or a hard link such as a backup makes.
+    pub pinned: Vec<PathBuf>,
+}
+
+impl ErasureReport {
+    /// True if nothing holds any of the erased bytes any more.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.pinned.is_empty()
+    }
+}

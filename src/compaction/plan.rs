@@ -1,0 +1,160 @@
+//! What a compaction is going to write: where its outputs are cut, and how long each gets at most.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::catalog::base::SegmentSet;
+use crate::compaction::fate::{Knowledge, Living};
+use crate::compaction::job::names;
+use crate::compaction::merge::{Merge, Told};
+use crate::error::Result;
+use crate::format::footer::Bound;
+use crate::format::frame::{AGENT_LEN, FRAME_LEN};
+use crate::format::{ALIGN, PAGE, align};
+use crate::segment::Segment;
+use crate::segment::writer::FIRST_FRAME;
+
+/// An output with at least this much is cut where another run begins, so that runs of different
+/// ages have their ends in common.
+const ALIGNED_ABOVE: u64 = 64 << 20;
+/// What a record can take beyond the bytes in it: prefix, fields, expiry, padding.
+const RECORD_COST: u64 = 64;
+/// Frames have at least this much in them, but for an agent's last.
+const FRAME_EACH: u64 = 1 << 20;
+
+/// A run that is going to be written.
+pub(crate) struct Output {
+    /// Names from here on,
+    pub(crate) from: Box<str>,
+    /// up to here, itself excluded; `None`: all behind it.
+    pub(crate) to: Option<Box<str>>,
+    /// The length of its file: the most that it can get.
+    pub(crate) capacity: u64,
+}
+
+/// Sizes of an output in the planning.
+struct Draft {
+    from: Box<str>,
+    data: u64,
+    footer: Bound,
+}
+
+impl Draft {
+    fn new(from: Box<str>) -> Self {
+        Draft { from, data: FIRST_FRAME, footer: Bound::new() }
+    }
+
+    fn close(&mut self, to: Option<Box<str>>, outputs: &mut Vec<Output>) {
+        let next = Draft::new(to.clone().unwrap_or_default());
+        let done = std::mem::replace(self, next);
+        let page = PAGE as u64;
+        let capacity = (done.data + done.footer.bytes()).next_multiple_of(page) + page;
+        outputs.push(Output { from: done.from, to, capacity });
+    }
+}
+
+/// Plans the outputs of a compaction of `inputs`, each of about `max_run` bytes at most unless it
+/// holds one agent only.
+pub(crate) fn outputs(
+    knowledge: &Knowledge<'_>,
+    set: &SegmentSet,
+    inputs: &[Arc<Segment>],
+    max_run: u64,
+) -> Result<Vec<Output>> {
+    let (from, to) = range(inputs)?;
+    let starts = starts(set)?;
+    let prefixes: Vec<usize> =
+        knowledge.engine.catalog.forgotten(u64::MAX).iter().map(|line| line.prefix.len()).collect();
+    let mut merge = Merge::new(inputs)?;
+    let (mut outputs, mut places) = (Vec::new(), Vec::new());
+    let mut draft = Draft::new(from);
+    let open = |draft: &mut Draft| {
+        for len in &prefixes {
+            draft.data += RECORD_COST + 8 + align(*len) as u64;
+            draft.footer.add_prefix(*len);
+        }
+        // The name range.
+        draft.footer.add_prefix(2 * crate::format::footer::MAX_NAME + ALIGN);
+        draft.data += FRAME_LEN as u64;
+    };
+    open(&mut draft);
+    let mut last: Option<Box<str>> = None;
+    while let Some(name) = merge.next(&mut places)? {
+        let told: Result<Vec<Option<Told<'_>>>> =
+            places.iter().map(|place| merge.told(*place)).collect();
+        let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+        let living = knowledge.living(&name, &told)?;
+        let (data, mut footer) = (size(&name, &living, &told), draft.footer);
+        bound(&mut footer, &name, &living);
+        let full = draft.data + data + footer.bytes() > max_run;
+        let aligned = draft.data >= ALIGNED_ABOVE
+            && last.as_ref().is_some_and(|last| {
+                let between = (std::ops::Bound::Excluded(last), std::ops::Bound::Included(&name));
+                starts.range::<Box<str>, _>(between).next().is_some()
+            });
+        if last.is_some() && (full || aligned) {
+            draft.close(Some(name.clone()), &mut outputs);
+            open(&mut draft);
+            footer = draft.footer;
+            bound(&mut footer, &name, &living);
+        }
+        draft.data += data;
+        draft.footer = footer;
+        last = Some(name);
+    }
+    draft.close(to, &mut outputs);
+    Ok(outputs)
+}
+
+/// The names that these segments cover together.
+fn range(inputs: &[Arc<Segment>]) -> Result<(Box<str>, Option<Box<str>>)> {
+    let mut all: Option<(Box<str>, Option<Box<str>>)> = None;
+    for input in inputs {
+        let (from, to) = names(input)?;
+        all = Some(match all {
+            None => (from, to),
+            Some((lowest, highest)) => {
+                let to = highest.zip(to).map(|(a, b)| a.max(b));
+                (lowest.min(from), to)
+            }
+        });
+    }
+    Ok(all.unwrap_or_default())
+}
+
+/// Where runs begin.
+fn starts(set: &SegmentSet) -> Result<BTreeSet<Box<str>>> {
+    let runs = set.sealed.iter().filter(|segment| segment.run);
+    runs.map(|run| names(run).map(|(from, _)| from)).collect()
+}
+
+/// The most that an agent takes of a run's data.
+fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> u64 {
+    let Some(head) = living.head else { return 0 };
+    let mut records = 4 + living.redacted.len() as u64 + living.state.len() as u64;
+    let mut bytes = 0u64;
+    for (index, seqs) in &living.entries {
+        records += seqs.end - seqs.start;
+        // Of an extent that goes in part it is not known how much.
+        bytes += told.get(*index).map_or(0, |told| told.block.bytes());
+    }
+    let last = living.entries.last().map_or(head.next, |(_, seqs)| seqs.end);
+    let lost = head.next.saturating_sub(last);
+    records += if lost <= 1 << 20 { lost } else { 0 };
+    bytes += living.state.iter().map(|(key, (_, c))| u64::from(c.len) + key.len() as u64).sum::<u64>();
+    let data = bytes + records * RECORD_COST;
+    let frames = 2 + data / FRAME_EACH;
+    data + frames * (FRAME_LEN + AGENT_LEN + align(name.len())) as u64
+}
+
+/// Counts what an agent takes of a run's footer.
+fn bound(footer: &mut Bound, name: &str, living: &Living<'_>) {
+    let Some(head) = living.head else { return };
+    footer.add_agent(name.len());
+    let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
+    let entries = head.next.saturating_sub(first);
+    (0..entries).for_each(|_| footer.add_entry());
+    living.redacted.iter().for_each(|_| footer.add_redaction());
+    living.policy.iter().for_each(|_| footer.add_policy());
+    living.state.keys().for_each(|key| footer.add_state(key.len()));
+}

@@ -1,0 +1,239 @@
+//! Writing a run: agent after agent in the order of their names, then the footer.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::catalog::version::{Applied, Place, Version};
+use crate::catalog::{hash_name, name_seed, part::Spot};
+use crate::commit::seal::{AgentAtEnd, add, footer_check};
+use crate::error::Result;
+use crate::format::Fault;
+use crate::format::footer::{Builder, SegmentFacts};
+use crate::format::frame::{self, AGENT_LEN, FRAME_LEN, HeaderBuilder};
+use crate::format::head::Head;
+use crate::format::manifest::{Listed, Role};
+use crate::format::record::{self, Change};
+use crate::format::{align, frame::Place as FramePlace};
+use crate::segment::writer::{FIRST_FRAME, LogFile};
+
+/// Bodies above this are finished, and buffers above it written.
+const PIECE: usize = 1 << 20;
+/// Bytes written between two syncs: none of them takes long then, nor do the log's in between.
+const SYNC_EACH: u64 = 8 << 20;
+
+/// What a run is to say of itself.
+pub(crate) struct Covered {
+    /// The lsns that its job's inputs cover.
+    pub(crate) lsns: std::ops::Range<u64>,
+    /// Names from here on,
+    pub(crate) from: Box<str>,
+    /// up to here, itself excluded; `None`: all behind it.
+    pub(crate) to: Option<Box<str>>,
+    pub(crate) generation: u64,
+    /// What was dead by knowledge below this lsn is left out.
+    pub(crate) cleaned: u64,
+}
+
+/// A run in the making.
+pub(crate) struct RunWriter {
+    file: LogFile,
+    listed: Listed,
+    store: u128,
+    time: u64,
+    builder: Builder,
+    /// Offset in the file of what is in `out`.
+    at: u64,
+    out: Vec<u8>,
+    unsynced: u64,
+    agent: Option<OpenAgent>,
+    record_bytes: u64,
+}
+
+/// The agent whose records are being written.
+struct OpenAgent {
+    name: Arc<str>,
+    version: Version,
+    frame: OpenFrame,
+}
+
+#[derive(Default)]
+struct OpenFrame {
+    header: HeaderBuilder,
+    body: Vec<u8>,
+    digest: u32,
+    records: u32,
+}
+
+impl RunWriter {
+    /// Begins a run in a file that was just created.
+    pub(crate) fn new(file: LogFile, listed: Listed, store: u128, time: u64, covered: &Covered) -> Self {
+        let segment = &file.segment;
+        let mut builder = Builder::new(SegmentFacts {
+            store,
+            segment: segment.id,
+            salt: segment.salt,
+            first_lsn: segment.base.saturating_add(FIRST_FRAME),
+            generation: covered.generation,
+            lowest_lsn: covered.lsns.start,
+            highest_lsn: covered.lsns.end,
+            cleaned: covered.cleaned,
+            ..SegmentFacts::default()
+        });
+        builder.set_bounds(&covered.from, covered.to.as_deref());
+        RunWriter {
+            file,
+            listed,
+            store,
+            time,
+            builder,
+            at: FIRST_FRAME,
+            out: Vec::new(),
+            unsynced: 0,
+            agent: None,
+            record_bytes: 0,
+        }
+    }
+
+    /// Bytes of the file so far, the footer aside.
+    pub(crate) fn len(&self) -> u64 {
+        self.at + self.out.len() as u64
+    }
+
+    pub(crate) fn file(&self) -> &LogFile {
+        &self.file
+    }
+
+    /// Begins an agent, whose name is above those before. `head` is as it is before its first
+    /// record here.
+    pub(crate) fn begin(&mut self, name: &str, head: Head) {
+        let name: Arc<str> = Arc::from(name);
+        let version = Version::at_rest(head);
+        let frame = OpenFrame::start(Some((&name, &head)), Vec::new());
+        self.agent = Some(OpenAgent { name, version, frame });
+    }
+
+    /// Adds a record of the agent.
+    pub(crate) fn push(&mut self, change: &Change<'_>) -> Result<()> {
+        let start = self.len();
+        let Some(OpenAgent { name, version, frame }) = &mut self.agent else { return Ok(()) };
+        let header = FRAME_LEN + AGENT_LEN + align(name.len());
+        let offset = start + (header + frame.body.len()) as u64;
+        let ordinal = u64::from(frame.records);
+        frame.push(0, change);
+        if let Some(applied) = Applied::of(change) {
+            let segment = &self.file.segment;
+            let lsn = segment.base.saturating_add(start);
+            version.apply(&applied, &Place { segment, spot: Spot::at(offset), lsn, ordinal });
+        }
+        if frame.body.len() >= PIECE {
+            let done = std::mem::take(frame);
+            *frame = OpenFrame::start(Some((name, &version.head)), Vec::new());
+            self.finish_frame(done)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the agent.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let Some(OpenAgent { name, version, frame }) = self.agent.take() else { return Ok(()) };
+        if frame.records > 0 {
+            self.finish_frame(frame)?;
+        }
+        let absent = version.head.life == 0;
+        let agent = AgentAtEnd {
+            hash: hash_name(name_seed(self.store), &name),
+            name,
+            head: if absent { Head::absent() } else { version.head },
+            part: version.new.filter(|_| !absent),
+        };
+        let added = add(&mut self.builder, &agent);
+        added.map_err(|fault| self.damage(fault).with_agent(&agent.name))
+    }
+
+    /// Adds forgotten prefixes with the lsns of their forgetting, after all agents.
+    pub(crate) fn add_prefixes<'a>(
+        &mut self,
+        prefixes: impl Iterator<Item = (u64, &'a str)>,
+    ) -> Result<()> {
+        let mut frame = OpenFrame::start(None, Vec::new());
+        for (lsn, prefix) in prefixes {
+            frame.push(0, &Change::KeptPrefix { lsn, prefix });
+            self.builder.add_prefix(lsn, prefix).map_err(|fault| self.damage(fault))?;
+        }
+        if frame.records > 0 {
+            self.finish_frame(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left and the footer, and syncs all of it. What is listed of it then.
+    pub(crate) fn finish(mut self) -> Result<(LogFile, Listed)> {
+        self.write_out()?;
+        let data_end = self.at;
+        let facts = self.builder.facts_mut();
+        facts.data_end = data_end;
+        facts.record_bytes = self.record_bytes;
+        let segment = Arc::clone(&self.file.segment);
+        let footer = self.builder.finish(segment.capacity);
+        let footer = footer.map_err(|Fault(reason)| segment.damage(data_end, reason))?;
+        self.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
+        self.file.sync()?;
+        self.file.punch(data_end, footer.trailer.footer_at);
+        let check = footer_check(&footer);
+        segment.load_footer(Some(check))?;
+        let listed = Listed { role: Role::Sealed, data_end, footer_check: check, ..self.listed };
+        Ok((self.file, listed))
+    }
+
+    fn finish_frame(&mut self, frame: OpenFrame) -> Result<()> {
+        let OpenFrame { header, mut body, digest, records } = frame;
+        let mut header = header.finish(body.len(), digest, records);
+        let segment = &self.file.segment;
+        let offset = self.len();
+        let place = FramePlace {
+            salt: segment.salt,
+            offset,
+            lsn: segment.base.saturating_add(offset),
+            durable: segment.base,
+            time: self.time,
+        };
+        self.record_bytes += body.len() as u64;
+        frame::seal(&mut header, &mut body, &place).map_err(|fault| self.damage(fault))?;
+        self.out.extend_from_slice(&header);
+        self.out.extend_from_slice(&body);
+        if self.out.len() >= PIECE { self.write_out() } else { Ok(()) }
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        self.file.write(&[IoSlice::new(&self.out)], self.at)?;
+        self.at += self.out.len() as u64;
+        self.unsynced += self.out.len() as u64;
+        self.out.clear();
+        if self.unsynced >= SYNC_EACH {
+            self.unsynced = 0;
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+
+    fn damage(&self, Fault(reason): Fault) -> crate::error::Error {
+        self.file.segment.damage(self.len(), reason)
+    }
+}
+
+impl OpenFrame {
+    fn start(agent: Option<(&str, &Head)>, body: Vec<u8>) -> Self {
+        let mut header = HeaderBuilder::start(Vec::new(), None);
+        if let Some((name, head)) = agent {
+            let at = header.add_agent(name);
+            header.set_head(at, head);
+        }
+        OpenFrame { header, body, digest: 0, records: 0 }
+    }
+
+    fn push(&mut self, agent: u32, change: &Change<'_>) {
+        let plain = record::encode(&mut self.body, agent, change);
+        self.digest = frame::fold(self.digest, plain);
+        self.records += 1;
+    }
+}
