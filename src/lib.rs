@@ -120,7 +120,7 @@ mod types;
 mod verify;
 mod view;
 
-pub use agent::{Agent, Usage};
+pub use agent::Agent;
 pub use batch::{Batch, Commit, NewEntry, Receipt};
 pub use entry::{Entry, StateValue};
 pub use error::{Damage, Error, ErrorKind, Result};
@@ -129,7 +129,7 @@ pub use io::sim;
 pub use options::Options;
 pub use recovery::RecoveryReport;
 pub use store::{Stats, Store};
-pub use types::{Durability, Kind, Lsn, Maintenance, Retention, Verify};
+pub use types::{Durability, Kind, Lsn, Maintenance, Retention, Usage, Verify};
 pub use view::{Entries, View};
 
 /// The examples of the README are tests too.

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::entries::Entries;
 use self::entries::Place;
-use crate::agent::{Agent, Usage};
+use crate::agent::Agent;
 use crate::catalog::base::{Base, Extent};
 use crate::catalog::part::{Spot, StateSlot};
 use crate::catalog::version::Version;
@@ -20,7 +20,7 @@ use crate::entry::{Entry, StateValue};
 use crate::error::{Damage, Error, Result};
 use crate::format::head::Head;
 use crate::segment::Segment;
-use crate::types::Retention;
+use crate::types::{Retention, Usage};
 
 /// A consistent point-in-time view of one agent.
 ///
