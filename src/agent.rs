@@ -208,7 +208,7 @@ impl Agent {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn usage(&self) -> Result<Usage> {
-        self.view()?.usage()
+        self.view()?.snapshot.usage()
     }
 
     pub(crate) fn resident(&self) -> Arc<Resident> {
