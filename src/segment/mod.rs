@@ -2,6 +2,9 @@
 //! map; sealed ones end with a footer.
 
 pub(crate) mod scan;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing;
 pub(crate) mod writer;
 
 use std::ops::Range;

@@ -52,7 +52,10 @@ impl Snapshot {
         loop {
             engine.settle(resident).map_err(|e| e.for_agent(&resident.name))?;
             let head = {
-                let slot = resident.lock();
+                let mut slot = resident.lock();
+                // A segment may have been sealed in between, and the base be ahead of what was
+                // settled before: together they would be of no one moment.
+                slot.settle(engine.progress());
                 let version = slot.settled();
                 let base = slot.base().filter(|base| base.life == version.head.life);
                 if let Some(base) = base {
@@ -81,15 +84,16 @@ impl Snapshot {
     ) -> Result<Snapshot> {
         // Where a footer stands for a part already, the base has it.
         version.drop_sealed(base.generation);
+        // What lies below the base's floor may have been left out when a run was made.
+        let floor = version.head.floor.max(base.floor).min(version.head.next);
         let homeless = base.extents.is_empty() && version.parts().next().is_none();
         let mut snapshot = Snapshot {
             name: Arc::clone(&resident.name),
-            floor: version.head.floor,
+            floor,
             time: engine.now(),
             lenient: engine.options.salvage,
             // Only what was damaged has entries and no segment.
-            dir: (homeless && version.head.floor < version.head.next)
-                .then(|| engine.dir.as_path().into()),
+            dir: (homeless && floor < version.head.next).then(|| engine.dir.as_path().into()),
             version,
             base,
         };

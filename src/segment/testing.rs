@@ -1,0 +1,45 @@
+//! Sealed segments for tests, made of nothing but a footer.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::format::footer::{Builder, SegmentFacts};
+use crate::format::manifest::{Listed, Role};
+use crate::io::sim::SimDisk;
+use crate::segment::Segment;
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::types::Verify;
+
+const CAPACITY: u64 = 64 << 10;
+const DATA_END: u64 = 32 << 10;
+
+/// A sealed segment with the agents that `fill` adds. A run covers `lsns`; those of a log segment
+/// follow from its base, which is the beginning of them.
+pub(crate) fn sealed(
+    id: u64,
+    run: bool,
+    lsns: Range<u64>,
+    fill: impl FnOnce(&mut Builder),
+) -> Arc<Segment> {
+    let listed = new_listed(id, id * 77, lsns.start, CAPACITY, Role::Sealed);
+    let listed = Listed { run, ..listed };
+    let io = SimDisk::new(1).io();
+    let file = LogFile::create(&io, Path::new("/"), 1, &listed, Verify::Always).unwrap();
+    let first_lsn = listed.base + FIRST_FRAME;
+    let mut builder = Builder::new(SegmentFacts {
+        store: 1,
+        segment: id,
+        salt: listed.salt,
+        first_lsn,
+        data_end: DATA_END,
+        generation: u64::from(run),
+        lowest_lsn: lsns.start,
+        highest_lsn: lsns.end,
+        max_at: 0,
+    });
+    fill(&mut builder);
+    let footer = builder.finish(CAPACITY).unwrap();
+    file.segment.adopt_footer(footer.bytes, CAPACITY).unwrap();
+    file.segment
+}
