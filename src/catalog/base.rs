@@ -19,7 +19,8 @@ const UNIT: u64 = 8;
 pub(crate) struct SegmentSet {
     /// Counts the sets.
     pub(crate) generation: u64,
-    /// In the order of their lsns.
+    /// In the order of their lowest lsns. Segments that hold the same name do not overlap; runs of
+    /// other names may begin before one that ends earlier.
     pub(crate) sealed: Vec<Arc<Segment>>,
 }
 
@@ -245,10 +246,13 @@ impl Lookup<'_> {
         let mut policy_found = head.flags & Head::POLICY == 0;
         let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
         for segment in self.set.sealed.iter().rev() {
-            // Nothing of a life is older than its beginning.
             let complete = lowest <= floor && !needs_all && policy_found;
-            if head.life == 0 || segment.end_lsn() <= head.life || complete {
+            if head.life == 0 || complete {
                 break;
+            }
+            // Nothing of a life is older than its beginning. Segments further down may end later.
+            if segment.end_lsn() <= head.life {
+                continue;
             }
             let Some((at, block)) = self.block(segment)? else { continue };
             if block.head().life != head.life {

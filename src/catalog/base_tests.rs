@@ -5,32 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::base::{Base, Lookup, SegmentSet};
-use crate::format::footer::{Builder, Summary};
 use crate::format::head::Head;
 use crate::segment::Segment;
-use crate::segment::testing::sealed;
+use crate::segment::testing::{HASH, NAME, add, sealed};
 
-const NAME: &str = "a";
-const HASH: u64 = 7;
 const LIFE: u64 = 5000;
-
-/// A block with the entries of these seqs, under a head with that floor.
-fn add(builder: &mut Builder, life: u64, floor: u64, seqs: Range<u64>) {
-    let offsets: Vec<u32> = seqs.clone().map(|seq| 600 + seq as u32 * 8).collect();
-    let ats = vec![9; offsets.len().div_ceil(32)];
-    let summary = Summary {
-        name: NAME,
-        head: Head { life, next: seqs.end, floor, flags: 0 },
-        first_seq: seqs.start,
-        offsets: &offsets,
-        ats: &ats,
-        bytes: 1,
-        state: &[],
-        redacted: &[],
-        policy: None,
-    };
-    builder.add(&summary, HASH).unwrap();
-}
 
 fn load(sealed: Vec<Arc<Segment>>, next: u64) -> Base {
     let set = SegmentSet { generation: 1, sealed };
@@ -52,4 +31,13 @@ fn a_floor_that_only_a_run_tells_of_is_the_bases() {
     assert_eq!((base.floor, seqs(&base)), (6, vec![6..9, 9..11]));
     // Without the run nothing speaks of that floor.
     assert_eq!(load(vec![log], 11).floor, 1);
+}
+
+#[test]
+fn segments_that_end_before_the_life_hide_none_that_end_later() {
+    // Runs of other names in between: they begin later, and end before the life began.
+    let run = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 1..4));
+    let other = sealed(2, true, 4200..4900, |_| {});
+    let log = sealed(3, false, 90_000..200_000, |b| add(b, LIFE, 1, 4..6));
+    assert_eq!(seqs(&load(vec![run, other, log], 6)), vec![1..4, 4..6]);
 }

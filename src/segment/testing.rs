@@ -4,12 +4,17 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::format::footer::{Builder, SegmentFacts};
+use crate::format::footer::{Builder, SegmentFacts, Summary};
+use crate::format::head::Head;
 use crate::format::manifest::{Listed, Role};
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::types::Verify;
+
+/// The agent that is in these segments.
+pub(crate) const NAME: &str = "a";
+pub(crate) const HASH: u64 = 7;
 
 const CAPACITY: u64 = 64 << 10;
 const DATA_END: u64 = 32 << 10;
@@ -42,4 +47,22 @@ pub(crate) fn sealed(
     let footer = builder.finish(CAPACITY).unwrap();
     file.segment.adopt_footer(footer.bytes, CAPACITY).unwrap();
     file.segment
+}
+
+/// Adds a block of the agent with the entries of these seqs, under a head with that floor.
+pub(crate) fn add(builder: &mut Builder, life: u64, floor: u64, seqs: Range<u64>) {
+    let offsets: Vec<u32> = seqs.clone().zip((600..).step_by(8)).map(|(_, at)| at).collect();
+    let ats = vec![9; offsets.len().div_ceil(32)];
+    let summary = Summary {
+        name: NAME,
+        head: Head { life, next: seqs.end, floor, flags: 0 },
+        first_seq: seqs.start,
+        offsets: &offsets,
+        ats: &ats,
+        bytes: 1,
+        state: &[],
+        redacted: &[],
+        policy: None,
+    };
+    builder.add(&summary, HASH).unwrap();
 }

@@ -6,6 +6,8 @@ mod place;
 mod retained;
 mod since;
 mod state;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::path::Path;

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::PastDefault;
 use crate::retention::{Timeline, floor_under};
+use crate::segment::Segment;
 use crate::types::Retention;
 
 /// The floor of a snapshot under all policies that bear on it.
@@ -27,13 +28,13 @@ pub(super) fn floor(snapshot: &Snapshot, engine: &Engine) -> Result<u64> {
 
 impl Snapshot {
     /// The first seq whose entry lies at `lsn` or behind it; next if there is none.
-    fn first_from(&self, lsn: u64) -> u64 {
+    pub(super) fn first_from(&self, lsn: u64) -> u64 {
         let (mut low, mut high) = (self.floor, self.next_seq());
         while low < high {
             let middle = low + (high - low) / 2;
-            let place = self.locate(middle).and_then(|(segment, spot)| {
-                spot.offset().map(|offset| segment.base.saturating_add(offset))
-            });
+            let place = self
+                .locate(middle)
+                .and_then(|(segment, spot)| spot.offset().map(|offset| lsn_of(segment, offset)));
             // Entries that were lost are of the same time as those before them.
             if place.is_none_or(|place| place < lsn) {
                 low = middle + 1;
@@ -42,6 +43,19 @@ impl Snapshot {
             }
         }
         low
+    }
+}
+
+/// The lsn that the entry at `offset` counts as lying at.
+///
+/// In a run it is the last one that the run covers. If the lsn at which a default ceased to hold is
+/// not behind that, the run was made after that default had ceased to hold; what it dropped was left
+/// out when the run was made, as the run's floor says.
+fn lsn_of(segment: &Segment, offset: u64) -> u64 {
+    if segment.run {
+        segment.end_lsn().saturating_sub(1)
+    } else {
+        segment.base.saturating_add(offset)
     }
 }
 
