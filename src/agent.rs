@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Change;
 use crate::options::MAX_NAME;
 use crate::store::Store;
-use crate::types::Retention;
+use crate::types::{Retention, Usage};
 use crate::view::View;
 
 /// The handle of an agent: it names the name, not the life.
@@ -32,18 +32,6 @@ pub struct Agent {
     pub(crate) store: Store,
     pub(crate) name: Arc<str>,
     pub(crate) hash: u64,
-}
-
-/// How much one agent has stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Live entries: from the floor to the last one.
-    pub entries: u64,
-    /// Payload and meta of the live entries, in bytes.
-    pub live_bytes: u64,
-    /// Payload and meta of entries of this life that are dead and still on disk, in bytes.
-    pub dead_bytes: u64,
 }
 
 impl Agent {
@@ -220,7 +208,7 @@ impl Agent {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn usage(&self) -> Result<Usage> {
-        self.view()?.usage()
+        self.view()?.snapshot.usage()
     }
 
     pub(crate) fn resident(&self) -> Arc<Resident> {

@@ -1,4 +1,4 @@
-//! What a view hands out: entries and values of state.
+//! What a view hands out: entries and values of state, read in place.
 
 use std::fmt;
 use std::sync::Arc;

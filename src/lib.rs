@@ -115,12 +115,13 @@ mod recovery;
 mod repair;
 mod retention;
 mod segment;
+mod snapshot;
 mod store;
 mod types;
 mod verify;
 mod view;
 
-pub use agent::{Agent, Usage};
+pub use agent::Agent;
 pub use batch::{Batch, Commit, NewEntry, Receipt};
 pub use entry::{Entry, StateValue};
 pub use error::{Damage, Error, ErrorKind, Result};
@@ -128,9 +129,10 @@ pub use error::{Damage, Error, ErrorKind, Result};
 pub use io::sim;
 pub use options::Options;
 pub use recovery::RecoveryReport;
+pub use snapshot::Entries;
 pub use store::{Stats, Store};
-pub use types::{Durability, Kind, Lsn, Maintenance, Retention, Verify};
-pub use view::{Entries, View};
+pub use types::{Durability, Kind, Lsn, Maintenance, Retention, Usage, Verify};
+pub use view::View;
 
 /// The examples of the README are tests too.
 #[cfg(doctest)]

@@ -12,7 +12,6 @@ use crate::options::{MAX_PAYLOAD, Options};
 use crate::recovery::files::Files;
 use crate::recovery::salvage::{self, Keep};
 use crate::recovery::{self, RecoveryReport};
-use crate::retention::Timeline;
 use crate::store::Store;
 use crate::types::{Durability, Kind, Maintenance};
 use crate::view::View;
@@ -65,12 +64,12 @@ fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store
 fn copy(view: &View, target: &Store) -> Result<()> {
     let agent = target.agent(view.agent().name())?;
     let floor = view.floor();
-    let head = Head { life: view.head().life, next: floor, floor, flags: 0 };
+    let head = Head { life: view.snapshot.version.head.life, next: floor, floor, flags: 0 };
     agent.resident().lock().learn_head(head);
     let mut copying = Copying { target, batch: target.engine().scratch(), agent: &agent };
     let mut at = 0;
     for seq in floor..view.next_seq() {
-        let entry = view.entry(seq);
+        let entry = view.snapshot.entry(seq);
         let append = match &entry {
             Ok(entry) => {
                 at = entry.at_ms();
@@ -91,10 +90,10 @@ fn copy(view: &View, target: &Store) -> Result<()> {
         let Ok(value) = value else { continue };
         copying.push(&Change::Set { key: value.key(), value: value.value() })?;
     }
-    if let Some(policy) = view.policy() {
+    if let Some(policy) = view.snapshot.policy() {
         copying.push(&Change::Policy(Some(policy)))?;
     }
-    if Timeline::next(view) == floor {
+    if view.next_seq() == floor {
         // So that an agent without entries exists too.
         copying.push(&Change::Truncate { seq: floor })?;
     }

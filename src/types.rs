@@ -171,3 +171,15 @@ impl Retention {
         self
     }
 }
+
+/// How much one agent has stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Live entries: from the floor to the last one.
+    pub entries: u64,
+    /// Payload and meta of the live entries, in bytes.
+    pub live_bytes: u64,
+    /// Payload and meta of entries of this life that are dead and still on disk, in bytes.
+    pub dead_bytes: u64,
+}

@@ -19,7 +19,8 @@ const UNIT: u64 = 8;
 pub(crate) struct SegmentSet {
     /// Counts the sets.
     pub(crate) generation: u64,
-    /// In the order of their lsns.
+    /// In the order of their lowest lsns. Segments that hold the same name do not overlap; runs of
+    /// other names may begin before one that ends earlier.
     pub(crate) sealed: Vec<Arc<Segment>>,
 }
 
@@ -153,6 +154,9 @@ pub(crate) struct Base {
     pub(crate) life: u64,
     /// Segments sealed up to this generation are in it.
     pub(crate) generation: u64,
+    /// The highest floor that a block told of: a run may lack entries below a floor that no other
+    /// block knows, since it came of retention when the run was made.
+    pub(crate) floor: u64,
     /// Oldest first.
     pub(crate) extents: Vec<Extent>,
     pub(crate) state: BTreeMap<Box<str>, BaseState>,
@@ -166,6 +170,7 @@ impl Base {
         Base {
             life,
             generation,
+            floor: 0,
             extents: Vec::new(),
             state: BTreeMap::new(),
             redacted: Vec::new(),
@@ -200,6 +205,7 @@ impl Base {
     }
 
     fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {
+        self.floor = self.floor.max(block.head().floor);
         self.extents.extend(Extent::of(segment, at, block));
         for change in block.states() {
             let change = change.map_err(|fault| segment.footer_damage(fault))?;
@@ -242,19 +248,23 @@ impl Lookup<'_> {
     /// Everything that sealed segments hold of the life that `head` tells of.
     pub(crate) fn load(&self, head: &Head) -> Result<Base> {
         let mut blocks: Vec<(&Arc<Segment>, u64, Block<'_>)> = Vec::new();
-        let mut lowest = head.next;
+        let (mut lowest, mut floor) = (head.next, head.floor);
         let mut policy_found = head.flags & Head::POLICY == 0;
         let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
         for segment in self.set.sealed.iter().rev() {
-            // Nothing of a life is older than its beginning.
-            let complete = lowest <= head.floor && !needs_all && policy_found;
-            if head.life == 0 || segment.end_lsn() <= head.life || complete {
+            let complete = lowest <= floor && !needs_all && policy_found;
+            if head.life == 0 || complete {
                 break;
+            }
+            // Nothing of a life is older than its beginning. Segments further down may end later.
+            if segment.end_lsn() <= head.life {
+                continue;
             }
             let Some((at, block)) = self.block(segment)? else { continue };
             if block.head().life != head.life {
                 break;
             }
+            floor = floor.max(block.head().floor);
             if block.count() > 0 {
                 lowest = block.first_seq();
             }

@@ -2,6 +2,8 @@
 //! at rest can be dropped, and is found again through the footers.
 
 pub(crate) mod base;
+#[cfg(test)]
+mod base_tests;
 pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod resident;

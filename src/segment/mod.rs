@@ -2,6 +2,9 @@
 //! map; sealed ones end with a footer.
 
 pub(crate) mod scan;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing;
 pub(crate) mod writer;
 
 use std::ops::Range;
@@ -307,9 +310,14 @@ impl Segment {
         self.damage(self.trailer().map_or(0, |t| t.footer_at), reason)
     }
 
-    /// The lsn at which the data end; MAX as long as frames may be added.
+    /// The lsn up to which the segment covers the log, itself excluded; MAX as long as frames may be
+    /// added. Where a record lies in a run says nothing of its lsn.
     pub(crate) fn end_lsn(&self) -> u64 {
-        self.trailer().map_or(u64::MAX, |t| self.base.saturating_add(t.facts.data_end))
+        match self.trailer() {
+            Some(trailer) if self.run => trailer.facts.highest_lsn,
+            Some(trailer) => self.base.saturating_add(trailer.facts.data_end),
+            None => u64::MAX,
+        }
     }
 
     /// The lsn at which what it covers begins: that of its first frame, or of the oldest segment that

@@ -1,39 +1,40 @@
-//! What retention leaves of a view: the policies in force, and those that were.
+//! What retention leaves of a snapshot: the policies in force, and those that were.
 
-use super::{Unreadable, View};
+use super::{Snapshot, Unreadable};
+use crate::commit::Engine;
 use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::PastDefault;
 use crate::retention::{Timeline, floor_under};
+use crate::segment::Segment;
 use crate::types::Retention;
 
-/// The floor of a view under all policies that bear on it.
-pub(super) fn floor(view: &View) -> Result<u64> {
-    let engine = view.agent.store.engine();
-    let mut floor = view.floor;
-    let policy = view.policy().unwrap_or(engine.options.retention);
+/// The floor of a snapshot under all policies that bear on it.
+pub(super) fn floor(snapshot: &Snapshot, engine: &Engine) -> Result<u64> {
+    let mut floor = snapshot.floor;
+    let policy = snapshot.policy().unwrap_or(engine.options.retention);
     if policy != Retention::new() {
-        floor = floor_under(&policy, view)?;
+        floor = floor_under(&policy, snapshot)?;
     }
     // What an earlier default dropped stays dropped. Where an agent's own policy begins or ends,
     // records raise the floor, so that those are not looked at again.
-    if view.version.head.flags & Head::POLICY == 0 {
+    if snapshot.version.head.flags & Head::POLICY == 0 {
         for past in &engine.past_defaults {
-            floor = floor.max(floor_under(&past.retention, &AsOf::new(view, past))?);
+            floor = floor.max(floor_under(&past.retention, &AsOf::new(snapshot, past))?);
         }
     }
     Ok(floor)
 }
 
-impl View {
+impl Snapshot {
     /// The first seq whose entry lies at `lsn` or behind it; next if there is none.
-    fn first_from(&self, lsn: u64) -> u64 {
+    pub(super) fn first_from(&self, lsn: u64) -> u64 {
         let (mut low, mut high) = (self.floor, self.next_seq());
         while low < high {
             let middle = low + (high - low) / 2;
-            let place = self.locate(middle).and_then(|(segment, spot)| {
-                spot.offset().map(|offset| segment.base.saturating_add(offset))
-            });
+            let place = self
+                .locate(middle)
+                .and_then(|(segment, spot)| spot.offset().map(|offset| lsn_of(segment, offset)));
             // Entries that were lost are of the same time as those before them.
             if place.is_none_or(|place| place < lsn) {
                 low = middle + 1;
@@ -45,7 +46,20 @@ impl View {
     }
 }
 
-impl Timeline for View {
+/// The lsn that the entry at `offset` counts as lying at.
+///
+/// In a run it is the last one that the run covers. If the lsn at which a default ceased to hold is
+/// not behind that, the run was made after that default had ceased to hold; what it dropped was left
+/// out when the run was made, as the run's floor says.
+fn lsn_of(segment: &Segment, offset: u64) -> u64 {
+    if segment.run {
+        segment.end_lsn().saturating_sub(1)
+    } else {
+        segment.base.saturating_add(offset)
+    }
+}
+
+impl Timeline for Snapshot {
     fn floor(&self) -> u64 {
         self.floor
     }
@@ -72,24 +86,24 @@ impl Timeline for View {
     }
 }
 
-/// A view as it would have been when a default of retention ceased to hold.
+/// A snapshot as it would have been when a default of retention ceased to hold.
 struct AsOf<'v> {
-    view: &'v View,
+    snapshot: &'v Snapshot,
     next: u64,
     time: u64,
 }
 
 impl<'v> AsOf<'v> {
-    fn new(view: &'v View, past: &PastDefault) -> Self {
+    fn new(snapshot: &'v Snapshot, past: &PastDefault) -> Self {
         // A default that still held is that of a store that is only read.
-        let time = if past.until == u64::MAX { view.time } else { past.time };
-        AsOf { view, next: view.first_from(past.until), time }
+        let time = if past.until == u64::MAX { snapshot.time } else { past.time };
+        AsOf { snapshot, next: snapshot.first_from(past.until), time }
     }
 }
 
 impl Timeline for AsOf<'_> {
     fn floor(&self) -> u64 {
-        self.view.floor
+        self.snapshot.floor
     }
 
     fn next(&self) -> u64 {
@@ -101,17 +115,17 @@ impl Timeline for AsOf<'_> {
     }
 
     fn first_since(&self, time: u64) -> Result<u64> {
-        Ok(self.view.find_since(time, Unreadable::Stays)?.min(self.next))
+        Ok(self.snapshot.find_since(time, Unreadable::Stays)?.min(self.next))
     }
 
     fn pieces(&self) -> Vec<(u64, u64, u64)> {
-        let pieces = self.view.stretches().filter(|(first, _, _)| *first < self.next);
+        let pieces = self.snapshot.stretches().filter(|(first, _, _)| *first < self.next);
         // One that goes beyond is gone through entry by entry.
         let bytes = |end: u64, bytes| if end <= self.next { bytes } else { u64::MAX };
         pieces.map(|(first, end, all)| (first, end.min(self.next), bytes(end, all))).collect()
     }
 
     fn entry_bytes(&self, seq: u64) -> Result<u64> {
-        self.view.entry_bytes(seq)
+        self.snapshot.entry_bytes(seq)
     }
 }

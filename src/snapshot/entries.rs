@@ -1,21 +1,17 @@
-//! Walking the entries of a view.
+//! Walking the entries of a snapshot.
 
 use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
-use std::sync::Arc;
 
-use super::View;
-use crate::catalog::base::Extent;
-use crate::catalog::part::Spot;
+use super::{Place, Snapshot};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::segment::Segment;
 
 /// Entries of a view, from both ends.
 #[must_use]
 pub struct Entries<'v> {
-    view: &'v View,
+    snapshot: &'v Snapshot,
     from: u64,
     to: u64,
     failed: Option<Error>,
@@ -27,25 +23,16 @@ pub struct Entries<'v> {
 /// Entries that are looked up together.
 const AHEAD: usize = 64;
 
-/// Where an entry lies.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'v> {
-    pub(super) segment: &'v Arc<Segment>,
-    pub(super) spot: Spot,
-    /// `None`: it is in an unsealed segment.
-    pub(super) extent: Option<&'v Extent>,
-}
-
 impl<'v> Entries<'v> {
-    pub(super) fn new(view: &'v View, from: u64, to: u64) -> Self {
+    pub(super) fn new(snapshot: &'v Snapshot, from: u64, to: u64) -> Self {
         let to = to.max(from);
-        view.read_ahead(from, to);
-        Entries { view, from, to, failed: None, ahead: [None; AHEAD], located: 0..0 }
+        snapshot.read_ahead(from, to);
+        Entries { snapshot, from, to, failed: None, ahead: [None; AHEAD], located: 0..0 }
     }
 
     /// Nothing but an error.
-    pub(super) fn failed(view: &'v View, error: Error) -> Self {
-        Entries { failed: Some(error), ..Entries::new(view, 1, 1) }
+    pub(crate) fn failed(snapshot: &'v Snapshot, error: Error) -> Self {
+        Entries { failed: Some(error), ..Entries::new(snapshot, 1, 1) }
     }
 
     /// Where the entry lies. Looks up several at once, and touches each: their cache misses then
@@ -60,7 +47,7 @@ impl<'v> Entries<'v> {
     }
 
     fn look_ahead(&mut self, lowest: u64, seq: u64) {
-        self.view.places(lowest, self.to.max(seq + 1), &mut self.ahead);
+        self.snapshot.places(lowest, self.to.max(seq + 1), &mut self.ahead);
         let places = self.ahead.iter().flatten();
         let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
         std::hint::black_box(touched.fold(0, |all, word| all ^ word));
@@ -71,8 +58,8 @@ impl<'v> Entries<'v> {
     #[inline]
     fn read(&mut self, seq: u64, lowest: u64) -> Result<Entry<'v>> {
         let place = self.place(seq, lowest);
-        let read = self.view.entry_at(seq, place);
-        if read.is_err() && !self.view.is_lenient() {
+        let read = self.snapshot.entry_at(seq, place);
+        if read.is_err() && !self.snapshot.lenient {
             self.to = self.from;
         }
         read

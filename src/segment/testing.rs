@@ -1,0 +1,68 @@
+//! Sealed segments for tests, made of nothing but a footer.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::format::footer::{Builder, SegmentFacts, Summary};
+use crate::format::head::Head;
+use crate::format::manifest::{Listed, Role};
+use crate::io::sim::SimDisk;
+use crate::segment::Segment;
+use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::types::Verify;
+
+/// The agent that is in these segments.
+pub(crate) const NAME: &str = "a";
+pub(crate) const HASH: u64 = 7;
+
+const CAPACITY: u64 = 64 << 10;
+const DATA_END: u64 = 32 << 10;
+
+/// A sealed segment with the agents that `fill` adds. A run covers `lsns`; those of a log segment
+/// follow from its base, which is the beginning of them.
+pub(crate) fn sealed(
+    id: u64,
+    run: bool,
+    lsns: Range<u64>,
+    fill: impl FnOnce(&mut Builder),
+) -> Arc<Segment> {
+    let listed = new_listed(id, id * 77, lsns.start, CAPACITY, Role::Sealed);
+    let listed = Listed { run, ..listed };
+    let io = SimDisk::new(1).io();
+    let file = LogFile::create(&io, Path::new("/"), 1, &listed, Verify::Always).unwrap();
+    let first_lsn = listed.base + FIRST_FRAME;
+    let mut builder = Builder::new(SegmentFacts {
+        store: 1,
+        segment: id,
+        salt: listed.salt,
+        first_lsn,
+        data_end: DATA_END,
+        generation: u64::from(run),
+        lowest_lsn: lsns.start,
+        highest_lsn: lsns.end,
+        max_at: 0,
+    });
+    fill(&mut builder);
+    let footer = builder.finish(CAPACITY).unwrap();
+    file.segment.adopt_footer(footer.bytes, CAPACITY).unwrap();
+    file.segment
+}
+
+/// Adds a block of the agent with the entries of these seqs, under a head with that floor.
+pub(crate) fn add(builder: &mut Builder, life: u64, floor: u64, seqs: Range<u64>) {
+    let offsets: Vec<u32> = seqs.clone().zip((600..).step_by(8)).map(|(_, at)| at).collect();
+    let ats = vec![9; offsets.len().div_ceil(32)];
+    let summary = Summary {
+        name: NAME,
+        head: Head { life, next: seqs.end, floor, flags: 0 },
+        first_seq: seqs.start,
+        offsets: &offsets,
+        ats: &ats,
+        bytes: 1,
+        state: &[],
+        redacted: &[],
+        policy: None,
+    };
+    builder.add(&summary, HASH).unwrap();
+}

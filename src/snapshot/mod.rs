@@ -1,0 +1,185 @@
+//! An agent at one moment, as everybody below the public face may evaluate it: what a view shows,
+//! and so what may be kept of the agent and nothing more.
+
+mod entries;
+mod place;
+mod retained;
+mod since;
+mod state;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use self::entries::Entries;
+use self::place::Place;
+pub(crate) use self::since::Unreadable;
+use crate::catalog::base::{Base, Extent};
+use crate::catalog::resident::Resident;
+use crate::catalog::version::Version;
+use crate::commit::Engine;
+use crate::entry::Entry;
+use crate::error::{Damage, Error, Result};
+use crate::format::head::Head;
+use crate::types::Retention;
+
+/// An agent at one moment.
+///
+/// It keeps what it reads, and not the engine: opening one and letting it go touches no counter
+/// that the threads of a store share.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) name: Arc<str>,
+    pub(crate) version: Version,
+    pub(crate) base: Arc<Base>,
+    /// The lowest live seq, under retention.
+    pub(crate) floor: u64,
+    /// The engine's now when it was opened.
+    pub(crate) time: u64,
+    /// The store is open for salvage: reading goes on behind what is damaged.
+    lenient: bool,
+    /// The store's directory, if there is no segment whose path tells it.
+    dir: Option<Box<Path>>,
+}
+
+impl Snapshot {
+    /// The agent as everybody may see it now.
+    ///
+    /// # Errors
+    /// `Damaged` if what is known of the agent cannot be read; `Poisoned` if the agent has bytes
+    /// that a failed write left in memory only.
+    pub(crate) fn open(engine: &Engine, resident: &Resident) -> Result<Snapshot> {
+        loop {
+            engine.settle(resident).map_err(|e| e.for_agent(&resident.name))?;
+            let head = {
+                let mut slot = resident.lock();
+                // A segment may have been sealed in between, and the base be ahead of what was
+                // settled before: together they would be of no one moment.
+                slot.settle(engine.progress());
+                let version = slot.settled();
+                let base = slot.base().filter(|base| base.life == version.head.life);
+                if let Some(base) = base {
+                    let (version, base) = (version.clone(), Arc::clone(base));
+                    drop(slot);
+                    return Snapshot::assemble(engine, resident, version, base);
+                }
+                if version.head.life == 0 {
+                    let version = version.clone();
+                    drop(slot);
+                    let base = Arc::new(Base::empty(0, 0));
+                    return Snapshot::assemble(engine, resident, version, base);
+                }
+                version.head
+            };
+            let loaded = engine.catalog.learn_base(resident, &head);
+            loaded.map_err(|e| e.for_agent(&resident.name))?;
+        }
+    }
+
+    fn assemble(
+        engine: &Engine,
+        resident: &Resident,
+        mut version: Version,
+        base: Arc<Base>,
+    ) -> Result<Snapshot> {
+        // Where a footer stands for a part already, the base has it.
+        version.drop_sealed(base.generation);
+        // What lies below the base's floor may have been left out when a run was made.
+        let floor = version.head.floor.max(base.floor).min(version.head.next);
+        let homeless = base.extents.is_empty() && version.parts().next().is_none();
+        let mut snapshot = Snapshot {
+            name: Arc::clone(&resident.name),
+            floor,
+            time: engine.now(),
+            lenient: engine.options.salvage,
+            // Only what was damaged has entries and no segment.
+            dir: (homeless && floor < version.head.next).then(|| engine.dir.as_path().into()),
+            version,
+            base,
+        };
+        snapshot.floor = retained::floor(&snapshot, engine)?;
+        Ok(snapshot)
+    }
+
+    /// The policy of the agent's own.
+    pub(crate) fn policy(&self) -> Option<Retention> {
+        let changed = self.version.parts().find_map(|part| part.policy());
+        changed.unwrap_or(self.base.policy)
+    }
+
+    /// The seq that the next entry gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.version.head.next
+    }
+
+    /// The entries from `from` up to `to`, itself excluded; both lie within floor..=next.
+    #[inline]
+    pub(crate) fn entries(&self, from: u64, to: u64) -> Entries<'_> {
+        Entries::new(self, from, to)
+    }
+
+    /// The entry with a seq that there is.
+    #[inline]
+    pub(crate) fn entry(&self, seq: u64) -> Result<Entry<'_>> {
+        self.entry_at(seq, self.place(seq))
+    }
+
+    #[inline]
+    fn entry_at<'v>(&'v self, seq: u64, place: Option<Place<'v>>) -> Result<Entry<'v>> {
+        let outcome = match place {
+            Some(Place { segment, spot, extent }) => match spot.offset() {
+                Some(offset) => {
+                    let verified = extent.is_some_and(Extent::is_verified);
+                    Entry::read(segment, offset, seq, verified)
+                }
+                None => Err(segment.damage(0, "the entry was lost")),
+            },
+            None => Err(self.missing()),
+        };
+        match outcome {
+            Ok(mut entry) => {
+                if self.is_redacted(seq) || entry.expires_ms().is_some_and(|t| t <= self.time) {
+                    entry.hide();
+                }
+                Ok(entry)
+            }
+            Err(error) => Err(error.with_agent(&self.name).with_seq(seq)),
+        }
+    }
+
+    #[cold]
+    fn missing(&self) -> Error {
+        let parts = self.version.parts().map(|part| &part.segment);
+        let mut segments = parts.chain(self.base.extents.iter().map(|extent| &extent.segment));
+        let beside = segments.next().and_then(|segment| segment.path().parent());
+        let dir = beside.or(self.dir.as_deref()).unwrap_or(Path::new(""));
+        Error::damaged(Damage::new(dir, 0, "no segment holds the entry"))
+    }
+
+    #[inline]
+    fn is_redacted(&self, seq: u64) -> bool {
+        self.version.head.flags & Head::REDACTED != 0
+            && (self.base.redacted.binary_search(&seq).is_ok()
+                || self.version.parts().any(|p| p.redacted().binary_search(&seq).is_ok()))
+    }
+
+    /// The live entries that were redacted, ascending.
+    pub(crate) fn redacted_seqs(&self) -> Vec<u64> {
+        let parts = self.version.parts().flat_map(|part| part.redacted().iter());
+        let all = self.base.redacted.iter().chain(parts);
+        let mut seqs: Vec<u64> =
+            all.copied().filter(|seq| (self.floor..self.next_seq()).contains(seq)).collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        seqs
+    }
+
+    /// The pieces of the timeline, newest first: first seq, seq behind the last, bytes of payload
+    /// and meta.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let parts = self.version.parts().map(|p| (p.first, p.end(), p.bytes));
+        parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes())))
+    }
+}

@@ -1,0 +1,101 @@
+//! Where the entries of a snapshot lie.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Snapshot;
+use crate::catalog::base::Extent;
+use crate::catalog::part::Spot;
+use crate::segment::Segment;
+
+/// Where an entry lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'v> {
+    pub(crate) segment: &'v Arc<Segment>,
+    pub(crate) spot: Spot,
+    /// `None`: it is in an unsealed segment.
+    pub(crate) extent: Option<&'v Extent>,
+}
+
+impl Snapshot {
+    /// Where the entry lies. `None` if no segment has it.
+    #[inline]
+    pub(super) fn locate(&self, seq: u64) -> Option<(&Arc<Segment>, Spot)> {
+        self.place(seq).map(|place| (place.segment, place.spot))
+    }
+
+    #[inline]
+    pub(crate) fn place(&self, seq: u64) -> Option<Place<'_>> {
+        for part in self.version.parts() {
+            if let Some(spot) = part.spot(seq) {
+                return Some(Place { segment: &part.segment, spot, extent: None });
+            }
+        }
+        let extents = &self.base.extents;
+        let behind = extents.partition_point(|extent| extent.first <= seq);
+        let extent = extents.get(behind.checked_sub(1)?)?;
+        let spot = extent.spot(seq)?;
+        Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
+    }
+
+    /// Where the entries from `lowest` on lie, as many as `out` takes below `end`.
+    pub(super) fn places<'v>(&'v self, lowest: u64, end: u64, out: &mut [Option<Place<'v>>]) {
+        out.fill(None);
+        let seqs = lowest..end.min(lowest.saturating_add(out.len() as u64));
+        let mut put = |seq: u64, place| {
+            let slot = usize::try_from(seq - lowest).ok().and_then(|index| out.get_mut(index));
+            if let Some(slot) = slot {
+                *slot = Some(place);
+            }
+        };
+        let extents = &self.base.extents;
+        let first = extents.partition_point(|extent| extent.first <= lowest).saturating_sub(1);
+        for extent in extents.iter().skip(first).take_while(|extent| extent.first < seqs.end) {
+            for (seq, spot) in extent.spots(seqs.clone()) {
+                put(seq, Place { segment: &extent.segment, spot, extent: Some(extent) });
+            }
+        }
+        for part in self.version.parts() {
+            for seq in seqs.start.max(part.first)..seqs.end.min(part.end()) {
+                if let Some(spot) = part.spot(seq) {
+                    put(seq, Place { segment: &part.segment, spot, extent: None });
+                }
+            }
+        }
+    }
+
+    /// Has entries that are about to be read for the first time fetched together: one after the
+    /// other a cold load would wait for the disk as often as it has entries.
+    pub(super) fn read_ahead(&self, from: u64, to: u64) {
+        const MOST: u64 = 128;
+        const PAGE: u64 = crate::format::PAGE as u64;
+        let touched = |seq| match self.locate(seq) {
+            Some((segment, spot)) => spot.offset().is_none_or(|at| segment.is_touched(at)),
+            None => true,
+        };
+        if to - from < 2 || touched(from) || touched(to - 1) {
+            return;
+        }
+        let mut wanted: Option<(&Arc<Segment>, Range<u64>)> = None;
+        for seq in from.max(to.saturating_sub(MOST))..to {
+            let Some((segment, spot)) = self.locate(seq) else { continue };
+            let Some(offset) = spot.offset() else { continue };
+            let start = offset & !(PAGE - 1);
+            match &mut wanted {
+                Some((same, range))
+                    if same.id == segment.id && (range.start..=range.end).contains(&start) =>
+                {
+                    range.end = range.end.max(start + PAGE);
+                }
+                _ => {
+                    if let Some((segment, range)) = wanted.replace((segment, start..start + PAGE)) {
+                        segment.will_need(range);
+                    }
+                }
+            }
+        }
+        if let Some((segment, range)) = wanted {
+            segment.will_need(range);
+        }
+    }
+}
