@@ -452,7 +452,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
                 bound.add_entry();
                 6
             }
-            Change::Set { key, .. } | Change::Unset { key } => {
+            Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
                 bound.add_state(key.len());
                 96 + key.len()
             }
@@ -464,7 +464,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
                 bound.add_policy();
                 64
             }
-            Change::ForgetPrefix { prefix } => {
+            Change::ForgetPrefix { prefix } | Change::KeptPrefix { prefix, .. } => {
                 bound.add_prefix(prefix.len());
                 64 + prefix.len()
             }

@@ -387,6 +387,9 @@ impl Opening<'_> {
                 *line = listed;
             }
             for (lsn, prefix) in prefixes {
+                // One that a run keeps may be older than the one that is listed.
+                let listed = manifest.forgotten.iter().filter(|line| *line.prefix == *prefix);
+                let lsn = listed.map(|line| line.lsn).fold(lsn, u64::max);
                 manifest.forgotten.retain(|line| *line.prefix != *prefix);
                 manifest.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
             }

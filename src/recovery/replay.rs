@@ -48,8 +48,10 @@ impl Replay {
         let lsn = frame.header.lsn;
         for (ordinal, placed) in frame.records().enumerate() {
             let placed = placed?;
-            if let Change::ForgetPrefix { prefix } = placed.record.change {
-                self.prefixes.push((lsn, prefix.into()));
+            match placed.record.change {
+                Change::ForgetPrefix { prefix } => self.prefixes.push((lsn, prefix.into())),
+                Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
+                _ => {}
             }
             let Some(change) = Applied::of(&placed.record.change) else { continue };
             let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);

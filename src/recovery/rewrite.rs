@@ -196,10 +196,14 @@ fn bound_of(stretch: &Stretch, from: usize) -> Result<Bound> {
         for placed in frame.records() {
             match placed.map_err(damage)?.record.change {
                 Change::Append(_) => bound.add_entry(),
-                Change::Set { key, .. } | Change::Unset { key } => bound.add_state(key.len()),
+                Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
+                    bound.add_state(key.len());
+                }
                 Change::Redact { .. } => bound.add_redaction(),
                 Change::Policy(_) => bound.add_policy(),
-                Change::ForgetPrefix { prefix } => bound.add_prefix(prefix.len()),
+                Change::ForgetPrefix { prefix } | Change::KeptPrefix { prefix, .. } => {
+                    bound.add_prefix(prefix.len());
+                }
                 Change::Truncate { .. } | Change::Forget => {}
             }
         }

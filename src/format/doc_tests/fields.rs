@@ -177,6 +177,74 @@ pub(super) const PREFIX_FIELDS: &str = "\
 9 prefix: acme/old/
 7 padding";
 
+pub(super) const KEPT_FIELDS: &str = "\
+4 check
+4 header_len: 104
+8 salt
+8 lsn: 1052928 = base + 128
+8 durable: 1052800, the base
+8 time: 1763884800000
+4 body_len: 96
+4 digest
+4 records: 2
+4 agents: 1
+4 flags: none
+4 zero
+8 agent 0: life: 1052880
+8 next: 2
+8 floor: 2
+2 flags: STATE, REDACTED, POLICY, EXPIRES
+2 name_len: 8
+4 zero
+8 name: acme/t-7
+4 record at 232 of the file: check
+4 len: 42
+1 type: append
+1 flags: JOINED, EXPIRES
+2 kind: 300
+4 agent: 0
+8 at: 1763884800005
+4 weight: 0
+4 meta_len: 0
+8 expires: 1763884801000
+2 payload: ok
+6 padding
+4 record at 280: check
+4 len: 42
+1 type: kept set
+1 flags: none
+2 zero
+4 agent: 0
+8 revision: 1053024
+4 key_len: 4
+4 zero
+4 key: goal
+6 value: refund
+6 padding";
+
+pub(super) const KEPT_PREFIX_FIELDS: &str = "\
+4 check
+4 header_len: 64
+8 salt
+8 lsn: 1053128 = base + 328
+8 durable: 1052800
+8 time: 1763884800000
+4 body_len: 40
+4 digest
+4 records: 1
+4 agents: 0
+4 flags: none
+4 zero
+4 record at 392 of the file: check
+4 len: 33
+1 type: kept prefix
+1 flags: none
+2 zero
+4 agent: none
+8 lsn: 1053400
+9 prefix: acme/old/
+7 padding";
+
 pub(super) const DIRECTORY_FIELDS: &str = "\
 4 check
 2 count: 2

@@ -8,8 +8,9 @@ mod fields;
 use std::fmt::Write;
 
 use fields::{
-    APPEND_FIELDS, BLOCK_FIELDS, CHANGES_FIELDS, DIRECTORY_FIELDS, HEADER_FIELDS, LINK_FIELDS,
-    MANIFEST_FIELDS, PREFIX_FIELDS, PREFIXES_FIELDS, TRAILER_FIELDS,
+    APPEND_FIELDS, BLOCK_FIELDS, CHANGES_FIELDS, DIRECTORY_FIELDS, HEADER_FIELDS, KEPT_FIELDS,
+    KEPT_PREFIX_FIELDS, LINK_FIELDS, MANIFEST_FIELDS, PREFIX_FIELDS, PREFIXES_FIELDS,
+    TRAILER_FIELDS,
 };
 
 use super::check::{crc, mask};
@@ -39,6 +40,15 @@ const APPEND_AT: u64 = 208;
 const CHANGES_AT: u64 = 352;
 const PREFIX_AT: u64 = 728;
 const DATA_END: u64 = 824;
+
+/// A segment: its salt and its base.
+type Home = (u64, u64);
+const LOG: Home = (SALT, BASE);
+/// A run of what the log segment holds.
+const RUN: Home = (0x0f1e_2d3c_4b5a_6978, BASE + 128);
+const KEPT_AT: u64 = 128;
+const KEPT_PREFIX_AT: u64 = 328;
+const RUN_END: u64 = 432;
 
 /// The bytes of the fenced block `label`: each line an offset, bytes, and a comment behind `;`.
 /// `*N` repeats the byte before it up to N times in all.
@@ -105,8 +115,9 @@ fn header() -> Header {
     Header { store: STORE, id: 2, salt: SALT, base: BASE, capacity: CAPACITY, layout: Layout::Log }
 }
 
-/// Builds a frame at `offset` of the segment of the examples.
+/// Builds a frame at `offset` of a segment of the examples.
 fn build(
+    (salt, base): Home,
     offset: u64,
     durable: u64,
     link: Option<Link>,
@@ -125,27 +136,28 @@ fn build(
         count += 1;
     }
     let mut head = builder.finish(body.len(), digest, count);
-    let place = Place { salt: SALT, offset, lsn: BASE + offset, durable, time: TIME };
+    let place = Place { salt, offset, lsn: base + offset, durable, time: TIME };
     frame::seal(&mut head, &mut body, &place).unwrap();
     head.extend_from_slice(&body);
     head
 }
 
 /// Decodes a frame of the document with every check, and builds it again from what was decoded.
-fn check_frame(label: &str, offset: u64) -> (Vec<u8>, FrameHeader) {
+fn check_frame(label: &str, home: Home, offset: u64) -> (Vec<u8>, FrameHeader) {
+    let (salt, base) = home;
     let bytes = example(label);
-    let header = frame::decode_header(&bytes, SALT, BASE, offset).unwrap();
+    let header = frame::decode_header(&bytes, salt, base, offset).unwrap();
     assert_eq!(header.len(), bytes.len(), "{label}");
     let agents = frame::agents(&header, &bytes).unwrap();
     let body = &bytes[header.header_len..];
-    frame::verify_body(&header, body, SALT, offset + header.header_len as u64).unwrap();
+    frame::verify_body(&header, body, salt, offset + header.header_len as u64).unwrap();
     let records: Vec<Record<'_>> = records(body).map(|(_, record)| record).collect();
     assert_eq!(records.len(), header.records as usize);
     assert_eq!(agents.len(), header.agents as usize);
-    let again = build(offset, header.durable, header.link, &agents, &records);
+    let again = build(home, offset, header.durable, header.link, &agents, &records);
     assert_eq!(again, bytes, "{label}");
     for other in [offset - 8, offset + 8] {
-        assert!(frame::decode_header(&bytes, SALT, BASE, other).is_err(), "bound to its place");
+        assert!(frame::decode_header(&bytes, salt, base, other).is_err(), "bound to its place");
     }
     (bytes, header)
 }
@@ -161,7 +173,7 @@ fn records(body: &[u8]) -> impl Iterator<Item = (usize, Record<'_>)> {
 }
 
 fn link() -> Vec<u8> {
-    build(LINK_AT, 1_000_000, Some(Link { id: 1, end: 1_010_000 }), &[], &[])
+    build(LOG, LINK_AT, 1_000_000, Some(Link { id: 1, end: 1_010_000 }), &[], &[])
 }
 
 fn first_entry() -> Record<'static> {
@@ -179,19 +191,15 @@ fn first_entry() -> Record<'static> {
 
 fn append() -> Vec<u8> {
     let agent = FrameAgent { name: "acme/t-7", head: ABSENT };
-    build(APPEND_AT, 1_000_000, None, &[agent], &[first_entry()])
+    build(LOG, APPEND_AT, 1_000_000, None, &[agent], &[first_entry()])
 }
 
 fn life() -> u64 {
     BASE + APPEND_AT
 }
 
-fn changes() -> Vec<u8> {
-    let agents = [
-        FrameAgent { name: "acme/t-7", head: Head { life: life(), next: 2, floor: 1, flags: 0 } },
-        FrameAgent { name: "acme/t-8", head: Head { life: 4224, next: 9, floor: 1, flags: 0 } },
-    ];
-    let append = Append {
+fn second_entry() -> Change<'static> {
+    Change::Append(Append {
         at: TIME + 5,
         kind: Kind::new(300),
         weight: 0,
@@ -199,11 +207,18 @@ fn changes() -> Vec<u8> {
         expires: Some(TIME + 1000),
         meta: b"",
         payload: b"ok",
-    };
+    })
+}
+
+fn changes() -> Vec<u8> {
+    let agents = [
+        FrameAgent { name: "acme/t-7", head: Head { life: life(), next: 2, floor: 1, flags: 0 } },
+        FrameAgent { name: "acme/t-8", head: Head { life: 4224, next: 9, floor: 1, flags: 0 } },
+    ];
     let policy = Retention::new().max_entries(100);
     let of = |agent, change| Record { agent, change };
     let records = [
-        of(0, Change::Append(append)),
+        of(0, second_entry()),
         of(0, Change::Set { key: "goal", value: b"refund" }),
         of(0, Change::Unset { key: "old" }),
         of(0, Change::Redact { seq: 1 }),
@@ -212,12 +227,29 @@ fn changes() -> Vec<u8> {
         of(1, Change::Policy(None)),
         of(1, Change::Forget),
     ];
-    build(CHANGES_AT, BASE + APPEND_AT, None, &agents, &records)
+    build(LOG, CHANGES_AT, BASE + APPEND_AT, None, &agents, &records)
 }
 
 fn prefix() -> Vec<u8> {
     let change = Change::ForgetPrefix { prefix: "acme/old/" };
-    build(PREFIX_AT, BASE + CHANGES_AT, None, &[], &[Record { agent: u32::MAX, change }])
+    build(LOG, PREFIX_AT, BASE + CHANGES_AT, None, &[], &[Record { agent: u32::MAX, change }])
+}
+
+/// What is left of the agent in a run: the entry above its floor, and the value with its revision.
+fn kept() -> Vec<u8> {
+    let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
+    let head = Head { life: life(), next: 2, floor: 2, flags };
+    let records = [
+        second_entry(),
+        Change::Kept { key: "goal", revision: BASE + CHANGES_AT, value: b"refund" },
+    ]
+    .map(|change| Record { agent: 0, change });
+    build(RUN, KEPT_AT, RUN.1, None, &[FrameAgent { name: "acme/t-7", head }], &records)
+}
+
+fn kept_prefix() -> Vec<u8> {
+    let change = Change::KeptPrefix { lsn: BASE + PREFIX_AT, prefix: "acme/old/" };
+    build(RUN, KEPT_PREFIX_AT, RUN.1, None, &[], &[Record { agent: u32::MAX, change }])
 }
 
 fn footer() -> Footer {
@@ -325,6 +357,8 @@ fn print_the_examples() {
     println!("{}", text("frame-append", &append(), APPEND_FIELDS));
     println!("{}", text("frame-changes", &changes(), CHANGES_FIELDS));
     println!("{}", text("frame-prefix", &prefix(), PREFIX_FIELDS));
+    println!("{}", text("frame-kept", &kept(), KEPT_FIELDS));
+    println!("{}", text("frame-kept-prefix", &kept_prefix(), KEPT_PREFIX_FIELDS));
     for (label, bytes) in parts(&footer) {
         let fields = match label {
             "footer-directory" => DIRECTORY_FIELDS.to_owned(),
@@ -377,13 +411,13 @@ fn the_segment_header_is_as_documented() {
 
 #[test]
 fn the_frames_are_as_documented() {
-    let (bytes, frame) = check_frame("frame-link", LINK_AT);
+    let (bytes, frame) = check_frame("frame-link", LOG, LINK_AT);
     assert_eq!(bytes, link());
     assert_eq!(frame.link, Some(Link { id: 1, end: 1_010_000 }));
     assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_052_800, 80, 0));
     assert_eq!((frame.digest, frame.records, frame.agents), (0, 0, 0));
 
-    let (bytes, frame) = check_frame("frame-append", APPEND_AT);
+    let (bytes, frame) = check_frame("frame-append", LOG, APPEND_AT);
     assert_eq!(bytes, append());
     assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_880, 1_000_000, TIME));
     assert_eq!((frame.header_len, frame.body_len), (104, 40));
@@ -391,13 +425,13 @@ fn the_frames_are_as_documented() {
     assert_eq!(agents, [FrameAgent { name: "acme/t-7", head: ABSENT }]);
     assert_eq!(records(&bytes[104..]).collect::<Vec<_>>(), [(0, first_entry())]);
 
-    let (bytes, frame) = check_frame("frame-changes", CHANGES_AT);
+    let (bytes, frame) = check_frame("frame-changes", LOG, CHANGES_AT);
     assert_eq!(bytes, changes());
     assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_024, 144, 232));
     let starts: Vec<usize> = records(&bytes[144..]).map(|(at, _)| at + 144 + 352).collect();
     assert_eq!(starts, [496, 544, 584, 608, 632, 656, 696, 712]);
 
-    let (bytes, frame) = check_frame("frame-prefix", PREFIX_AT);
+    let (bytes, frame) = check_frame("frame-prefix", LOG, PREFIX_AT);
     assert_eq!(bytes, prefix());
     assert_eq!(frame.lsn + bytes.len() as u64, BASE + DATA_END);
     // One behind the other, without a gap.
@@ -409,6 +443,27 @@ fn the_frames_are_as_documented() {
         at += len;
         assert_eq!(at, end);
     }
+}
+
+#[test]
+fn the_frames_of_a_run_are_as_documented() {
+    let (bytes, frame) = check_frame("frame-kept", RUN, KEPT_AT);
+    assert_eq!(bytes, kept());
+    assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_928, 1_052_800, TIME));
+    assert_eq!((frame.header_len, frame.body_len), (104, 96));
+    let starts: Vec<usize> = records(&bytes[104..]).map(|(at, _)| at + 104 + 128).collect();
+    assert_eq!(starts, [232, 280]);
+    assert_eq!(KEPT_AT + bytes.len() as u64, KEPT_PREFIX_AT);
+
+    let (bytes, frame) = check_frame("frame-kept-prefix", RUN, KEPT_PREFIX_AT);
+    assert_eq!(bytes, kept_prefix());
+    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_128, 64, 40));
+    let change = Change::KeptPrefix { lsn: 1_053_400, prefix: "acme/old/" };
+    assert_eq!(
+        records(&bytes[64..]).collect::<Vec<_>>(),
+        [(0, Record { agent: u32::MAX, change })]
+    );
+    assert_eq!(KEPT_PREFIX_AT + bytes.len() as u64, RUN_END);
 }
 
 #[test]
