@@ -9,28 +9,16 @@ use crate::segment::Segment;
 use crate::types::Retention;
 
 /// A change as it bears on the index: the bytes stay where they are.
+///
+/// Of a set, `len` is that of the record with its padding, and `revision` its own, if it is not the
+/// lsn of its frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied<'a> {
-    Append {
-        at: u64,
-        bytes: u64,
-        expires: bool,
-        lost: bool,
-    },
-    /// `revision`: its own, if it is not the lsn of its frame.
-    Set {
-        key: &'a str,
-        revision: Option<u64>,
-    },
-    Unset {
-        key: &'a str,
-    },
-    Truncate {
-        seq: u64,
-    },
-    Redact {
-        seq: u64,
-    },
+    Append { at: u64, bytes: u64, expires: bool, lost: bool },
+    Set { key: &'a str, len: u32, revision: Option<u64> },
+    Unset { key: &'a str },
+    Truncate { seq: u64 },
+    Redact { seq: u64 },
     Forget,
     Policy(Option<Retention>),
 }
@@ -45,8 +33,14 @@ impl<'a> Applied<'a> {
                 expires: a.expires.is_some(),
                 lost: a.flags & record::LOST != 0,
             },
-            Change::Set { key, .. } => Applied::Set { key, revision: None },
-            Change::Kept { key, revision, .. } => Applied::Set { key, revision: Some(revision) },
+            Change::Set { key, value } => {
+                Applied::Set { key, len: record::set_len(key, value, false), revision: None }
+            }
+            Change::Kept { key, revision, value } => Applied::Set {
+                key,
+                len: record::set_len(key, value, true),
+                revision: Some(revision),
+            },
             Change::Unset { key } => Applied::Unset { key },
             Change::Truncate { seq } => Applied::Truncate { seq },
             Change::Redact { seq } => Applied::Redact { seq },
@@ -104,13 +98,13 @@ impl Version {
                     self.head.flags |= Head::EXPIRES;
                 }
             }
-            Applied::Set { key, revision } => {
+            Applied::Set { key, len, revision } => {
                 self.begin_life(place);
                 let revision = revision.unwrap_or(place.lsn);
-                self.change_state(key, StateSlot { revision, spot: place.spot }, place);
+                self.change_state(key, StateSlot { revision, spot: place.spot, len }, place);
             }
             Applied::Unset { key } if self.head.life != 0 => {
-                let slot = StateSlot { revision: place.lsn, spot: Spot::default() };
+                let slot = StateSlot { revision: place.lsn, spot: Spot::default(), len: 0 };
                 self.change_state(key, slot, place);
             }
             Applied::Truncate { seq } if self.head.life != 0 => {

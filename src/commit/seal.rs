@@ -165,7 +165,10 @@ fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Result<(), Fau
     }
     let state: Vec<StateChange<'_>> = changes
         .iter()
-        .map(|(key, slot)| StateChange { key, revision: slot.revision, offset: slot.spot.0 })
+        .map(|(key, slot)| {
+            let StateSlot { revision, spot, len } = *slot;
+            StateChange { key, revision, offset: spot.0, len }
+        })
         .collect();
     let summary = Summary {
         name: &agent.name,

@@ -291,6 +291,12 @@ pub(crate) fn value_at(key: &str, kept: bool) -> u64 {
     PREFIX_LEN as u64 + revision + 8 + key.len() as u64
 }
 
+/// The length of a set's record, with padding.
+pub(crate) fn set_len(key: &str, value: &[u8], kept: bool) -> u32 {
+    let end = value_at(key, kept).saturating_add(value.len() as u64);
+    len32(usize::try_from(end).map_or(usize::MAX, align))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,5 +401,22 @@ mod tests {
         *bytes.last_mut().unwrap() = 0;
         bytes[PREFIX_LEN + 8] = 0xFF;
         assert!(decode(&bytes).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn the_length_of_a_set_is_known_before_it_is_encoded() {
+        for (key, value) in [("", &b""[..]), ("k", b"v"), ("key", b"a longer value"), ("é", b"")] {
+            for kept in [false, true] {
+                let change = match kept {
+                    true => Change::Kept { key, revision: 1, value },
+                    false => Change::Set { key, value },
+                };
+                let mut bytes = Vec::new();
+                encode(&mut bytes, 0, &change);
+                assert_eq!(set_len(key, value, kept) as usize, bytes.len());
+                let at = usize::try_from(value_at(key, kept)).unwrap();
+                assert_eq!(bytes[at..at + value.len()], *value);
+            }
+        }
     }
 }

@@ -257,13 +257,13 @@ pub(super) const DIRECTORY_FIELDS: &str = "\
 8 name: acme/t-7
 2 name_len: 8
 2 zero
-4 target: the block at 1044656
+4 target: the block at 1044672
 8 name: acme/t-8
 4052 filler";
 
 pub(super) const BLOCK_FIELDS: &str = "\
 4 check
-4 len: 176
+4 len: 192
 8 life: 1052880
 8 next: 3
 8 floor: 2
@@ -283,17 +283,19 @@ pub(super) const BLOCK_FIELDS: &str = "\
 8 maximum of group 0: 1763884800005
 8 redacted: 1
 4 state change at 128 of the block
-4 state change at 152 of the block
+4 state change at 160 of the block
 8 revision: 1053024
 4 offset: 544
+4 len: 40
 2 key_len: 4
-2 zero
+6 zero
 4 key: goal
 4 padding
 8 revision: 1053024
 4 offset: 0, unset
+4 len: 0
 2 key_len: 3
-2 zero
+6 zero
 3 key: old
 5 padding
 4 the block of acme/t-8: check
@@ -312,14 +314,14 @@ pub(super) const BLOCK_FIELDS: &str = "\
 
 pub(super) const PREFIXES_FIELDS: &str = "\
 4 check
-4 len: 3592
+4 len: 3576
 4 count: 1
 4 zero
 8 lsn: 1053400
 2 length: 9
 9 prefix: acme/old/
 5 padding
-3552 filler";
+3536 filler";
 
 pub(super) const TRAILER_FIELDS: &str = "\
 8 magic: memlogFT
@@ -342,9 +344,9 @@ pub(super) const TRAILER_FIELDS: &str = "\
 4 filter_pages: 1
 8 filter_at: 1040384
 8 blocks_at: 1044480
-8 blocks_len: 248
-8 prefixes_at: 1044728
-8 prefixes_len: 3592
+8 blocks_len: 264
+8 prefixes_at: 1044744
+8 prefixes_len: 3576
 8 agents: 2
 8 entries: 2
 8 bytes: 9

@@ -275,8 +275,8 @@ fn footer() -> Footer {
         ats: &[TIME + 5],
         bytes: 9,
         state: &[
-            StateChange { key: "goal", revision, offset: 544 / 8 },
-            StateChange { key: "old", revision, offset: 0 },
+            StateChange { key: "goal", revision, offset: 544 / 8, len: 40 },
+            StateChange { key: "old", revision, offset: 0, len: 0 },
         ],
         redacted: &[1],
         policy: Some(Some(Retention::new().max_entries(100))),
@@ -495,8 +495,8 @@ fn the_footer_is_as_documented() {
     assert_eq!(block.redacted().collect::<Vec<_>>(), [1]);
     assert_eq!(block.policy(), Some(Some(Retention::new().max_entries(100))));
     let states: Vec<_> = block.states().map(|state| state.unwrap()).collect();
-    assert_eq!((states[0].key, states[0].offset), ("goal", 544 / 8));
-    assert_eq!((states[1].key, states[1].offset), ("old", 0));
+    assert_eq!((states[0].key, states[0].offset, states[0].len), ("goal", 544 / 8, 584 - 544));
+    assert_eq!((states[1].key, states[1].offset, states[1].len), ("old", 0, 0));
     let (_, tombstone) = footer.find("acme/t-8").unwrap().unwrap();
     assert_eq!(tombstone.head(), ABSENT);
     let prefixes: Vec<_> = footer.prefixes().unwrap().map(|line| line.unwrap()).collect();

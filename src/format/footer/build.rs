@@ -239,6 +239,10 @@ impl Summary<'_> {
             (!self.redacted.is_sorted_by(|a, b| a < b), "redacted seqs are not in order"),
             (!self.state.is_sorted_by(|a, b| a.key < b.key), "keys are not in order"),
             (
+                !self.state.iter().all(StateChange::is_sound),
+                "a state change's record has an impossible length",
+            ),
+            (
                 self.first_seq.checked_add(self.offsets.len() as u64).is_none(),
                 "an extent ends beyond the last seq",
             ),
@@ -310,8 +314,9 @@ impl Summary<'_> {
         for change in self.state {
             out.extend_from_slice(&change.revision.to_le_bytes());
             out.extend_from_slice(&change.offset.to_le_bytes());
+            out.extend_from_slice(&change.len.to_le_bytes());
             out.extend_from_slice(&short(change.key.len())?.to_le_bytes());
-            out.extend_from_slice(&[0; 2]);
+            out.extend_from_slice(&[0; 6]);
             out.extend_from_slice(change.key.as_bytes());
             pad(out);
         }

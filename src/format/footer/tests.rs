@@ -51,7 +51,7 @@ struct Agent {
     offsets: Vec<u32>,
     ats: Vec<u64>,
     bytes: u64,
-    state: BTreeMap<String, (u64, u32)>,
+    state: BTreeMap<String, (u64, u32, u32)>,
     redacted: BTreeSet<u64>,
     policy: Option<Option<Retention>>,
 }
@@ -93,7 +93,11 @@ fn agent(random: &mut Random, busy: u64) -> Agent {
     }
     for _ in 0..random.below(2 + busy / 4) {
         let longest = if random.below(20) == 0 { 3000 } else { 60 };
-        agent.state.insert(random.text(longest), (random.next(), random.small()));
+        let (offset, len) = match random.below(4) {
+            0 => (0, 0),
+            _ => (random.small().max(1), 8 * (1 + random.small() % 500)),
+        };
+        agent.state.insert(random.text(longest), (random.next(), offset, len));
     }
     agent.redacted = (0..random.below(1 + busy / 8)).map(|_| random.below(500)).collect();
     let mut limit = || (random.below(2) == 0).then(|| random.below(1 << 50));
@@ -129,8 +133,12 @@ fn bound(model: &Model) -> Bound {
 }
 
 fn add(builder: &mut Builder, name: &str, agent: &Agent) -> Result<(), Fault> {
-    let change =
-        |(key, &(revision, offset))| StateChange { key: String::as_str(key), revision, offset };
+    let change = |(key, &(revision, offset, len))| StateChange {
+        key: String::as_str(key),
+        revision,
+        offset,
+        len,
+    };
     let summary = Summary {
         name,
         head: agent.head,
@@ -252,8 +260,8 @@ fn same(block: &Block, name: &str, agent: &Agent, file: &[u8], random: &mut Rand
     }
     assert!(block.redacted().eq(agent.redacted.iter().copied()));
     assert_eq!(block.states().len(), agent.state.len());
-    for (found, (key, &(revision, offset))) in block.states().zip(&agent.state) {
-        let wanted = StateChange { key, revision, offset };
+    for (found, (key, &(revision, offset, len))) in block.states().zip(&agent.state) {
+        let wanted = StateChange { key, revision, offset, len };
         assert_eq!(found, Ok(wanted));
     }
 }
@@ -401,6 +409,36 @@ fn hostile_bytes_do_no_harm() {
     }
 }
 
+/// The lengths of the blocks are held against each other even where checks do not protect.
+#[test]
+fn a_state_change_with_an_impossible_length_is_refused() {
+    let model = Model {
+        agents: BTreeMap::from([(
+            "a".to_owned(),
+            Agent {
+                head: Head { life: 1, ..Head::absent() },
+                state: BTreeMap::from([("key".to_owned(), (7, 9, 0x1230))]),
+                ..Agent::default()
+            },
+        )]),
+        ..Model::default()
+    };
+    let footer = build_tight(&model, &mut Random(8));
+    let found = footer.bytes.windows(4).position(|bytes| bytes == 0x1230_u32.to_le_bytes());
+    let (offset_at, len_at) = (found.unwrap() - 4, found.unwrap());
+    for (at, value) in
+        [(len_at, 0_u32), (len_at, 0x1234), (len_at, u32::MAX), (offset_at, 0), (len_at, 0x1238)]
+    {
+        let mut bytes = footer.bytes.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let touched = touched(&footer);
+        assert!(walk(&bytes, footer.trailer.file_len, &[], &touched).is_err(), "the check");
+        (0..bytes.len()).step_by(GRANULE).for_each(|at| touched.set(at));
+        let read = walk(&bytes, footer.trailer.file_len, &[], &touched);
+        assert_eq!(read.is_ok(), value == 0x1238, "{value:x} at {at}");
+    }
+}
+
 #[test]
 fn what_breaks_the_rules_is_refused_and_changes_nothing() {
     let mut random = Random(6);
@@ -413,7 +451,11 @@ fn what_breaks_the_rules_is_refused_and_changes_nothing() {
         (name.to_owned(), Agent { head: Head { life: 1, ..Head::absent() }, ..Agent::default() })
     };
     let absent = |agent: Agent| ("n".to_owned(), Agent { head: Head::absent(), ..agent });
-    let long_key = BTreeMap::from([("k".repeat(65_536), (1, 1))]);
+    let long_key = BTreeMap::from([("k".repeat(65_536), (1, 1, 8))]);
+    let change = |change| {
+        let state = BTreeMap::from([("k".to_owned(), change)]);
+        ("n".to_owned(), Agent { state, ..good("n").1 })
+    };
     for (name, bad) in [
         good("m"),
         good("a"),
@@ -425,6 +467,9 @@ fn what_breaks_the_rules_is_refused_and_changes_nothing() {
         ("n".into(), Agent { offsets: vec![1], ..good("n").1 }),
         ("n".into(), Agent { ats: vec![2, 1], offsets: vec![1; 33], ..good("n").1 }),
         ("n".into(), Agent { state: long_key, ..good("n").1 }),
+        change((1, 1, 0)),
+        change((1, 0, 8)),
+        change((1, 1, 12)),
         ("n".into(), Agent { head: Head { life: 1, flags: 256, ..Head::absent() }, ..good("n").1 }),
     ] {
         assert!(add(&mut builder, &name, &bad).is_err(), "{name:?} {bad:?}");
