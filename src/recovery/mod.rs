@@ -448,6 +448,7 @@ fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
         catalog.forget_prefix(&prefix, lsn);
         order.prefixes.push((lsn, prefix));
     }
+    order.record_bytes = replay.record_bytes;
     let progress = Progress { written: u64::MAX, durable: u64::MAX };
     let id = order.active.segment.id;
     for (name, version) in replay.into_versions() {

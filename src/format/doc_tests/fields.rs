@@ -350,7 +350,10 @@ pub(super) const TRAILER_FIELDS: &str = "\
 8 agents: 2
 8 entries: 2
 8 bytes: 9
-64 reserved";
+8 record_bytes: 304
+8 cleaned: 0
+8 state_bytes: 40
+40 reserved";
 
 pub(super) const MANIFEST_FIELDS: &str = "\
 8 magic: memlogMF

@@ -264,6 +264,8 @@ fn footer() -> Footer {
         lowest_lsn: first,
         highest_lsn: BASE + DATA_END,
         max_at: 0,
+        record_bytes: 40 + 232 + 32,
+        cleaned: 0,
     });
     let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
     let revision = BASE + CHANGES_AT;
@@ -479,6 +481,7 @@ fn the_footer_is_as_documented() {
     let trailer = Trailer::read(tail, CAPACITY).unwrap();
     assert_eq!(trailer, made.trailer);
     assert_eq!(trailer.footer_at, 1_036_288);
+    assert_eq!((trailer.facts.record_bytes, trailer.state_bytes), (304, 40));
     assert_eq!(trailer.footer_at + bytes.len() as u64, CAPACITY);
     let touched = Touched::new(bytes.len(), GRANULE);
     let footer = FooterRef::new(&trailer, &bytes, &touched).unwrap();

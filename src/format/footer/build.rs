@@ -52,6 +52,7 @@ pub(crate) struct Builder {
     prefix_count: u32,
     entries: u64,
     bytes: u64,
+    state_bytes: u64,
 }
 
 /// Where in `blocks` a block starts, in units of 8 bytes, and how long its name is.
@@ -74,6 +75,7 @@ impl Builder {
             prefix_count: 0,
             entries: 0,
             bytes: 0,
+            state_bytes: 0,
         }
     }
 
@@ -87,13 +89,15 @@ impl Builder {
         let place = Place { start: units(start)?, name_len: short(agent.name.len())? };
         let entries = self.entries.checked_add(agent.offsets.len() as u64).ok_or(TOO_LARGE)?;
         let bytes = self.bytes.checked_add(agent.bytes).ok_or(TOO_LARGE)?;
+        let lens = agent.state.iter().map(|change| u64::from(change.len));
+        let state_bytes = self.state_bytes.checked_add(lens.sum()).ok_or(TOO_LARGE)?;
         if let Err(fault) = agent.write(&mut self.blocks) {
             self.blocks.truncate(start);
             return Err(fault);
         }
         let last = agent.ats.last().copied().unwrap_or_default();
         self.facts.max_at = self.facts.max_at.max(last);
-        (self.entries, self.bytes) = (entries, bytes);
+        (self.entries, self.bytes, self.state_bytes) = (entries, bytes, state_bytes);
         self.places.push(place);
         self.hashes.push(name_hash);
         Ok(())
@@ -176,6 +180,7 @@ impl Builder {
             agents,
             entries: self.entries,
             bytes: self.bytes,
+            state_bytes: self.state_bytes,
         };
         trailer.validate(file_len)?;
         Ok(trailer)

@@ -132,6 +132,11 @@ fn bound(model: &Model) -> Bound {
     bound
 }
 
+fn state_bytes(model: &Model) -> u64 {
+    let changes = model.agents.values().flat_map(|agent| agent.state.values());
+    changes.map(|&(_, _, len)| u64::from(len)).sum()
+}
+
 fn add(builder: &mut Builder, name: &str, agent: &Agent) -> Result<(), Fault> {
     let change = |(key, &(revision, offset, len))| StateChange {
         key: String::as_str(key),
@@ -153,17 +158,21 @@ fn add(builder: &mut Builder, name: &str, agent: &Agent) -> Result<(), Fault> {
     builder.add(&summary, hash(name))
 }
 
-fn facts(random: &mut Random) -> SegmentFacts {
+/// The facts of a segment in which there is room for the records of so many bytes.
+fn facts(random: &mut Random, state_bytes: u64) -> SegmentFacts {
+    let record_bytes = state_bytes + 8 * random.below(10_000);
     SegmentFacts {
         store: u128::from(random.next()) << 64 | u128::from(random.next()),
         segment: random.next(),
         salt: random.next(),
         first_lsn: random.next(),
-        data_end: 8 * random.below(10_000),
+        data_end: record_bytes + 8 * random.below(10_000),
         generation: random.below(5),
         lowest_lsn: random.next(),
         highest_lsn: random.next(),
         max_at: random.below(2),
+        record_bytes,
+        cleaned: random.next(),
     }
 }
 
@@ -180,7 +189,7 @@ fn build(model: &Model, facts: SegmentFacts, file_len: u64) -> Result<Footer, Fa
 
 /// Builds in a file just as long as the bound allows.
 fn build_tight(model: &Model, random: &mut Random) -> Footer {
-    let facts = facts(random);
+    let facts = facts(random, state_bytes(model));
     let file_len = (facts.data_end + bound(model).bytes()).next_multiple_of(8);
     let footer = build(model, facts, file_len).expect("the bound is one");
     assert!(footer.trailer.footer_at >= facts.data_end);
@@ -199,6 +208,8 @@ fn compare(footer: &Footer, model: &Model, random: &mut Random) {
     assert_eq!(trailer, footer.trailer);
     assert_eq!(trailer.agents, model.agents.len() as u64);
     assert_eq!(trailer.entries, model.agents.values().map(|a| a.offsets.len() as u64).sum::<u64>());
+    assert_eq!(trailer.bytes, model.agents.values().map(|a| a.bytes).sum::<u64>());
+    assert_eq!(trailer.state_bytes, state_bytes(model));
     let highest = model.agents.values().filter_map(|a| a.ats.last()).max().copied();
     assert_eq!(trailer.facts.max_at, highest.unwrap_or_default().max(footer.trailer.facts.max_at));
 
@@ -440,11 +451,39 @@ fn a_state_change_with_an_impossible_length_is_refused() {
 }
 
 #[test]
+fn a_trailer_that_counts_too_much_is_refused() {
+    let mut random = Random(9);
+    let model = model(&mut random, 5, 20, 40);
+    let Footer { trailer, .. } = build_tight(&model, &mut random);
+    let read = |trailer: &Trailer| Trailer::read(&trailer.encode().unwrap(), trailer.file_len);
+    assert_eq!(read(&trailer), Ok(trailer));
+    let facts = trailer.facts;
+    let recorded =
+        |record_bytes| Trailer { facts: SegmentFacts { record_bytes, ..facts }, ..trailer };
+    for bad in [
+        recorded(facts.data_end + 1),
+        recorded(trailer.state_bytes - 1),
+        Trailer { state_bytes: facts.record_bytes + 1, ..trailer },
+        Trailer { state_bytes: u64::MAX, ..trailer },
+    ] {
+        assert!(read(&bad).is_err(), "{bad:?}");
+    }
+    for good in [facts.data_end, trailer.state_bytes].map(recorded) {
+        assert_eq!(read(&good), Ok(good));
+    }
+    let mut bytes = trailer.encode().unwrap();
+    bytes[216] = 1;
+    let check = trailer.check(&bytes, trailer.file_len).unwrap();
+    bytes[12..16].copy_from_slice(&check.to_le_bytes());
+    assert!(Trailer::read(&bytes, trailer.file_len).is_err(), "reserved bytes in use");
+}
+
+#[test]
 fn what_breaks_the_rules_is_refused_and_changes_nothing() {
     let mut random = Random(6);
     let mut model = Model::default();
     model.agents.insert("m".into(), agent(&mut random, 40));
-    let facts = facts(&mut random);
+    let facts = facts(&mut random, state_bytes(&model));
     let mut builder = Builder::new(facts);
     add(&mut builder, "m", &model.agents["m"]).unwrap();
     let good = |name: &str| {
