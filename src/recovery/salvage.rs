@@ -226,6 +226,8 @@ impl Salvage<'_> {
             capacity: header.capacity,
             data_end: 0,
             footer_check: 0,
+            dead: 0,
+            dead_since: 0,
         };
         let listed = line.unwrap_or(told);
         if (listed.salt, listed.base) != (told.salt, told.base) {

@@ -316,12 +316,28 @@ pub(super) const PREFIXES_FIELDS: &str = "\
 4 check
 4 len: 3576
 4 count: 1
-4 zero
+4 bounds: none
 8 lsn: 1053400
 2 length: 9
 9 prefix: acme/old/
 5 padding
 3536 filler";
+
+pub(super) const RUN_PREFIXES_FIELDS: &str = "\
+4 check
+4 len: 3712
+4 count: 1
+4 bounds: 1
+2 from_len: 0, from the first name
+2 to_len: 6
+4 zero
+6 to: acme/u
+2 padding
+8 lsn: 1053400
+2 length: 9
+9 prefix: acme/old/
+5 padding
+3656 filler";
 
 pub(super) const TRAILER_FIELDS: &str = "\
 8 magic: memlogFT
@@ -379,6 +395,8 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 1 role: sealed
 1 layout: log
 2 zero
+8 dead: 48
+8 dead_since: 1763884800000
 8 id: 3
 8 salt: 77
 8 base: 2101248
@@ -388,6 +406,8 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 1 role: active
 1 layout: log
 2 zero
+8 dead: 0
+8 dead_since: 0
 8 lsn: 1053400
 4 length: 9
 9 prefix: acme/old/

@@ -4,13 +4,14 @@
 //! `cargo test --lib print_the_examples -- --ignored --nocapture` prints them anew.
 
 mod fields;
+mod run;
 
 use std::fmt::Write;
 
 use fields::{
     APPEND_FIELDS, BLOCK_FIELDS, CHANGES_FIELDS, DIRECTORY_FIELDS, HEADER_FIELDS, KEPT_FIELDS,
     KEPT_PREFIX_FIELDS, LINK_FIELDS, MANIFEST_FIELDS, PREFIX_FIELDS, PREFIXES_FIELDS,
-    TRAILER_FIELDS,
+    RUN_PREFIXES_FIELDS, TRAILER_FIELDS,
 };
 
 use super::check::{crc, mask};
@@ -44,11 +45,6 @@ const DATA_END: u64 = 824;
 /// A segment: its salt and its base.
 type Home = (u64, u64);
 const LOG: Home = (SALT, BASE);
-/// A run of what the log segment holds.
-const RUN: Home = (0x0f1e_2d3c_4b5a_6978, BASE + 128);
-const KEPT_AT: u64 = 128;
-const KEPT_PREFIX_AT: u64 = 328;
-const RUN_END: u64 = 432;
 
 /// The bytes of the fenced block `label`: each line an offset, bytes, and a comment behind `;`.
 /// `*N` repeats the byte before it up to N times in all.
@@ -235,23 +231,6 @@ fn prefix() -> Vec<u8> {
     build(LOG, PREFIX_AT, BASE + CHANGES_AT, None, &[], &[Record { agent: u32::MAX, change }])
 }
 
-/// What is left of the agent in a run: the entry above its floor, and the value with its revision.
-fn kept() -> Vec<u8> {
-    let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
-    let head = Head { life: life(), next: 2, floor: 2, flags };
-    let records = [
-        second_entry(),
-        Change::Kept { key: "goal", revision: BASE + CHANGES_AT, value: b"refund" },
-    ]
-    .map(|change| Record { agent: 0, change });
-    build(RUN, KEPT_AT, RUN.1, None, &[FrameAgent { name: "acme/t-7", head }], &records)
-}
-
-fn kept_prefix() -> Vec<u8> {
-    let change = Change::KeptPrefix { lsn: BASE + PREFIX_AT, prefix: "acme/old/" };
-    build(RUN, KEPT_PREFIX_AT, RUN.1, None, &[], &[Record { agent: u32::MAX, change }])
-}
-
 fn footer() -> Footer {
     let first = BASE + HEADER_LEN as u64;
     let mut builder = Builder::new(SegmentFacts {
@@ -315,6 +294,8 @@ fn manifest(footer_check: u32) -> Manifest {
         capacity: CAPACITY,
         data_end,
         footer_check,
+        dead: 0,
+        dead_since: 0,
     };
     Manifest {
         store: STORE,
@@ -325,7 +306,11 @@ fn manifest(footer_check: u32) -> Manifest {
         time: TIME,
         clean_end: 0,
         segments: vec![
-            line(2, Role::Sealed, BASE, DATA_END, footer_check),
+            Listed {
+                dead: 48,
+                dead_since: TIME,
+                ..line(2, Role::Sealed, BASE, DATA_END, footer_check)
+            },
             Listed { salt: 77, ..line(3, Role::Active, BASE + CAPACITY, 0, 0) },
         ],
         forgotten: vec![Forgotten { prefix: "acme/old/".into(), lsn: BASE + PREFIX_AT }],
@@ -359,8 +344,8 @@ fn print_the_examples() {
     println!("{}", text("frame-append", &append(), APPEND_FIELDS));
     println!("{}", text("frame-changes", &changes(), CHANGES_FIELDS));
     println!("{}", text("frame-prefix", &prefix(), PREFIX_FIELDS));
-    println!("{}", text("frame-kept", &kept(), KEPT_FIELDS));
-    println!("{}", text("frame-kept-prefix", &kept_prefix(), KEPT_PREFIX_FIELDS));
+    println!("{}", text("frame-kept", &run::kept(), KEPT_FIELDS));
+    println!("{}", text("frame-kept-prefix", &run::kept_prefix(), KEPT_PREFIX_FIELDS));
     for (label, bytes) in parts(&footer) {
         let fields = match label {
             "footer-directory" => DIRECTORY_FIELDS.to_owned(),
@@ -371,6 +356,7 @@ fn print_the_examples() {
         };
         println!("{}", text(label, bytes, &fields));
     }
+    println!("{}", text("run-prefixes", parts(&run::footer())[3].1, RUN_PREFIXES_FIELDS));
     println!("{}", text("manifest", &manifest(check).encode(), MANIFEST_FIELDS));
     for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 256)] {
         println!("mask({salt:016x}, {position}) = {:08x}", mask(salt, position));
@@ -445,27 +431,6 @@ fn the_frames_are_as_documented() {
         at += len;
         assert_eq!(at, end);
     }
-}
-
-#[test]
-fn the_frames_of_a_run_are_as_documented() {
-    let (bytes, frame) = check_frame("frame-kept", RUN, KEPT_AT);
-    assert_eq!(bytes, kept());
-    assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_928, 1_052_800, TIME));
-    assert_eq!((frame.header_len, frame.body_len), (104, 96));
-    let starts: Vec<usize> = records(&bytes[104..]).map(|(at, _)| at + 104 + 128).collect();
-    assert_eq!(starts, [232, 280]);
-    assert_eq!(KEPT_AT + bytes.len() as u64, KEPT_PREFIX_AT);
-
-    let (bytes, frame) = check_frame("frame-kept-prefix", RUN, KEPT_PREFIX_AT);
-    assert_eq!(bytes, kept_prefix());
-    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_128, 64, 40));
-    let change = Change::KeptPrefix { lsn: 1_053_400, prefix: "acme/old/" };
-    assert_eq!(
-        records(&bytes[64..]).collect::<Vec<_>>(),
-        [(0, Record { agent: u32::MAX, change })]
-    );
-    assert_eq!(KEPT_PREFIX_AT + bytes.len() as u64, RUN_END);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use super::*;
 use crate::format::head::Head;
 use crate::types::Retention;
 
+mod rules;
+
 /// SplitMix64.
 struct Random(u64);
 
@@ -60,6 +62,7 @@ struct Agent {
 struct Model {
     agents: BTreeMap<String, Agent>,
     prefixes: Vec<(u64, String)>,
+    bounds: Option<(String, Option<String>)>,
 }
 
 fn hash(name: &str) -> u64 {
@@ -114,7 +117,19 @@ fn model(random: &mut Random, agents: u64, busy: u64, longest: usize) -> Model {
     for lsn in 0..random.below(5) {
         model.prefixes.push((lsn * 8, random.text(longest)));
     }
+    model.bounds = bounds(random, &model.agents);
     model
+}
+
+/// Bounds that the agents are within, tight or not; or none.
+fn bounds(
+    random: &mut Random,
+    agents: &BTreeMap<String, Agent>,
+) -> Option<(String, Option<String>)> {
+    let from = agents.keys().next().cloned().filter(|_| random.below(2) == 0);
+    let above = agents.keys().next_back().filter(|_| random.below(2) == 0);
+    let to = above.map(|last| format!("{last}!")).filter(|to| to.len() <= MAX_NAME);
+    (random.below(3) > 0).then(|| (from.unwrap_or_default(), to))
 }
 
 fn bound(model: &Model) -> Bound {
@@ -129,6 +144,9 @@ fn bound(model: &Model) -> Bound {
         }
     }
     model.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
+    if let Some((from, to)) = &model.bounds {
+        bound.add_bounds(from.len(), to.as_ref().map_or(0, String::len));
+    }
     bound
 }
 
@@ -183,6 +201,9 @@ fn build(model: &Model, facts: SegmentFacts, file_len: u64) -> Result<Footer, Fa
     }
     for (lsn, prefix) in &model.prefixes {
         builder.add_prefix(*lsn, prefix)?;
+    }
+    if let Some((from, to)) = &model.bounds {
+        builder.set_bounds(from, to.as_deref())?;
     }
     builder.finish(file_len)
 }
@@ -250,6 +271,8 @@ fn compare(footer: &Footer, model: &Model, random: &mut Random) {
     let prefixes: Vec<_> =
         footer.prefixes().unwrap().map(|p| p.map(|(l, p)| (l, p.to_owned())).unwrap()).collect();
     assert_eq!(prefixes, model.prefixes);
+    let bounds = model.bounds.as_ref().map(|(from, to)| (from.as_str(), to.as_deref()));
+    assert_eq!(footer.bounds(), Ok(bounds));
 }
 
 fn same(block: &Block, name: &str, agent: &Agent, file: &[u8], random: &mut Random) {
@@ -283,6 +306,7 @@ fn walk(bytes: &[u8], file_len: u64, hashes: &[u64], touched: &Touched) -> Resul
     let trailer = Trailer::read(&bytes[tail..], file_len)?;
     let footer = FooterRef::new(&trailer, bytes, touched)?;
     let mut steps = footer.prefixes()?.collect::<Result<Vec<_>, _>>()?.len();
+    steps += usize::from(footer.bounds()?.is_some());
     for &hash in hashes {
         steps += usize::from(footer.may_contain(hash)?);
     }
@@ -344,7 +368,8 @@ fn name_at(i: u32) -> String {
 #[test]
 fn a_change_of_any_byte_is_found() {
     let mut random = Random(3);
-    let model = model(&mut random, 12, 70, 80);
+    let mut model = model(&mut random, 12, 70, 80);
+    model.bounds = Some((String::new(), Some("\u{10FFFF}".into())));
     let Footer { mut bytes, trailer } = build_tight(&model, &mut random);
     let hashes: Vec<u64> = model.agents.keys().map(|name| hash(name)).collect();
     let fresh = || Touched::new(bytes.len(), GRANULE);
@@ -418,107 +443,4 @@ fn hostile_bytes_do_no_harm() {
             let _ = walk(&bytes, footer.trailer.file_len, &hashes, &touched);
         }
     }
-}
-
-/// The lengths of the blocks are held against each other even where checks do not protect.
-#[test]
-fn a_state_change_with_an_impossible_length_is_refused() {
-    let model = Model {
-        agents: BTreeMap::from([(
-            "a".to_owned(),
-            Agent {
-                head: Head { life: 1, ..Head::absent() },
-                state: BTreeMap::from([("key".to_owned(), (7, 9, 0x1230))]),
-                ..Agent::default()
-            },
-        )]),
-        ..Model::default()
-    };
-    let footer = build_tight(&model, &mut Random(8));
-    let found = footer.bytes.windows(4).position(|bytes| bytes == 0x1230_u32.to_le_bytes());
-    let (offset_at, len_at) = (found.unwrap() - 4, found.unwrap());
-    for (at, value) in
-        [(len_at, 0_u32), (len_at, 0x1234), (len_at, u32::MAX), (offset_at, 0), (len_at, 0x1238)]
-    {
-        let mut bytes = footer.bytes.clone();
-        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        let touched = touched(&footer);
-        assert!(walk(&bytes, footer.trailer.file_len, &[], &touched).is_err(), "the check");
-        (0..bytes.len()).step_by(GRANULE).for_each(|at| touched.set(at));
-        let read = walk(&bytes, footer.trailer.file_len, &[], &touched);
-        assert_eq!(read.is_ok(), value == 0x1238, "{value:x} at {at}");
-    }
-}
-
-#[test]
-fn a_trailer_that_counts_too_much_is_refused() {
-    let mut random = Random(9);
-    let model = model(&mut random, 5, 20, 40);
-    let Footer { trailer, .. } = build_tight(&model, &mut random);
-    let read = |trailer: &Trailer| Trailer::read(&trailer.encode().unwrap(), trailer.file_len);
-    assert_eq!(read(&trailer), Ok(trailer));
-    let facts = trailer.facts;
-    let recorded =
-        |record_bytes| Trailer { facts: SegmentFacts { record_bytes, ..facts }, ..trailer };
-    for bad in [
-        recorded(facts.data_end + 1),
-        recorded(trailer.state_bytes - 1),
-        Trailer { state_bytes: facts.record_bytes + 1, ..trailer },
-        Trailer { state_bytes: u64::MAX, ..trailer },
-    ] {
-        assert!(read(&bad).is_err(), "{bad:?}");
-    }
-    for good in [facts.data_end, trailer.state_bytes].map(recorded) {
-        assert_eq!(read(&good), Ok(good));
-    }
-    let mut bytes = trailer.encode().unwrap();
-    bytes[216] = 1;
-    let check = trailer.check(&bytes, trailer.file_len).unwrap();
-    bytes[12..16].copy_from_slice(&check.to_le_bytes());
-    assert!(Trailer::read(&bytes, trailer.file_len).is_err(), "reserved bytes in use");
-}
-
-#[test]
-fn what_breaks_the_rules_is_refused_and_changes_nothing() {
-    let mut random = Random(6);
-    let mut model = Model::default();
-    model.agents.insert("m".into(), agent(&mut random, 40));
-    let facts = facts(&mut random, state_bytes(&model));
-    let mut builder = Builder::new(facts);
-    add(&mut builder, "m", &model.agents["m"]).unwrap();
-    let good = |name: &str| {
-        (name.to_owned(), Agent { head: Head { life: 1, ..Head::absent() }, ..Agent::default() })
-    };
-    let absent = |agent: Agent| ("n".to_owned(), Agent { head: Head::absent(), ..agent });
-    let long_key = BTreeMap::from([("k".repeat(65_536), (1, 1, 8))]);
-    let change = |change| {
-        let state = BTreeMap::from([("k".to_owned(), change)]);
-        ("n".to_owned(), Agent { state, ..good("n").1 })
-    };
-    for (name, bad) in [
-        good("m"),
-        good("a"),
-        good(""),
-        good(&"n".repeat(513)),
-        absent(Agent { offsets: vec![1], ats: vec![1], ..Agent::default() }),
-        absent(Agent { policy: Some(None), ..Agent::default() }),
-        absent(Agent { redacted: BTreeSet::from([1]), ..Agent::default() }),
-        ("n".into(), Agent { offsets: vec![1], ..good("n").1 }),
-        ("n".into(), Agent { ats: vec![2, 1], offsets: vec![1; 33], ..good("n").1 }),
-        ("n".into(), Agent { state: long_key, ..good("n").1 }),
-        change((1, 1, 0)),
-        change((1, 0, 8)),
-        change((1, 1, 12)),
-        ("n".into(), Agent { head: Head { life: 1, flags: 256, ..Head::absent() }, ..good("n").1 }),
-    ] {
-        assert!(add(&mut builder, &name, &bad).is_err(), "{name:?} {bad:?}");
-    }
-    assert!(builder.add_prefix(1, "").is_err());
-    let file_len = facts.data_end.next_multiple_of(4096) + 65_536;
-    let footer = builder.finish(file_len).unwrap();
-    assert_eq!(footer.bytes, build(&model, facts, file_len).unwrap().bytes);
-    compare(&footer, &model, &mut random);
-    assert!(build(&model, facts, file_len + 4).is_err());
-    assert!(build(&model, facts, facts.data_end + 8192).is_err());
-    assert!(build(&model, facts, 0).is_err());
 }
