@@ -164,3 +164,15 @@ fn what_breaks_the_rules_is_refused_and_changes_nothing() {
     assert!(build(&model, facts, facts.data_end + 8192).is_err());
     assert!(build(&model, facts, 0).is_err());
 }
+
+/// Of a footer the slack of a page hides what is not counted.
+#[test]
+fn bounds_count_as_much_as_they_take() {
+    for (from, to) in [("", ""), ("a", ""), ("acme/t-7", "acme/t-8"), ("", &*"n".repeat(512))] {
+        let mut bound = Bound::new();
+        let before = bound.bytes();
+        bound.add_bounds(from.len(), to.len());
+        let to = Some(to).filter(|to| !to.is_empty());
+        assert_eq!(bound.bytes() - before, bounds::write((from, to)).unwrap().len() as u64);
+    }
+}
