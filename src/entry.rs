@@ -191,14 +191,21 @@ impl StateValue {
         key: &str,
         revision: u64,
     ) -> Result<Self> {
-        match segment.record(offset)?.change {
-            Change::Set { key: found, value } if found == key => Ok(StateValue {
-                key: key.into(),
-                value: pinned(segment, offset.saturating_add(record::value_at(key)), value),
-                revision: Lsn(revision),
-            }),
-            _ => Err(segment.damage(offset, "the index leads to a record that is not this key's")),
-        }
+        let (value, kept) = match segment.record(offset)?.change {
+            Change::Set { key: found, value } if found == key => (value, false),
+            Change::Kept { key: found, revision: told, value }
+                if found == key && told == revision =>
+            {
+                (value, true)
+            }
+            _ => {
+                let reason = "the index leads to a record that is not this key's";
+                return Err(segment.damage(offset, reason));
+            }
+        };
+        let value_at = offset.saturating_add(record::value_at(key, kept));
+        let value = pinned(segment, value_at, value);
+        Ok(StateValue { key: key.into(), value, revision: Lsn(revision) })
     }
 
     /// The key.

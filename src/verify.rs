@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use crate::catalog::name_seed;
+use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::commit::Engine;
-use crate::commit::seal::AgentAtEnd;
+use crate::commit::seal::Contents;
 use crate::error::{Damage, Error};
 use crate::format::Fault;
+use crate::format::footer::{Block, StateChange};
 use crate::manifest;
 use crate::recovery::replay::Replay;
 use crate::segment::Segment;
@@ -73,8 +75,7 @@ fn check_sealed(engine: &Engine, segment: &Arc<Segment>, found: &mut Found) {
         found.error(&error);
         return;
     }
-    let whole = replay.map(|replay| replay.at_end());
-    if let Err(fault) = check_footer(segment, whole) {
+    if let Err(fault) = check_footer(segment, replay) {
         found.fault(segment, trailer.footer_at, fault);
     }
 }
@@ -117,16 +118,30 @@ fn check_frames(
 }
 
 /// Verifies every structure of a footer, and holds it against what the frames say.
-fn check_footer(segment: &Segment, expected: Option<Vec<AgentAtEnd>>) -> Result<(), Fault> {
+fn check_footer(segment: &Segment, replay: Option<Replay>) -> Result<(), Fault> {
     segment.check_footer()?;
     let Some(Ok(footer)) = segment.footer() else {
         return Err(Fault("the footer cannot be read"));
     };
-    let Some(expected) = expected else { return Ok(()) };
-    if footer.trailer().agents != expected.len() as u64 {
+    let Some(replay) = replay else { return Ok(()) };
+    let trailer = footer.trailer();
+    let Contents { record_bytes, agents, prefixes, .. } = replay.contents(trailer.facts.data_end);
+    if trailer.facts.record_bytes != record_bytes {
+        return Err(Fault("the footer and the frames count different bytes of records"));
+    }
+    let mut expected = prefixes.iter().map(|(lsn, prefix)| (*lsn, &**prefix));
+    for line in footer.prefixes()? {
+        if expected.next() != Some(line?) {
+            return Err(Fault("the footer and the frames tell of different prefixes"));
+        }
+    }
+    if expected.next().is_some() {
+        return Err(Fault("the footer lacks a prefix"));
+    }
+    if trailer.agents != agents.len() as u64 {
         return Err(Fault("the footer and the frames tell of different agents"));
     }
-    for agent in expected {
+    for agent in agents {
         if !footer.may_contain(agent.hash)? {
             return Err(Fault("the filter lacks an agent"));
         }
@@ -138,6 +153,30 @@ fn check_footer(segment: &Segment, expected: Option<Vec<AgentAtEnd>>) -> Result<
         if block.head() != agent.head || !listed.eq(spots) {
             return Err(Fault("a footer's block and the frames disagree"));
         }
+        check_states(&block, agent.part.as_ref())?;
     }
     Ok(())
 }
+
+/// Holds the state changes of a block against what the frames say.
+fn check_states(block: &Block<'_>, part: Option<&Part>) -> Result<(), Fault> {
+    let mut expected: Vec<(Box<str>, StateSlot)> = Vec::new();
+    if let Some(part) = part {
+        part.states("", u64::MAX, |key, slot| expected.push((key.into(), slot)));
+    }
+    let mut expected = expected.iter();
+    for found in block.states() {
+        let StateChange { key, revision, offset, len } = found?;
+        let slot = StateSlot { revision, spot: Spot(offset), len };
+        if expected.next().is_none_or(|(wanted, last)| **wanted != *key || *last != slot) {
+            return Err(Fault("a footer's state changes and the frames disagree"));
+        }
+    }
+    match expected.next() {
+        None => Ok(()),
+        Some(_) => Err(Fault("a footer's block lacks a state change")),
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
-use crate::format::footer::Block;
+use crate::format::footer::{Block, StateChange};
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::types::Retention;
@@ -209,7 +209,8 @@ impl Base {
         self.extents.extend(Extent::of(segment, at, block));
         for change in block.states() {
             let change = change.map_err(|fault| segment.footer_damage(fault))?;
-            let slot = StateSlot { revision: change.revision, spot: Spot(change.offset) };
+            let StateChange { revision, offset, len, .. } = change;
+            let slot = StateSlot { revision, spot: Spot(offset), len };
             if slot.spot.offset().is_some() {
                 let value = BaseState { segment: Arc::clone(segment), slot };
                 self.state.insert(change.key.into(), value);

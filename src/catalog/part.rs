@@ -36,10 +36,12 @@ impl Spot {
 /// The last change of a key in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateSlot {
-    /// The lsn of the batch that wrote it.
+    /// The lsn of the batch that wrote it, also where a run keeps it.
     pub(crate) revision: u64,
     /// Where the value lies; nowhere if the key was unset.
     pub(crate) spot: Spot,
+    /// Bytes of the record that holds the value, with padding; 0 if the key was unset.
+    pub(crate) len: u32,
 }
 
 /// Every change of every key in one segment: versions pick what they may see by revision.

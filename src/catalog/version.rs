@@ -9,10 +9,13 @@ use crate::segment::Segment;
 use crate::types::Retention;
 
 /// A change as it bears on the index: the bytes stay where they are.
+///
+/// Of a set, `len` is that of the record with its padding, and `revision` its own, if it is not the
+/// lsn of its frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied<'a> {
     Append { at: u64, bytes: u64, expires: bool, lost: bool },
-    Set { key: &'a str },
+    Set { key: &'a str, len: u32, revision: Option<u64> },
     Unset { key: &'a str },
     Truncate { seq: u64 },
     Redact { seq: u64 },
@@ -30,13 +33,20 @@ impl<'a> Applied<'a> {
                 expires: a.expires.is_some(),
                 lost: a.flags & record::LOST != 0,
             },
-            Change::Set { key, .. } => Applied::Set { key },
+            Change::Set { key, value } => {
+                Applied::Set { key, len: record::set_len(key, value, false), revision: None }
+            }
+            Change::Kept { key, revision, value } => Applied::Set {
+                key,
+                len: record::set_len(key, value, true),
+                revision: Some(revision),
+            },
             Change::Unset { key } => Applied::Unset { key },
             Change::Truncate { seq } => Applied::Truncate { seq },
             Change::Redact { seq } => Applied::Redact { seq },
             Change::Forget => Applied::Forget,
             Change::Policy(policy) => Applied::Policy(policy),
-            Change::ForgetPrefix { .. } => return None,
+            Change::ForgetPrefix { .. } | Change::KeptPrefix { .. } => return None,
         })
     }
 }
@@ -88,12 +98,14 @@ impl Version {
                     self.head.flags |= Head::EXPIRES;
                 }
             }
-            Applied::Set { key } => {
+            Applied::Set { key, len, revision } => {
                 self.begin_life(place);
-                self.change_state(key, place.spot, place);
+                let revision = revision.unwrap_or(place.lsn);
+                self.change_state(key, StateSlot { revision, spot: place.spot, len }, place);
             }
             Applied::Unset { key } if self.head.life != 0 => {
-                self.change_state(key, Spot::default(), place);
+                let slot = StateSlot { revision: place.lsn, spot: Spot::default(), len: 0 };
+                self.change_state(key, slot, place);
             }
             Applied::Truncate { seq } if self.head.life != 0 => {
                 self.head.floor = self.head.floor.max(seq.min(self.head.next));
@@ -152,9 +164,9 @@ impl Version {
         }
     }
 
-    fn change_state(&mut self, key: &str, spot: Spot, place: &Place<'_>) {
+    fn change_state(&mut self, key: &str, slot: StateSlot, place: &Place<'_>) {
         self.head.flags |= Head::STATE;
-        self.part(place.segment).change_state(key, StateSlot { revision: place.lsn, spot });
+        self.part(place.segment).change_state(key, slot);
     }
 
     /// The part of the segment that is written now. When that is another one than before, the part

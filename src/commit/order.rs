@@ -41,6 +41,8 @@ pub(crate) struct Order {
     pub(crate) touched: Vec<Arc<Resident>>,
     /// The prefixes forgotten in the active segment.
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
+    /// Bytes of the bodies of the frames in the active segment.
+    pub(crate) record_bytes: u64,
     /// Where the last frame with records in it ends.
     pub(crate) content_end: u64,
     pub(crate) spares: VecDeque<LogFile>,
@@ -60,6 +62,8 @@ pub(crate) struct Sealing {
     pub(crate) file: LogFile,
     /// Offset at which its frames end.
     pub(crate) data_end: u64,
+    /// Bytes of the bodies of its frames.
+    pub(crate) record_bytes: u64,
     /// The lsn behind the first frame of the next segment, which says where this one ends.
     pub(crate) linked: u64,
     pub(crate) touched: Vec<Arc<Resident>>,
@@ -101,6 +105,7 @@ impl Order {
             table_bytes: 0,
             touched: Vec::new(),
             prefixes: Vec::new(),
+            record_bytes: 0,
             content_end,
             spares: VecDeque::new(),
             sealing: VecDeque::new(),
@@ -146,6 +151,7 @@ impl Order {
         let link = Link { id: self.active.segment.id, end: self.end() };
         let file = std::mem::replace(&mut self.active, next);
         let data_end = std::mem::replace(&mut self.tail, FIRST_FRAME);
+        let record_bytes = std::mem::take(&mut self.record_bytes);
         self.last_filled = data_end;
         self.bound = Bound::new();
         self.table_bytes = 0;
@@ -154,6 +160,7 @@ impl Order {
         self.sealing.push_back(Arc::new(Sealing {
             file,
             data_end,
+            record_bytes,
             linked: self.end(),
             touched: std::mem::take(&mut self.touched),
             prefixes: std::mem::take(&mut self.prefixes),
@@ -164,6 +171,7 @@ impl Order {
     /// Queues a frame at the tail.
     fn enqueue(&mut self, header: Vec<u8>, body: Vec<u8>, time: u64) {
         let len = (header.len() + body.len()) as u64;
+        self.record_bytes += body.len() as u64;
         let frame = Queued { header, body, offset: self.tail, time };
         match self.queue.last_mut() {
             Some(group) if group.file.segment.id == self.active.segment.id => {
@@ -452,7 +460,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
                 bound.add_entry();
                 6
             }
-            Change::Set { key, .. } | Change::Unset { key } => {
+            Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
                 bound.add_state(key.len());
                 96 + key.len()
             }
@@ -464,7 +472,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
                 bound.add_policy();
                 64
             }
-            Change::ForgetPrefix { prefix } => {
+            Change::ForgetPrefix { prefix } | Change::KeptPrefix { prefix, .. } => {
                 bound.add_prefix(prefix.len());
                 64 + prefix.len()
             }

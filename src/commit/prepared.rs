@@ -149,7 +149,7 @@ impl Prepared {
         }
         let size = match change {
             Change::Append(a) => a.meta.len() + a.payload.len(),
-            Change::Set { key, value } => key.len() + value.len(),
+            Change::Set { key, value } | Change::Kept { key, value, .. } => key.len() + value.len(),
             _ => 0,
         };
         if self.body.len().saturating_add(size) > MAX_BATCH {
@@ -161,9 +161,11 @@ impl Prepared {
         self.digest = frame::fold(self.digest, plain);
         self.records += 1;
         match change {
-            Change::Append(_) | Change::Set { .. } => self.erasing = false,
+            Change::Append(_) | Change::Set { .. } | Change::Kept { .. } => self.erasing = false,
             Change::Truncate { .. } | Change::Redact { .. } => self.checked = true,
-            Change::Forget | Change::ForgetPrefix { .. } => self.forgets = true,
+            Change::Forget | Change::ForgetPrefix { .. } | Change::KeptPrefix { .. } => {
+                self.forgets = true;
+            }
             Change::Unset { .. } | Change::Policy(_) => {}
         }
     }

@@ -44,8 +44,13 @@ impl Engine {
             let (head, part) = resident.lock().at_end_of(segment.id)?;
             Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
         });
-        let (end, len) = (job.data_end, segment.capacity);
-        let footer = build_footer(self.store, segment, end, len, agents.collect(), &job.prefixes)?;
+        let contents = Contents {
+            data_end: job.data_end,
+            record_bytes: job.record_bytes,
+            agents: agents.collect(),
+            prefixes: &job.prefixes,
+        };
+        let footer = build_footer(self.store, segment, segment.capacity, contents)?;
         job.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         job.file.sync().inspect_err(|cause| self.log.poison(cause))?;
         let check = footer_check(&footer);
@@ -122,15 +127,24 @@ pub(crate) struct AgentAtEnd {
     pub(crate) part: Option<Part>,
 }
 
-/// Makes the footer of a segment whose frames end at `data_end` and whose file at `file_len`.
+/// What the footer of a segment is made from.
+pub(crate) struct Contents<'a> {
+    /// Offset at which its frames end.
+    pub(crate) data_end: u64,
+    /// Bytes of the bodies of its frames.
+    pub(crate) record_bytes: u64,
+    pub(crate) agents: Vec<AgentAtEnd>,
+    pub(crate) prefixes: &'a [(u64, Box<str>)],
+}
+
+/// Makes the footer of a log segment whose file ends at `file_len`.
 pub(crate) fn build_footer(
     store: u128,
     segment: &Segment,
-    data_end: u64,
     file_len: u64,
-    mut agents: Vec<AgentAtEnd>,
-    prefixes: &[(u64, Box<str>)],
+    contents: Contents<'_>,
 ) -> Result<Footer> {
+    let Contents { data_end, record_bytes, mut agents, prefixes } = contents;
     agents.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     agents.dedup_by(|a, b| a.name == b.name);
     let first_lsn = segment.base.saturating_add(crate::segment::writer::FIRST_FRAME);
@@ -144,6 +158,8 @@ pub(crate) fn build_footer(
         lowest_lsn: first_lsn,
         highest_lsn: segment.base.saturating_add(data_end),
         max_at: 0,
+        record_bytes,
+        cleaned: 0,
     });
     let mut fill = || {
         agents.iter().try_for_each(|agent| add(&mut builder, agent))?;
@@ -166,7 +182,10 @@ pub(crate) fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Res
     }
     let state: Vec<StateChange<'_>> = changes
         .iter()
-        .map(|(key, slot)| StateChange { key, revision: slot.revision, offset: slot.spot.0 })
+        .map(|(key, slot)| {
+            let StateSlot { revision, spot, len } = *slot;
+            StateChange { key, revision, offset: spot.0, len }
+        })
         .collect();
     let summary = Summary {
         name: &agent.name,

@@ -37,6 +37,10 @@ pub(crate) struct Listed {
     pub(crate) data_end: u64,
     /// Sealed: the check stored in its footer's trailer, which ties the footer to this line.
     pub(crate) footer_check: u32,
+    /// Sealed: bytes of its records that are known to be dead. Otherwise 0.
+    pub(crate) dead: u64,
+    /// Sealed: when the oldest of them died, in ms since 1970; 0 if none is known to have.
+    pub(crate) dead_since: u64,
 }
 
 /// A forgotten prefix: every life that began before `lsn` under it is dead.
@@ -97,7 +101,7 @@ impl From<Fault> for ManifestFault {
 
 impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128 + self.segments.len() * 64);
+        let mut out = Vec::with_capacity(128 + self.segments.len() * 80);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -206,6 +210,8 @@ fn encode_listed(out: &mut Vec<u8>, segment: &Listed) {
         Role::Draft => 4,
     };
     out.extend_from_slice(&[role, u8::from(segment.run), 0, 0]);
+    out.extend_from_slice(&segment.dead.to_le_bytes());
+    out.extend_from_slice(&segment.dead_since.to_le_bytes());
 }
 
 fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
@@ -220,7 +226,8 @@ fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
     };
     let run = cursor.u8()? != 0;
     let _zero = cursor.u16()?;
-    Ok(Listed { id, salt, role, run, base, capacity, data_end, footer_check })
+    let (dead, dead_since) = (cursor.u64()?, cursor.u64()?);
+    Ok(Listed { id, salt, role, run, base, capacity, data_end, footer_check, dead, dead_since })
 }
 
 #[cfg(test)]
@@ -241,11 +248,13 @@ mod tests {
                 id: 1,
                 salt: 2,
                 role: Role::Sealed,
-                run: false,
+                run: true,
                 base: 3,
                 capacity: 4096,
                 data_end: 200,
                 footer_check: 9,
+                dead: 1 << 40,
+                dead_since: 1_763_884_800_000,
             }],
             forgotten: vec![Forgotten { prefix: "acme/".into(), lsn: 8 }],
             obsolete: vec![12],

@@ -34,6 +34,8 @@ const REDACT: u8 = 5;
 const FORGET: u8 = 6;
 const POLICY: u8 = 7;
 const FORGET_PREFIX: u8 = 8;
+const KEPT_SET: u8 = 9;
+const KEPT_PREFIX: u8 = 10;
 
 /// An entry's fields as they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +53,37 @@ pub(crate) struct Append<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change<'a> {
     Append(Append<'a>),
-    Set { key: &'a str, value: &'a [u8] },
-    Unset { key: &'a str },
-    Truncate { seq: u64 },
-    Redact { seq: u64 },
+    Set {
+        key: &'a str,
+        value: &'a [u8],
+    },
+    Unset {
+        key: &'a str,
+    },
+    Truncate {
+        seq: u64,
+    },
+    Redact {
+        seq: u64,
+    },
     Forget,
     Policy(Option<Retention>),
-    ForgetPrefix { prefix: &'a str },
+    ForgetPrefix {
+        prefix: &'a str,
+    },
+    /// A set that was moved to a run: its revision is not the lsn of its frame. Only runs are
+    /// written with it.
+    Kept {
+        key: &'a str,
+        revision: u64,
+        value: &'a [u8],
+    },
+    /// A forgotten prefix that was moved to a run, with the lsn of its forgetting. Only runs are
+    /// written with it.
+    KeptPrefix {
+        lsn: u64,
+        prefix: &'a str,
+    },
 }
 
 /// A decoded record.
@@ -84,8 +110,10 @@ pub(crate) fn encode(out: &mut Vec<u8>, agent: u32, change: &Change<'_>) -> u32 
         Change::Forget => (FORGET, 0, 0),
         Change::Policy(p) => (POLICY, if p.is_none() { CLEARED } else { 0 }, 0),
         Change::ForgetPrefix { .. } => (FORGET_PREFIX, 0, 0),
+        Change::Kept { .. } => (KEPT_SET, 0, 0),
+        Change::KeptPrefix { .. } => (KEPT_PREFIX, 0, 0),
     };
-    let agent = if tag == FORGET_PREFIX { NO_AGENT } else { agent };
+    let agent = if matches!(tag, FORGET_PREFIX | KEPT_PREFIX) { NO_AGENT } else { agent };
     out.extend_from_slice(&[tag, flags]);
     out.extend_from_slice(&kind.to_le_bytes());
     out.extend_from_slice(&agent.to_le_bytes());
@@ -128,6 +156,17 @@ fn encode_body(out: &mut Vec<u8>, change: &Change<'_>) {
         }
         Change::Forget | Change::Policy(None) => {}
         Change::ForgetPrefix { prefix } => out.extend_from_slice(prefix.as_bytes()),
+        Change::Kept { key, revision, value } => {
+            out.extend_from_slice(&revision.to_le_bytes());
+            out.extend_from_slice(&len32(key.len()).to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(value);
+        }
+        Change::KeptPrefix { lsn, prefix } => {
+            out.extend_from_slice(&lsn.to_le_bytes());
+            out.extend_from_slice(prefix.as_bytes());
+        }
     }
 }
 
@@ -189,9 +228,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
     let change = match tag {
         APPEND => Change::Append(decode_append(&mut cursor, flags, kind)?),
         SET => {
-            let key_len = cursor.length()?;
-            let _zero = cursor.u32()?;
-            Change::Set { key: text(cursor.bytes(key_len)?)?, value: cursor.rest() }
+            let (key, value) = decode_set(&mut cursor)?;
+            Change::Set { key, value }
         }
         UNSET => Change::Unset { key: text(cursor.rest())? },
         TRUNCATE => Change::Truncate { seq: cursor.u64()? },
@@ -207,6 +245,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
             }))
         }
         FORGET_PREFIX => Change::ForgetPrefix { prefix: text(cursor.rest())? },
+        KEPT_SET => {
+            let revision = cursor.u64()?;
+            let (key, value) = decode_set(&mut cursor)?;
+            Change::Kept { key, revision, value }
+        }
+        KEPT_PREFIX => {
+            let lsn = cursor.u64()?;
+            Change::KeptPrefix { lsn, prefix: text(cursor.rest())? }
+        }
         _ => return Err(Fault("a record is of an unknown type")),
     };
     Ok(Record { agent, change })
@@ -221,6 +268,13 @@ fn decode_append<'a>(cursor: &mut Cursor<'a>, flags: u8, kind: Kind) -> Result<A
     Ok(Append { at, kind, weight, flags, expires, meta, payload: cursor.rest() })
 }
 
+/// Key and value of a set.
+fn decode_set<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a str, &'a [u8]), Fault> {
+    let key_len = cursor.length()?;
+    let _zero = cursor.u32()?;
+    Ok((text(cursor.bytes(key_len)?)?, cursor.rest()))
+}
+
 fn text(bytes: &[u8]) -> Result<&str, Fault> {
     std::str::from_utf8(bytes).map_err(|_| Fault("a name or key is not UTF-8"))
 }
@@ -231,9 +285,16 @@ pub(crate) fn payload_at(append: &Append<'_>) -> u64 {
     APPEND_LEN as u64 + expires + append.meta.len() as u64
 }
 
-/// Where the value of a set begins, counted from the record.
-pub(crate) fn value_at(key: &str) -> u64 {
-    PREFIX_LEN as u64 + 8 + key.len() as u64
+/// Where the value of a set begins, counted from the record; of a `kept` one, it has a revision.
+pub(crate) fn value_at(key: &str, kept: bool) -> u64 {
+    let revision = if kept { 8 } else { 0 };
+    PREFIX_LEN as u64 + revision + 8 + key.len() as u64
+}
+
+/// The length of a set's record, with padding.
+pub(crate) fn set_len(key: &str, value: &[u8], kept: bool) -> u32 {
+    let end = value_at(key, kept).saturating_add(value.len() as u64);
+    len32(usize::try_from(end).map_or(usize::MAX, align))
 }
 
 #[cfg(test)]
@@ -262,6 +323,8 @@ mod tests {
             Change::Forget,
             Change::Policy(Some(policy)),
             Change::Policy(None),
+            Change::Kept { key: "k", revision: 1 << 40, value: b"v" },
+            Change::Kept { key: "", revision: 0, value: b"" },
         ];
         let mut body = Vec::new();
         for change in &changes {
@@ -278,5 +341,82 @@ mod tests {
             at += len;
         }
         assert_eq!(at, body.len());
+    }
+
+    #[test]
+    fn records_of_no_agent_say_so() {
+        for change in [
+            Change::ForgetPrefix { prefix: "acme/" },
+            Change::KeptPrefix { lsn: 1 << 40, prefix: "acme/" },
+            Change::KeptPrefix { lsn: 0, prefix: "" },
+        ] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, 3, &change);
+            assert_eq!(decode(&bytes), Ok(Record { agent: NO_AGENT, change }));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_seen() {
+        for change in [
+            Change::Set { key: "key", value: b"value" },
+            Change::Kept { key: "key", revision: 7 << 33, value: b"value" },
+            Change::KeptPrefix { lsn: 7 << 33, prefix: "acme/old/" },
+        ] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, 3, &change);
+            bind(&mut bytes, 11, 4096).unwrap();
+            verify(&bytes, 11, 4096).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(verify(&bad, 11, 4096).is_err(), "bit {bit} of {change:?}");
+            }
+        }
+    }
+
+    /// Without their checks: what the lengths lead to must be within the record.
+    #[test]
+    fn hostile_lengths_in_kept_records_are_refused() {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, 0, &Change::Kept { key: "key", revision: 5, value: b"value" });
+        let key_len_at = PREFIX_LEN + 8;
+        for key_len in [0, 3, 8, 9, u32::MAX] {
+            let mut bad = bytes.clone();
+            assert!(put_at(&mut bad, key_len_at, &key_len.to_le_bytes()));
+            assert_eq!(decode(&bad).is_ok(), key_len <= 8, "{key_len}");
+        }
+        for len in [0, 15, 16, 24, 31, 32, 35, 40, 41, u32::MAX] {
+            let mut bad = bytes.clone();
+            assert!(put_at(&mut bad, 4, &len.to_le_bytes()));
+            assert_eq!(decode(&bad).is_ok(), (35..=40).contains(&len), "{len}");
+        }
+        let mut bytes = Vec::new();
+        encode(&mut bytes, 0, &Change::KeptPrefix { lsn: 5, prefix: "acme/old/" });
+        for len in [0, 15, 16, 23, 24, 33, 40, 41, u32::MAX] {
+            let mut bad = bytes.clone();
+            assert!(put_at(&mut bad, 4, &len.to_le_bytes()));
+            assert_eq!(decode(&bad).is_ok(), (24..=40).contains(&len), "{len}");
+        }
+        *bytes.last_mut().unwrap() = 0;
+        bytes[PREFIX_LEN + 8] = 0xFF;
+        assert!(decode(&bytes).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn the_length_of_a_set_is_known_before_it_is_encoded() {
+        for (key, value) in [("", &b""[..]), ("k", b"v"), ("key", b"a longer value"), ("é", b"")] {
+            for kept in [false, true] {
+                let change = match kept {
+                    true => Change::Kept { key, revision: 1, value },
+                    false => Change::Set { key, value },
+                };
+                let mut bytes = Vec::new();
+                encode(&mut bytes, 0, &change);
+                assert_eq!(set_len(key, value, kept) as usize, bytes.len());
+                let at = usize::try_from(value_at(key, kept)).unwrap();
+                assert_eq!(bytes[at..at + value.len()], *value);
+            }
+        }
     }
 }

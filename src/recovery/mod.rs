@@ -387,6 +387,9 @@ impl Opening<'_> {
                 *line = listed;
             }
             for (lsn, prefix) in prefixes {
+                // One that a run keeps may be older than the one that is listed.
+                let listed = manifest.forgotten.iter().filter(|line| *line.prefix == *prefix);
+                let lsn = listed.map(|line| line.lsn).fold(lsn, u64::max);
                 manifest.forgotten.retain(|line| *line.prefix != *prefix);
                 manifest.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
             }
@@ -445,6 +448,7 @@ fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
         catalog.forget_prefix(&prefix, lsn);
         order.prefixes.push((lsn, prefix));
     }
+    order.record_bytes = replay.record_bytes;
     let progress = Progress { written: u64::MAX, durable: u64::MAX };
     let id = order.active.segment.id;
     for (name, version) in replay.into_versions() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::catalog::hash_name;
 use crate::catalog::part::Spot;
 use crate::catalog::version::{Applied, Place, Version};
-use crate::commit::seal::AgentAtEnd;
+use crate::commit::seal::{AgentAtEnd, Contents};
 use crate::format::Fault;
 use crate::format::head::Head;
 use crate::format::record::Change;
@@ -23,11 +23,21 @@ pub(crate) struct Replay {
     /// Frames with records, and their bytes.
     pub(crate) frames: u64,
     pub(crate) bytes: u64,
+    /// Bytes of the bodies of the frames.
+    pub(crate) record_bytes: u64,
 }
 
 impl Replay {
     pub(crate) fn new(segment: Arc<Segment>, seed: u64) -> Self {
-        Replay { segment, seed, agents: BTreeMap::new(), prefixes: Vec::new(), frames: 0, bytes: 0 }
+        Replay {
+            segment,
+            seed,
+            agents: BTreeMap::new(),
+            prefixes: Vec::new(),
+            frames: 0,
+            bytes: 0,
+            record_bytes: 0,
+        }
     }
 
     /// Applies a frame. Its records lie where the segment has them.
@@ -37,6 +47,7 @@ impl Replay {
         }
         self.frames += 1;
         self.bytes = self.bytes.saturating_add(frame.header.len() as u64);
+        self.record_bytes = self.record_bytes.saturating_add(frame.body.len() as u64);
         let names: Vec<Arc<str>> = frame.agents.iter().map(|a| Arc::from(a.name)).collect();
         for (agent, name) in frame.agents.iter().zip(&names) {
             let version =
@@ -48,8 +59,10 @@ impl Replay {
         let lsn = frame.header.lsn;
         for (ordinal, placed) in frame.records().enumerate() {
             let placed = placed?;
-            if let Change::ForgetPrefix { prefix } = placed.record.change {
-                self.prefixes.push((lsn, prefix.into()));
+            match placed.record.change {
+                Change::ForgetPrefix { prefix } => self.prefixes.push((lsn, prefix.into())),
+                Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
+                _ => {}
             }
             let Some(change) = Applied::of(&placed.record.change) else { continue };
             let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);
@@ -64,6 +77,12 @@ impl Replay {
     /// True if nothing happened in the segment that a footer would tell of.
     pub(crate) fn is_empty(&self) -> bool {
         self.agents.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// What the footer is to say.
+    pub(crate) fn contents(&self, data_end: u64) -> Contents<'_> {
+        let (agents, record_bytes) = (self.at_end(), self.record_bytes);
+        Contents { data_end, record_bytes, agents, prefixes: &self.prefixes }
     }
 
     /// What the footer is to say of each agent.

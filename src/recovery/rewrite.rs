@@ -162,16 +162,15 @@ impl Rewrite<'_> {
             replay.apply(&frame).map_err(damage)?;
             at += frame.header.len();
         }
-        let (agents, prefixes) = (replay.at_end(), std::mem::take(&mut replay.prefixes));
         let len = segment.capacity;
-        let footer = build_footer(self.store, segment, end as u64, len, agents, &prefixes)?;
+        let footer = build_footer(self.store, segment, len, replay.contents(end as u64))?;
         file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         file.sync()?;
         let check = footer_check(&footer);
         segment.load_footer(Some(check))?;
         let listed =
             Listed { role: Role::Sealed, data_end: end as u64, footer_check: check, ..*line };
-        Ok(Done { segment: Arc::clone(segment), listed, prefixes })
+        Ok(Done { segment: Arc::clone(segment), listed, prefixes: replay.prefixes })
     }
 
     /// Creates the file of a copy, or of the next active segment.
@@ -196,10 +195,14 @@ fn bound_of(stretch: &Stretch, from: usize) -> Result<Bound> {
         for placed in frame.records() {
             match placed.map_err(damage)?.record.change {
                 Change::Append(_) => bound.add_entry(),
-                Change::Set { key, .. } | Change::Unset { key } => bound.add_state(key.len()),
+                Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
+                    bound.add_state(key.len());
+                }
                 Change::Redact { .. } => bound.add_redaction(),
                 Change::Policy(_) => bound.add_policy(),
-                Change::ForgetPrefix { prefix } => bound.add_prefix(prefix.len()),
+                Change::ForgetPrefix { prefix } | Change::KeptPrefix { prefix, .. } => {
+                    bound.add_prefix(prefix.len());
+                }
                 Change::Truncate { .. } | Change::Forget => {}
             }
         }

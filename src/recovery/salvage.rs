@@ -226,6 +226,8 @@ impl Salvage<'_> {
             capacity: header.capacity,
             data_end: 0,
             footer_check: 0,
+            dead: 0,
+            dead_since: 0,
         };
         let listed = line.unwrap_or(told);
         if (listed.salt, listed.base) != (told.salt, told.base) {
@@ -383,12 +385,12 @@ impl Salvage<'_> {
     fn adopt(
         &mut self,
         segment: &Arc<Segment>,
-        mut replay: Replay,
+        replay: Replay,
         end: usize,
     ) -> Result<Arc<Segment>> {
-        let (agents, prefixes) = (replay.at_end(), std::mem::take(&mut replay.prefixes));
+        let contents = replay.contents(end as u64);
         let mut bound = Bound::new();
-        for agent in &agents {
+        for agent in &contents.agents {
             bound.add_agent(agent.name.len());
             if let Some(part) = &agent.part {
                 (0..part.count).for_each(|_| bound.add_entry());
@@ -397,11 +399,11 @@ impl Salvage<'_> {
                 part.states("", u64::MAX, |key, _| bound.add_state(key.len()));
             }
         }
-        prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
+        contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
         // As if the file went on far enough for the footer.
         let len = (end as u64).saturating_add(bound.bytes()).next_multiple_of(4096);
-        let footer = build_footer(self.store, segment, end as u64, len, agents, &prefixes)?;
-        for (lsn, prefix) in prefixes {
+        let footer = build_footer(self.store, segment, len, contents)?;
+        for (lsn, prefix) in replay.prefixes {
             self.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
         }
         segment.adopt_footer(footer.bytes, len)?;

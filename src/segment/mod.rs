@@ -186,11 +186,19 @@ impl Segment {
         let footer = footer.with_touched(&touched);
         footer.check_directory()?;
         footer.check_filter()?;
-        let mut agents = 0u64;
+        let (mut agents, mut state_bytes) = (0u64, 0u64);
+        let bounds = footer.bounds()?;
         let mut position = footer.first();
         while let Some((name, block)) = footer.entry(position)? {
-            if footer.block_at(block)?.name() != name {
+            let block = footer.block_at(block)?;
+            if block.name() != name {
                 return Err(Fault("the directory leads to the block of another agent"));
+            }
+            if bounds.is_some_and(|bounds| !footer::contain(bounds, name)) {
+                return Err(Fault("an agent lies outside the names that the run covers"));
+            }
+            for change in block.states() {
+                state_bytes = state_bytes.saturating_add(u64::from(change?.len));
             }
             agents += 1;
             position = footer.next(position)?;
@@ -198,6 +206,9 @@ impl Segment {
         footer.prefixes()?.try_for_each(|line| line.map(drop))?;
         if agents != footer.trailer().agents {
             return Err(Fault("the directory and the trailer count different agents"));
+        }
+        if state_bytes != footer.trailer().state_bytes {
+            return Err(Fault("the blocks and the trailer count different bytes of state"));
         }
         Ok(())
     }

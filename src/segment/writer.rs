@@ -126,7 +126,18 @@ fn write_header(file: &dyn File, store: u128, listed: &Listed) -> std::io::Resul
 
 /// The line of the manifest for a new segment.
 pub(crate) fn new_listed(id: u64, salt: u64, base: u64, capacity: u64, role: Role) -> Listed {
-    Listed { id, salt, role, run: false, base, capacity, data_end: 0, footer_check: 0 }
+    Listed {
+        id,
+        salt,
+        role,
+        run: false,
+        base,
+        capacity,
+        data_end: 0,
+        footer_check: 0,
+        dead: 0,
+        dead_since: 0,
+    }
 }
 
 /// The offset of the first frame.

@@ -177,6 +177,74 @@ pub(super) const PREFIX_FIELDS: &str = "\
 9 prefix: acme/old/
 7 padding";
 
+pub(super) const KEPT_FIELDS: &str = "\
+4 check
+4 header_len: 104
+8 salt
+8 lsn: 1052928 = base + 128
+8 durable: 1052800, the base
+8 time: 1763884800000
+4 body_len: 96
+4 digest
+4 records: 2
+4 agents: 1
+4 flags: none
+4 zero
+8 agent 0: life: 1052880
+8 next: 2
+8 floor: 2
+2 flags: STATE, REDACTED, POLICY, EXPIRES
+2 name_len: 8
+4 zero
+8 name: acme/t-7
+4 record at 232 of the file: check
+4 len: 42
+1 type: append
+1 flags: JOINED, EXPIRES
+2 kind: 300
+4 agent: 0
+8 at: 1763884800005
+4 weight: 0
+4 meta_len: 0
+8 expires: 1763884801000
+2 payload: ok
+6 padding
+4 record at 280: check
+4 len: 42
+1 type: kept set
+1 flags: none
+2 zero
+4 agent: 0
+8 revision: 1053024
+4 key_len: 4
+4 zero
+4 key: goal
+6 value: refund
+6 padding";
+
+pub(super) const KEPT_PREFIX_FIELDS: &str = "\
+4 check
+4 header_len: 64
+8 salt
+8 lsn: 1053128 = base + 328
+8 durable: 1052800
+8 time: 1763884800000
+4 body_len: 40
+4 digest
+4 records: 1
+4 agents: 0
+4 flags: none
+4 zero
+4 record at 392 of the file: check
+4 len: 33
+1 type: kept prefix
+1 flags: none
+2 zero
+4 agent: none
+8 lsn: 1053400
+9 prefix: acme/old/
+7 padding";
+
 pub(super) const DIRECTORY_FIELDS: &str = "\
 4 check
 2 count: 2
@@ -189,13 +257,13 @@ pub(super) const DIRECTORY_FIELDS: &str = "\
 8 name: acme/t-7
 2 name_len: 8
 2 zero
-4 target: the block at 1044656
+4 target: the block at 1044672
 8 name: acme/t-8
 4052 filler";
 
 pub(super) const BLOCK_FIELDS: &str = "\
 4 check
-4 len: 176
+4 len: 192
 8 life: 1052880
 8 next: 3
 8 floor: 2
@@ -215,17 +283,19 @@ pub(super) const BLOCK_FIELDS: &str = "\
 8 maximum of group 0: 1763884800005
 8 redacted: 1
 4 state change at 128 of the block
-4 state change at 152 of the block
+4 state change at 160 of the block
 8 revision: 1053024
 4 offset: 544
+4 len: 40
 2 key_len: 4
-2 zero
+6 zero
 4 key: goal
 4 padding
 8 revision: 1053024
 4 offset: 0, unset
+4 len: 0
 2 key_len: 3
-2 zero
+6 zero
 3 key: old
 5 padding
 4 the block of acme/t-8: check
@@ -244,14 +314,30 @@ pub(super) const BLOCK_FIELDS: &str = "\
 
 pub(super) const PREFIXES_FIELDS: &str = "\
 4 check
-4 len: 3592
+4 len: 3576
 4 count: 1
-4 zero
+4 bounds: none
 8 lsn: 1053400
 2 length: 9
 9 prefix: acme/old/
 5 padding
-3552 filler";
+3536 filler";
+
+pub(super) const RUN_PREFIXES_FIELDS: &str = "\
+4 check
+4 len: 3712
+4 count: 1
+4 bounds: 1
+2 from_len: 0, from the first name
+2 to_len: 6
+4 zero
+6 to: acme/u
+2 padding
+8 lsn: 1053400
+2 length: 9
+9 prefix: acme/old/
+5 padding
+3656 filler";
 
 pub(super) const TRAILER_FIELDS: &str = "\
 8 magic: memlogFT
@@ -274,13 +360,16 @@ pub(super) const TRAILER_FIELDS: &str = "\
 4 filter_pages: 1
 8 filter_at: 1040384
 8 blocks_at: 1044480
-8 blocks_len: 248
-8 prefixes_at: 1044728
-8 prefixes_len: 3592
+8 blocks_len: 264
+8 prefixes_at: 1044744
+8 prefixes_len: 3576
 8 agents: 2
 8 entries: 2
 8 bytes: 9
-64 reserved";
+8 record_bytes: 304
+8 cleaned: 0
+8 state_bytes: 40
+40 reserved";
 
 pub(super) const MANIFEST_FIELDS: &str = "\
 8 magic: memlogMF
@@ -306,6 +395,8 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 1 role: sealed
 1 layout: log
 2 zero
+8 dead: 48
+8 dead_since: 1763884800000
 8 id: 3
 8 salt: 77
 8 base: 2101248
@@ -315,6 +406,8 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 1 role: active
 1 layout: log
 2 zero
+8 dead: 0
+8 dead_since: 0
 8 lsn: 1053400
 4 length: 9
 9 prefix: acme/old/

@@ -4,12 +4,14 @@
 //! `cargo test --lib print_the_examples -- --ignored --nocapture` prints them anew.
 
 mod fields;
+mod run;
 
 use std::fmt::Write;
 
 use fields::{
-    APPEND_FIELDS, BLOCK_FIELDS, CHANGES_FIELDS, DIRECTORY_FIELDS, HEADER_FIELDS, LINK_FIELDS,
-    MANIFEST_FIELDS, PREFIX_FIELDS, PREFIXES_FIELDS, TRAILER_FIELDS,
+    APPEND_FIELDS, BLOCK_FIELDS, CHANGES_FIELDS, DIRECTORY_FIELDS, HEADER_FIELDS, KEPT_FIELDS,
+    KEPT_PREFIX_FIELDS, LINK_FIELDS, MANIFEST_FIELDS, PREFIX_FIELDS, PREFIXES_FIELDS,
+    RUN_PREFIXES_FIELDS, TRAILER_FIELDS,
 };
 
 use super::check::{crc, mask};
@@ -39,6 +41,10 @@ const APPEND_AT: u64 = 208;
 const CHANGES_AT: u64 = 352;
 const PREFIX_AT: u64 = 728;
 const DATA_END: u64 = 824;
+
+/// A segment: its salt and its base.
+type Home = (u64, u64);
+const LOG: Home = (SALT, BASE);
 
 /// The bytes of the fenced block `label`: each line an offset, bytes, and a comment behind `;`.
 /// `*N` repeats the byte before it up to N times in all.
@@ -105,8 +111,9 @@ fn header() -> Header {
     Header { store: STORE, id: 2, salt: SALT, base: BASE, capacity: CAPACITY, layout: Layout::Log }
 }
 
-/// Builds a frame at `offset` of the segment of the examples.
+/// Builds a frame at `offset` of a segment of the examples.
 fn build(
+    (salt, base): Home,
     offset: u64,
     durable: u64,
     link: Option<Link>,
@@ -125,27 +132,28 @@ fn build(
         count += 1;
     }
     let mut head = builder.finish(body.len(), digest, count);
-    let place = Place { salt: SALT, offset, lsn: BASE + offset, durable, time: TIME };
+    let place = Place { salt, offset, lsn: base + offset, durable, time: TIME };
     frame::seal(&mut head, &mut body, &place).unwrap();
     head.extend_from_slice(&body);
     head
 }
 
 /// Decodes a frame of the document with every check, and builds it again from what was decoded.
-fn check_frame(label: &str, offset: u64) -> (Vec<u8>, FrameHeader) {
+fn check_frame(label: &str, home: Home, offset: u64) -> (Vec<u8>, FrameHeader) {
+    let (salt, base) = home;
     let bytes = example(label);
-    let header = frame::decode_header(&bytes, SALT, BASE, offset).unwrap();
+    let header = frame::decode_header(&bytes, salt, base, offset).unwrap();
     assert_eq!(header.len(), bytes.len(), "{label}");
     let agents = frame::agents(&header, &bytes).unwrap();
     let body = &bytes[header.header_len..];
-    frame::verify_body(&header, body, SALT, offset + header.header_len as u64).unwrap();
+    frame::verify_body(&header, body, salt, offset + header.header_len as u64).unwrap();
     let records: Vec<Record<'_>> = records(body).map(|(_, record)| record).collect();
     assert_eq!(records.len(), header.records as usize);
     assert_eq!(agents.len(), header.agents as usize);
-    let again = build(offset, header.durable, header.link, &agents, &records);
+    let again = build(home, offset, header.durable, header.link, &agents, &records);
     assert_eq!(again, bytes, "{label}");
     for other in [offset - 8, offset + 8] {
-        assert!(frame::decode_header(&bytes, SALT, BASE, other).is_err(), "bound to its place");
+        assert!(frame::decode_header(&bytes, salt, base, other).is_err(), "bound to its place");
     }
     (bytes, header)
 }
@@ -161,7 +169,7 @@ fn records(body: &[u8]) -> impl Iterator<Item = (usize, Record<'_>)> {
 }
 
 fn link() -> Vec<u8> {
-    build(LINK_AT, 1_000_000, Some(Link { id: 1, end: 1_010_000 }), &[], &[])
+    build(LOG, LINK_AT, 1_000_000, Some(Link { id: 1, end: 1_010_000 }), &[], &[])
 }
 
 fn first_entry() -> Record<'static> {
@@ -179,19 +187,15 @@ fn first_entry() -> Record<'static> {
 
 fn append() -> Vec<u8> {
     let agent = FrameAgent { name: "acme/t-7", head: ABSENT };
-    build(APPEND_AT, 1_000_000, None, &[agent], &[first_entry()])
+    build(LOG, APPEND_AT, 1_000_000, None, &[agent], &[first_entry()])
 }
 
 fn life() -> u64 {
     BASE + APPEND_AT
 }
 
-fn changes() -> Vec<u8> {
-    let agents = [
-        FrameAgent { name: "acme/t-7", head: Head { life: life(), next: 2, floor: 1, flags: 0 } },
-        FrameAgent { name: "acme/t-8", head: Head { life: 4224, next: 9, floor: 1, flags: 0 } },
-    ];
-    let append = Append {
+fn second_entry() -> Change<'static> {
+    Change::Append(Append {
         at: TIME + 5,
         kind: Kind::new(300),
         weight: 0,
@@ -199,11 +203,18 @@ fn changes() -> Vec<u8> {
         expires: Some(TIME + 1000),
         meta: b"",
         payload: b"ok",
-    };
+    })
+}
+
+fn changes() -> Vec<u8> {
+    let agents = [
+        FrameAgent { name: "acme/t-7", head: Head { life: life(), next: 2, floor: 1, flags: 0 } },
+        FrameAgent { name: "acme/t-8", head: Head { life: 4224, next: 9, floor: 1, flags: 0 } },
+    ];
     let policy = Retention::new().max_entries(100);
     let of = |agent, change| Record { agent, change };
     let records = [
-        of(0, Change::Append(append)),
+        of(0, second_entry()),
         of(0, Change::Set { key: "goal", value: b"refund" }),
         of(0, Change::Unset { key: "old" }),
         of(0, Change::Redact { seq: 1 }),
@@ -212,12 +223,12 @@ fn changes() -> Vec<u8> {
         of(1, Change::Policy(None)),
         of(1, Change::Forget),
     ];
-    build(CHANGES_AT, BASE + APPEND_AT, None, &agents, &records)
+    build(LOG, CHANGES_AT, BASE + APPEND_AT, None, &agents, &records)
 }
 
 fn prefix() -> Vec<u8> {
     let change = Change::ForgetPrefix { prefix: "acme/old/" };
-    build(PREFIX_AT, BASE + CHANGES_AT, None, &[], &[Record { agent: u32::MAX, change }])
+    build(LOG, PREFIX_AT, BASE + CHANGES_AT, None, &[], &[Record { agent: u32::MAX, change }])
 }
 
 fn footer() -> Footer {
@@ -232,6 +243,8 @@ fn footer() -> Footer {
         lowest_lsn: first,
         highest_lsn: BASE + DATA_END,
         max_at: 0,
+        record_bytes: 40 + 232 + 32,
+        cleaned: 0,
     });
     let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
     let revision = BASE + CHANGES_AT;
@@ -243,8 +256,8 @@ fn footer() -> Footer {
         ats: &[TIME + 5],
         bytes: 9,
         state: &[
-            StateChange { key: "goal", revision, offset: 544 / 8 },
-            StateChange { key: "old", revision, offset: 0 },
+            StateChange { key: "goal", revision, offset: 544 / 8, len: 40 },
+            StateChange { key: "old", revision, offset: 0, len: 0 },
         ],
         redacted: &[1],
         policy: Some(Some(Retention::new().max_entries(100))),
@@ -281,6 +294,8 @@ fn manifest(footer_check: u32) -> Manifest {
         capacity: CAPACITY,
         data_end,
         footer_check,
+        dead: 0,
+        dead_since: 0,
     };
     Manifest {
         store: STORE,
@@ -291,7 +306,11 @@ fn manifest(footer_check: u32) -> Manifest {
         time: TIME,
         clean_end: 0,
         segments: vec![
-            line(2, Role::Sealed, BASE, DATA_END, footer_check),
+            Listed {
+                dead: 48,
+                dead_since: TIME,
+                ..line(2, Role::Sealed, BASE, DATA_END, footer_check)
+            },
             Listed { salt: 77, ..line(3, Role::Active, BASE + CAPACITY, 0, 0) },
         ],
         forgotten: vec![Forgotten { prefix: "acme/old/".into(), lsn: BASE + PREFIX_AT }],
@@ -325,6 +344,8 @@ fn print_the_examples() {
     println!("{}", text("frame-append", &append(), APPEND_FIELDS));
     println!("{}", text("frame-changes", &changes(), CHANGES_FIELDS));
     println!("{}", text("frame-prefix", &prefix(), PREFIX_FIELDS));
+    println!("{}", text("frame-kept", &run::kept(), KEPT_FIELDS));
+    println!("{}", text("frame-kept-prefix", &run::kept_prefix(), KEPT_PREFIX_FIELDS));
     for (label, bytes) in parts(&footer) {
         let fields = match label {
             "footer-directory" => DIRECTORY_FIELDS.to_owned(),
@@ -335,6 +356,7 @@ fn print_the_examples() {
         };
         println!("{}", text(label, bytes, &fields));
     }
+    println!("{}", text("run-prefixes", parts(&run::footer())[3].1, RUN_PREFIXES_FIELDS));
     println!("{}", text("manifest", &manifest(check).encode(), MANIFEST_FIELDS));
     for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 256)] {
         println!("mask({salt:016x}, {position}) = {:08x}", mask(salt, position));
@@ -377,13 +399,13 @@ fn the_segment_header_is_as_documented() {
 
 #[test]
 fn the_frames_are_as_documented() {
-    let (bytes, frame) = check_frame("frame-link", LINK_AT);
+    let (bytes, frame) = check_frame("frame-link", LOG, LINK_AT);
     assert_eq!(bytes, link());
     assert_eq!(frame.link, Some(Link { id: 1, end: 1_010_000 }));
     assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_052_800, 80, 0));
     assert_eq!((frame.digest, frame.records, frame.agents), (0, 0, 0));
 
-    let (bytes, frame) = check_frame("frame-append", APPEND_AT);
+    let (bytes, frame) = check_frame("frame-append", LOG, APPEND_AT);
     assert_eq!(bytes, append());
     assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_880, 1_000_000, TIME));
     assert_eq!((frame.header_len, frame.body_len), (104, 40));
@@ -391,13 +413,13 @@ fn the_frames_are_as_documented() {
     assert_eq!(agents, [FrameAgent { name: "acme/t-7", head: ABSENT }]);
     assert_eq!(records(&bytes[104..]).collect::<Vec<_>>(), [(0, first_entry())]);
 
-    let (bytes, frame) = check_frame("frame-changes", CHANGES_AT);
+    let (bytes, frame) = check_frame("frame-changes", LOG, CHANGES_AT);
     assert_eq!(bytes, changes());
     assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_024, 144, 232));
     let starts: Vec<usize> = records(&bytes[144..]).map(|(at, _)| at + 144 + 352).collect();
     assert_eq!(starts, [496, 544, 584, 608, 632, 656, 696, 712]);
 
-    let (bytes, frame) = check_frame("frame-prefix", PREFIX_AT);
+    let (bytes, frame) = check_frame("frame-prefix", LOG, PREFIX_AT);
     assert_eq!(bytes, prefix());
     assert_eq!(frame.lsn + bytes.len() as u64, BASE + DATA_END);
     // One behind the other, without a gap.
@@ -424,6 +446,7 @@ fn the_footer_is_as_documented() {
     let trailer = Trailer::read(tail, CAPACITY).unwrap();
     assert_eq!(trailer, made.trailer);
     assert_eq!(trailer.footer_at, 1_036_288);
+    assert_eq!((trailer.facts.record_bytes, trailer.state_bytes), (304, 40));
     assert_eq!(trailer.footer_at + bytes.len() as u64, CAPACITY);
     let touched = Touched::new(bytes.len(), GRANULE);
     let footer = FooterRef::new(&trailer, &bytes, &touched).unwrap();
@@ -440,8 +463,8 @@ fn the_footer_is_as_documented() {
     assert_eq!(block.redacted().collect::<Vec<_>>(), [1]);
     assert_eq!(block.policy(), Some(Some(Retention::new().max_entries(100))));
     let states: Vec<_> = block.states().map(|state| state.unwrap()).collect();
-    assert_eq!((states[0].key, states[0].offset), ("goal", 544 / 8));
-    assert_eq!((states[1].key, states[1].offset), ("old", 0));
+    assert_eq!((states[0].key, states[0].offset, states[0].len), ("goal", 544 / 8, 584 - 544));
+    assert_eq!((states[1].key, states[1].offset, states[1].len), ("old", 0, 0));
     let (_, tombstone) = footer.find("acme/t-8").unwrap().unwrap();
     assert_eq!(tombstone.head(), ABSENT);
     let prefixes: Vec<_> = footer.prefixes().unwrap().map(|line| line.unwrap()).collect();

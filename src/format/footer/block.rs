@@ -24,7 +24,10 @@ pub(super) const POLICY: usize = 24;
 /// Where a state change is.
 pub(super) const INDEX: usize = 4;
 /// A state change without its key.
-pub(super) const CHANGE: usize = 16;
+pub(super) const CHANGE: usize = 24;
+
+/// What of it is in use.
+const CHANGE_USED: usize = 18;
 
 /// The flags of a block that are those of the head.
 pub(super) const HEAD_FLAGS: u16 = 0x00FF;
@@ -41,6 +44,15 @@ pub(crate) struct StateChange<'a> {
     pub(crate) revision: u64,
     /// The file offset of the record, in units of 8 bytes; 0: the key was unset.
     pub(crate) offset: u32,
+    /// Bytes of that record with its padding; 0: the key was unset.
+    pub(crate) len: u32,
+}
+
+impl StateChange<'_> {
+    /// Whether there is a record of some length, or neither.
+    pub(super) fn is_sound(&self) -> bool {
+        (self.offset == 0) == (self.len == 0) && (self.len as usize).is_multiple_of(ALIGN)
+    }
 }
 
 /// The block of one agent, found within its bounds; lists in it are read where they lie.
@@ -204,11 +216,16 @@ impl<'a> Block<'a> {
         let outside = Fault("a state change lies outside its block");
         let start = i.checked_mul(INDEX).and_then(|at| u32_at(self.index, at)).ok_or(outside)?;
         let mut cursor = Cursor::new(self.whole.get(start as usize..).ok_or(outside)?);
-        let (revision, offset) = (cursor.u64()?, cursor.u32()?);
-        let len = usize::from(cursor.u16()?);
-        cursor.u16()?;
-        let key = str::from_utf8(cursor.bytes(len)?).map_err(|_| Fault("a key is not UTF-8"))?;
-        Ok(StateChange { key, revision, offset })
+        let (revision, offset, len) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
+        let key_len = usize::from(cursor.u16()?);
+        cursor.bytes(CHANGE - CHANGE_USED)?;
+        let key = cursor.bytes(key_len)?;
+        let key = str::from_utf8(key).map_err(|_| Fault("a key is not UTF-8"))?;
+        let change = StateChange { key, revision, offset, len };
+        if !change.is_sound() {
+            return Err(Fault("a state change's record has an impossible length"));
+        }
+        Ok(change)
     }
 }
 

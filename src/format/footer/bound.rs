@@ -2,7 +2,7 @@
 
 use super::super::{PAGE, align};
 use super::block::{CHANGE, GROUP, HEADER, INDEX, MAXIMUM, OFFSET, POLICY, REDACTION};
-use super::{TRAILER_LEN, directory, filter, prefix};
+use super::{TRAILER_LEN, bounds, directory, filter, prefix};
 
 /// An upper bound of the length of a footer, kept in constant time for each change.
 ///
@@ -38,7 +38,12 @@ impl Bound {
 
     /// An entry, a lost one included.
     pub(crate) fn add_entry(&mut self) {
-        self.entries = self.entries.saturating_add(1);
+        self.add_entries(1);
+    }
+
+    /// So many entries.
+    pub(super) fn add_entries(&mut self, count: usize) {
+        self.entries = self.entries.saturating_add(count as u64);
     }
 
     /// A set or unset of a key.
@@ -60,6 +65,11 @@ impl Bound {
     /// A forgotten prefix.
     pub(crate) fn add_prefix(&mut self, len: usize) {
         self.add(prefix::cost(len));
+    }
+
+    /// The range of names that a run covers.
+    pub(crate) fn add_bounds(&mut self, from_len: usize, to_len: usize) {
+        self.add(bounds::cost(from_len, to_len));
     }
 
     fn add(&mut self, bytes: usize) {

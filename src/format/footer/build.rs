@@ -7,7 +7,9 @@ use super::block::{
     CHANGE, GROUP, HEAD_FLAGS, HEADER, INDEX, POLICY_CLEARED, POLICY_SET, StateChange,
 };
 use super::directory::Plan;
-use super::{COVERED, MAX_NAME, SegmentFacts, TRAILER_LEN, Trailer, filter, prefix, seal};
+use super::{
+    Bound, COVERED, MAX_NAME, SegmentFacts, TRAILER_LEN, Trailer, bounds, filter, prefix, seal,
+};
 use crate::types::Retention;
 
 /// What a segment knows of one agent.
@@ -50,8 +52,12 @@ pub(crate) struct Builder {
     hashes: Vec<u64>,
     prefixes: Vec<u8>,
     prefix_count: u32,
+    /// The range of names that a run covers; empty without one.
+    bounds: Option<(String, Option<String>)>,
+    bound: Bound,
     entries: u64,
     bytes: u64,
+    state_bytes: u64,
 }
 
 /// Where in `blocks` a block starts, in units of 8 bytes, and how long its name is.
@@ -72,8 +78,11 @@ impl Builder {
             hashes: Vec::new(),
             prefixes: Vec::new(),
             prefix_count: 0,
+            bounds: None,
+            bound: Bound::new(),
             entries: 0,
             bytes: 0,
+            state_bytes: 0,
         }
     }
 
@@ -87,15 +96,18 @@ impl Builder {
         let place = Place { start: units(start)?, name_len: short(agent.name.len())? };
         let entries = self.entries.checked_add(agent.offsets.len() as u64).ok_or(TOO_LARGE)?;
         let bytes = self.bytes.checked_add(agent.bytes).ok_or(TOO_LARGE)?;
+        let lens = agent.state.iter().map(|change| u64::from(change.len));
+        let state_bytes = self.state_bytes.checked_add(lens.sum()).ok_or(TOO_LARGE)?;
         if let Err(fault) = agent.write(&mut self.blocks) {
             self.blocks.truncate(start);
             return Err(fault);
         }
         let last = agent.ats.last().copied().unwrap_or_default();
         self.facts.max_at = self.facts.max_at.max(last);
-        (self.entries, self.bytes) = (entries, bytes);
+        (self.entries, self.bytes, self.state_bytes) = (entries, bytes, state_bytes);
         self.places.push(place);
         self.hashes.push(name_hash);
+        agent.count(&mut self.bound);
         Ok(())
     }
 
@@ -104,12 +116,39 @@ impl Builder {
         let count = self.prefix_count.checked_add(1).ok_or(TOO_LARGE)?;
         prefix::write(&mut self.prefixes, lsn, prefix)?;
         self.prefix_count = count;
+        self.bound.add_prefix(prefix.len());
         Ok(())
+    }
+
+    /// Says which names the segment, a run, covers: from `from` on, up to `to`, itself excluded.
+    /// It is a fault of [`finish`](Self::finish) if an agent lies outside.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
+    pub(crate) fn set_bounds(&mut self, from: &str, to: Option<&str>) -> Result<(), Fault> {
+        bounds::check((from, to))?;
+        self.bounds = Some((from.to_owned(), to.map(str::to_owned)));
+        Ok(())
+    }
+
+    /// What the trailer is to say, as far as it is not known before all agents are added. `max_at`
+    /// goes on to be raised by agents; store, id and salt are those of the segment to the end.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
+    pub(crate) fn facts_mut(&mut self) -> &mut SegmentFacts {
+        &mut self.facts
+    }
+
+    /// The most that the footer takes if nothing is added any more: it fits with a data end that
+    /// far before the end of the file, whatever the bounds will be.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
+    pub(crate) fn bytes_so_far(&self) -> u64 {
+        let mut bound = self.bound;
+        bound.add_bounds(MAX_NAME, MAX_NAME);
+        bound.bytes()
     }
 
     /// Makes the footer of a file of that length (a multiple of 8). It is a fault if the footer
     /// would start before the data end.
-    pub(crate) fn finish(self, file_len: u64) -> Result<Footer, Fault> {
+    pub(crate) fn finish(mut self, file_len: u64) -> Result<Footer, Fault> {
+        self.put_bounds()?;
         let plan = Plan::new(self.places.iter().map(|&place| self.name(place)).collect());
         let trailer = self.lay_out(&plan, file_len)?;
         let length = super::in_memory(trailer.footer_len())?;
@@ -137,6 +176,22 @@ impl Builder {
             return Err(Fault("the footer did not get the length that was planned"));
         }
         Ok(Footer { bytes: out, trailer })
+    }
+
+    /// Puts the bounds before the prefixes, if there are any.
+    fn put_bounds(&mut self) -> Result<(), Fault> {
+        let Some((from, to)) = &self.bounds else { return Ok(()) };
+        let (from, to) = (from.as_str(), to.as_deref());
+        let (first, last) = (self.places.first(), self.places.last());
+        let below = first.is_some_and(|&first| self.name(first) < from.as_bytes());
+        let above = |to: &str| last.is_some_and(|&last| self.name(last) >= to.as_bytes());
+        if below || to.is_some_and(above) {
+            return Err(Fault("an agent lies outside the names that the run covers"));
+        }
+        let mut section = bounds::write((from, to))?;
+        section.append(&mut self.prefixes);
+        self.prefixes = section;
+        Ok(())
     }
 
     /// Where everything goes.
@@ -176,6 +231,7 @@ impl Builder {
             agents,
             entries: self.entries,
             bytes: self.bytes,
+            state_bytes: self.state_bytes,
         };
         trailer.validate(file_len)?;
         Ok(trailer)
@@ -199,7 +255,7 @@ impl Builder {
     fn write_prefixes(&self, out: &mut Vec<u8>, trailer: &Trailer) -> Result<(), Fault> {
         let start = out.len();
         let len = u32::try_from(trailer.prefixes_len).map_err(|_| TOO_LARGE)?;
-        out.extend_from_slice(&prefix::header(len, self.prefix_count));
+        out.extend_from_slice(&prefix::header(len, self.prefix_count, self.bounds.is_some()));
         out.extend_from_slice(&self.prefixes);
         out.resize(start + len as usize, 0);
         let section = out.get_mut(start..).unwrap_or_default();
@@ -239,6 +295,10 @@ impl Summary<'_> {
             (!self.redacted.is_sorted_by(|a, b| a < b), "redacted seqs are not in order"),
             (!self.state.is_sorted_by(|a, b| a.key < b.key), "keys are not in order"),
             (
+                !self.state.iter().all(StateChange::is_sound),
+                "a state change's record has an impossible length",
+            ),
+            (
                 self.first_seq.checked_add(self.offsets.len() as u64).is_none(),
                 "an extent ends beyond the last seq",
             ),
@@ -247,6 +307,15 @@ impl Summary<'_> {
             Some((_, why)) => Err(Fault(why)),
             None => Ok(()),
         }
+    }
+
+    /// Counts what it adds to a footer.
+    fn count(&self, bound: &mut Bound) {
+        bound.add_agent(self.name.len());
+        bound.add_entries(self.offsets.len());
+        self.state.iter().for_each(|change| bound.add_state(change.key.len()));
+        self.redacted.iter().for_each(|_| bound.add_redaction());
+        self.policy.iter().for_each(|_| bound.add_policy());
     }
 
     /// Appends the block, its check without a mask.
@@ -310,8 +379,9 @@ impl Summary<'_> {
         for change in self.state {
             out.extend_from_slice(&change.revision.to_le_bytes());
             out.extend_from_slice(&change.offset.to_le_bytes());
+            out.extend_from_slice(&change.len.to_le_bytes());
             out.extend_from_slice(&short(change.key.len())?.to_le_bytes());
-            out.extend_from_slice(&[0; 2]);
+            out.extend_from_slice(&[0; 6]);
             out.extend_from_slice(change.key.as_bytes());
             pad(out);
         }

@@ -1,13 +1,14 @@
 //! The footer of a sealed segment: the index that ends its file.
 //!
 //! From `footer_at`, a multiple of the page, to the end of the file, without a gap: the directory
-//! of agents in name order, the filter of their names, one block an agent, the forgotten prefixes
-//! (with the filler), the trailer. Every byte is covered by the check of the structure it lies in,
+//! of agents in name order, the filter of their names, one block an agent, the range of names that
+//! a run covers and the forgotten prefixes (with the filler), the trailer. Every byte is covered by the check of the structure it lies in,
 //! and every check is bound to the segment's salt and to the structure's offset in the file.
 //! `docs/format.md` has the tables.
 
 mod block;
 mod bound;
+mod bounds;
 mod build;
 mod directory;
 mod filter;
@@ -19,6 +20,7 @@ mod trailer;
 
 pub(crate) use block::{Block, GROUP, StateChange};
 pub(crate) use bound::Bound;
+pub(crate) use bounds::{Bounds, contain};
 pub(crate) use build::{Builder, Footer, Summary};
 pub(crate) use read::{FooterRef, Position};
 pub(crate) use trailer::{SegmentFacts, TRAILER_LEN, Trailer};

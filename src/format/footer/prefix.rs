@@ -1,10 +1,11 @@
-//! The prefixes forgotten in a segment, and the filler before the trailer.
+//! The names that a run covers, the prefixes forgotten in a segment, and the filler before the
+//! trailer.
 
 use std::str;
 
 use super::super::codec::{Cursor, pad};
 use super::super::{Fault, align};
-use super::MAX_NAME;
+use super::{MAX_NAME, bounds};
 
 /// The header of the section.
 pub(super) const HEADER: usize = 16;
@@ -29,13 +30,30 @@ pub(super) fn write(out: &mut Vec<u8>, lsn: u64, prefix: &str) -> Result<(), Fau
     Ok(())
 }
 
-/// The header of a section of `len` bytes, its check still zero.
-pub(super) fn header(len: u32, count: u32) -> [u8; HEADER] {
+/// The header of a section of `len` bytes, its check still zero. `bounded`: bounds follow.
+pub(super) fn header(len: u32, count: u32, bounded: bool) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    for (place, value) in header.chunks_exact_mut(4).skip(1).zip([len, count]) {
+    let values = [len, count, u32::from(bounded)];
+    for (place, value) in header.chunks_exact_mut(4).skip(1).zip(values) {
         place.copy_from_slice(&value.to_le_bytes());
     }
     header
+}
+
+/// What a section begins with, its check verified: the bounds if it has any, and the prefixes.
+pub(super) fn open(section: &[u8]) -> Result<(Option<bounds::Bounds<'_>>, Prefixes<'_>), Fault> {
+    let mut cursor = Cursor::new(section);
+    cursor.u32()?;
+    if cursor.length()? != section.len() {
+        return Err(Fault("the prefixes and the trailer disagree about their length"));
+    }
+    let left = cursor.u32()?;
+    let bounds = match cursor.u32()? {
+        0 => None,
+        1 => Some(bounds::read(&mut cursor)?),
+        _ => return Err(Fault("a footer has bounds of an unknown kind")),
+    };
+    Ok((bounds, Prefixes { cursor, left }))
 }
 
 /// The prefixes of a footer with the lsn of their forgetting, in the order they were added.
@@ -46,18 +64,6 @@ pub(crate) struct Prefixes<'a> {
 }
 
 impl<'a> Prefixes<'a> {
-    /// Over a section whose check has been verified.
-    pub(super) fn open(section: &'a [u8]) -> Result<Self, Fault> {
-        let mut cursor = Cursor::new(section);
-        cursor.u32()?;
-        if cursor.length()? != section.len() {
-            return Err(Fault("the prefixes and the trailer disagree about their length"));
-        }
-        let left = cursor.u32()?;
-        cursor.u32()?;
-        Ok(Prefixes { cursor, left })
-    }
-
     fn step(&mut self) -> Result<(u64, &'a str), Fault> {
         let lsn = self.cursor.u64()?;
         let len = usize::from(self.cursor.u16()?);
@@ -86,7 +92,7 @@ mod tests {
 
     #[test]
     fn prefixes_come_back_in_order_and_damage_ends_them() {
-        let mut section = header(0, 3).to_vec();
+        let mut section = header(0, 3, false).to_vec();
         let written = [(7, "acme/"), (9, "a/"), (12, "tenant/user-12/")];
         for (lsn, prefix) in written {
             let before = section.len();
@@ -94,13 +100,17 @@ mod tests {
             assert_eq!(section.len() - before, cost(prefix.len()));
         }
         let len = u32::try_from(section.len()).unwrap();
-        section[..HEADER].copy_from_slice(&header(len, 3));
-        let read: Result<Vec<_>, _> = Prefixes::open(&section).unwrap().collect();
+        section[..HEADER].copy_from_slice(&header(len, 3, false));
+        let (bounds, prefixes) = open(&section).unwrap();
+        assert_eq!(bounds, None);
+        let read: Result<Vec<_>, _> = prefixes.collect();
         assert_eq!(read.unwrap(), written);
 
-        section[..HEADER].copy_from_slice(&header(len, u32::MAX));
-        let read: Vec<_> = Prefixes::open(&section).unwrap().collect();
+        section[..HEADER].copy_from_slice(&header(len, u32::MAX, false));
+        let read: Vec<_> = open(&section).unwrap().1.collect();
         assert_eq!(read.len(), 4);
         assert!(read[3].is_err());
+        section[12] = 2;
+        assert!(open(&section).is_err(), "bounds of an unknown kind");
     }
 }

@@ -6,8 +6,8 @@ use super::super::touched::Touched;
 use super::super::{ALIGN, Fault, PAGE};
 use super::block::{self, Block};
 use super::directory::Page;
-use super::prefix::Prefixes;
-use super::{Trailer, filter, in_memory, verify};
+use super::prefix::{self, Prefixes};
+use super::{Bounds, Trailer, filter, in_memory, verify};
 
 /// A place in the name order of a footer's agents, the end included. Of use only with the footer
 /// that it is from.
@@ -103,13 +103,22 @@ impl<'a> FooterRef<'a> {
 
     /// The prefixes forgotten in this segment, in the order of their lsn.
     pub(crate) fn prefixes(&self) -> Result<Prefixes<'a>, Fault> {
+        self.last_section().map(|(_, prefixes)| prefixes)
+    }
+
+    /// The range of names that the segment covers, if it is a run.
+    pub(crate) fn bounds(&self) -> Result<Option<Bounds<'a>>, Fault> {
+        self.last_section().map(|(bounds, _)| bounds)
+    }
+
+    fn last_section(&self) -> Result<(Option<Bounds<'a>>, Prefixes<'a>), Fault> {
         let at = self.trailer.prefixes_at;
         let end = at.saturating_add(self.trailer.prefixes_len);
         let section = self.section(at, end).ok_or(Fault("the prefixes lie outside the footer"))?;
         let start = in_memory(at.saturating_sub(self.trailer.footer_at))?;
         let fault = Fault("the prefixes do not match their check");
         self.touched.first(start, || verify(section, self.trailer.facts.salt, at, fault))?;
-        Prefixes::open(section)
+        prefix::open(section)
     }
 
     /// The position of the first agent; the end if there is none.

@@ -39,6 +39,10 @@ pub(crate) struct SegmentFacts {
     pub(crate) highest_lsn: u64,
     /// The highest `at` of all entries ever written here, those forgotten since included.
     pub(crate) max_at: u64,
+    /// Bytes of the frames' bodies: what of it is not live content is dead.
+    pub(crate) record_bytes: u64,
+    /// What was dead by what is known below this lsn has been left out; 0 for a log segment.
+    pub(crate) cleaned: u64,
 }
 
 /// The trailer of a footer: facts, totals, and where the sections are.
@@ -67,6 +71,8 @@ pub(crate) struct Trailer {
     pub(crate) entries: u64,
     /// Bytes of payloads and meta in all extents.
     pub(crate) bytes: u64,
+    /// Bytes of the records that hold the values of all state changes.
+    pub(crate) state_bytes: u64,
 }
 
 impl Trailer {
@@ -109,8 +115,9 @@ impl Trailer {
             lowest_lsn: cursor.u64()?,
             highest_lsn: cursor.u64()?,
             max_at: cursor.u64()?,
+            ..SegmentFacts::default()
         };
-        Ok(Trailer {
+        let mut trailer = Trailer {
             facts,
             file_len: cursor.u64()?,
             footer_at: cursor.u64()?,
@@ -126,7 +133,12 @@ impl Trailer {
             agents: cursor.u64()?,
             entries: cursor.u64()?,
             bytes: cursor.u64()?,
-        })
+            state_bytes: 0,
+        };
+        trailer.facts.record_bytes = cursor.u64()?;
+        trailer.facts.cleaned = cursor.u64()?;
+        trailer.state_bytes = cursor.u64()?;
+        Ok(trailer)
     }
 
     /// The bytes of the trailer, its check included.
@@ -163,6 +175,9 @@ impl Trailer {
             self.agents,
             self.entries,
             self.bytes,
+            facts.record_bytes,
+            facts.cleaned,
+            self.state_bytes,
         ] {
             out.extend_from_slice(&value.to_le_bytes());
         }
@@ -174,7 +189,7 @@ impl Trailer {
         Ok(out)
     }
 
-    fn check(&self, bytes: &[u8], file_len: u64) -> Result<u32, Fault> {
+    pub(super) fn check(&self, bytes: &[u8], file_len: u64) -> Result<u32, Fault> {
         let short = Fault("the file is too short for a footer");
         let (before, after) = bytes.get(..CHECK_AT).zip(bytes.get(CHECK_END..)).ok_or(short)?;
         let at = file_len.checked_sub(TRAILER_LEN as u64).ok_or(short)?;
@@ -205,12 +220,17 @@ impl Trailer {
             && self.directory_pages.checked_sub(1) == Some(self.root)
             && u64::from(self.filter_pages) == filter::pages(self.agents)
             && self.agents <= self.blocks_len / LEAST_BLOCK;
+        // So that what is dead can be told from what is not by subtraction.
+        let sums = self.state_bytes <= self.facts.record_bytes
+            && self.facts.record_bytes <= self.facts.data_end;
         in_memory(file_len)?;
-        if sections && contents {
-            Ok(())
-        } else {
-            Err(Fault("the sections of the footer do not fit each other"))
+        if !sections || !contents {
+            return Err(Fault("the sections of the footer do not fit each other"));
         }
+        if !sums {
+            return Err(Fault("the footer counts more bytes of records than there are"));
+        }
+        Ok(())
     }
 
     /// The length of the footer, this trailer included.
