@@ -18,7 +18,7 @@ use rules::{against_floors, floor, impure, long_functions, macros, random_hashes
 const FLOORS: &[(u8, &[&str])] = &[
     (6, &["store", "agent", "batch", "entry", "view", "verify", "repair"]),
     (5, &["recovery"]),
-    (4, &["commit", "retention"]),
+    (4, &["commit", "compaction", "retention"]),
     (3, &["catalog"]),
     (2, &["segment", "manifest"]),
     (1, &["format", "io"]),
