@@ -16,7 +16,8 @@ use rules::{against_floors, floor, impure, long_functions, macros, random_hashes
 /// The floors of the crate, as `docs/architecture.md` has them: a module imports only from lower
 /// floors.
 const FLOORS: &[(u8, &[&str])] = &[
-    (6, &["store", "agent", "batch", "view", "verify", "repair"]),
+    (7, &["store", "agent", "batch", "view", "verify", "repair"]),
+    (6, &["compaction"]),
     (5, &["recovery", "snapshot"]),
     (4, &["commit", "retention"]),
     (3, &["catalog", "entry"]),
@@ -26,7 +27,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// The face is one floor whose modules know each other.
-const FACE: u8 = 6;
+const FACE: u8 = 7;
 
 /// Imports within a floor that are sound: the small values that everybody speaks of.
 const SIBLINGS: &[(&str, &str)] = &[("error", "types"), ("options", "types")];
