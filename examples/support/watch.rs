@@ -176,7 +176,7 @@ impl Notices {
         };
         if overlap(Cause::Disk) * 2 >= stall.took {
             Cause::Disk
-        } else if (overlap(Cause::Processor) + stall.unscheduled) * 2 >= stall.took {
+        } else if overlap(Cause::Processor).max(stall.unscheduled) * 2 >= stall.took {
             Cause::Processor
         } else {
             Cause::Store
