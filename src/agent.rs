@@ -85,8 +85,12 @@ impl Agent {
     /// `ReadOnly`, `Closed`, `Damaged`: nothing changed. `Indeterminate`: the entry may be there
     /// after the store is reopened.
     pub fn append(&self, entry: NewEntry<'_>) -> Result<u64> {
-        self.commit_one(|batch, agent| entry.encode(&self.store, batch, agent, &self.name))
-            .map(|seqs| seqs.start)
+        self.commit_one(|batch, agent| {
+            let now = self.store.engine().now();
+            batch.time = Some(now);
+            entry.encode(&self.store, batch, agent, &self.name, now);
+        })
+        .map(|seqs| seqs.start)
     }
 
     /// Raises the floor to `seq`: entries before it are gone from views opened afterwards.

@@ -96,19 +96,26 @@ impl<'a> NewEntry<'a> {
     }
 
     /// Encodes it into a batch; what is wrong with it fails the batch.
-    pub(crate) fn encode(self, store: &Store, batch: &mut Prepared, agent: usize, name: &str) {
-        match self.checked(store) {
+    pub(crate) fn encode(
+        self,
+        store: &Store,
+        batch: &mut Prepared,
+        agent: usize,
+        name: &str,
+        now: u64,
+    ) {
+        match self.checked(store, now) {
             Ok(append) => batch.push(agent, &Change::Append(append)),
             Err(error) => batch.fail(error.for_agent(name)),
         }
     }
 
-    fn checked(self, store: &Store) -> Result<Append<'a>> {
+    fn checked(self, store: &Store, now: u64) -> Result<Append<'a>> {
         check_len("payload", self.payload.len(), store.max_payload())?;
         check_len("meta", self.meta.len(), MAX_META)?;
         let at = match self.at {
             Some(time) => millis(time)?,
-            None => store.engine().now(),
+            None => now,
         };
         Ok(Append {
             at,
@@ -176,7 +183,7 @@ impl fmt::Debug for NewEntry<'_> {
 /// filled again.
 pub struct Batch {
     store: Store,
-    prepared: Prepared,
+    prepared: Box<Prepared>,
     durability: Durability,
 }
 
@@ -193,7 +200,8 @@ impl Batch {
     /// Appends an entry.
     pub fn append(&mut self, agent: &Agent, entry: NewEntry<'_>) -> &mut Self {
         if let Some(index) = self.index(agent) {
-            entry.encode(&self.store, &mut self.prepared, index, &agent.name);
+            let now = self.store.engine().now();
+            entry.encode(&self.store, &mut self.prepared, index, &agent.name, now);
         }
         self
     }

@@ -105,7 +105,6 @@ mod agent;
 mod batch;
 mod catalog;
 mod commit;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for a job yet"))]
 mod compaction;
 mod entry;
 mod error;

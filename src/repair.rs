@@ -115,7 +115,7 @@ fn lost(at: u64) -> Append<'static> {
 
 struct Copying<'a> {
     target: &'a Store,
-    batch: Prepared,
+    batch: Box<Prepared>,
     agent: &'a crate::agent::Agent,
 }
 

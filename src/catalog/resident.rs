@@ -184,6 +184,10 @@ impl Slot {
                 self.settled = first.after;
             }
         }
+        if self.pending.is_empty() {
+            // From the beginning again, which the processor's caches may still hold.
+            self.pending.clear();
+        }
     }
 
     /// The end of the last batch that is published but not written: a reader writes it first.

@@ -5,7 +5,6 @@
 //! it in order; the *leader* flushes: it reads how far was written, syncs, and publishes that
 //! position, so that whoever arrives meanwhile waits for the next flush.
 
-use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -13,41 +12,18 @@ use std::task::Waker;
 use parking_lot::Mutex;
 
 use crate::catalog::resident::Progress;
+use crate::commit::queue::{Group, Run};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::frame;
 use crate::segment::writer::LogFile;
 use crate::types::{Durability, Lsn};
 
-/// Buffers of one `pwritev`: the limit of Linux.
-const MAX_SLICES: usize = 1024;
 /// Zeros are written ahead of groups below this size; larger ones have enough of one flush.
 const SMALL: u64 = 64 << 10;
-
-/// A frame that waits to be written.
-pub(crate) struct Queued {
-    pub(crate) header: Vec<u8>,
-    pub(crate) body: Vec<u8>,
-    /// Offset in the file.
-    pub(crate) offset: u64,
-    pub(crate) time: u64,
-}
-
-impl Queued {
-    fn len(&self) -> u64 {
-        (self.header.len() + self.body.len()) as u64
-    }
-}
-
-/// Frames for one file, one behind the other.
-pub(crate) struct Group {
-    pub(crate) file: LogFile,
-    pub(crate) frames: Vec<Queued>,
-}
 
 /// Where the writer gets its work, and brings the empty buffers back to.
 pub(crate) trait Queue {
     fn take(&self) -> Vec<Group>;
-    fn recycle(&self, buffers: Vec<Queued>);
+    fn recycle(&self, runs: Vec<Run>);
 }
 
 /// What the writer has written and nobody has synced yet.
@@ -182,20 +158,10 @@ impl Log {
         for mut group in queue.take() {
             let durable = self.durable();
             let segment = Arc::clone(&group.file.segment);
-            for frame in &mut group.frames {
-                let place = frame::Place {
-                    salt: segment.salt,
-                    offset: frame.offset,
-                    lsn: segment.base + frame.offset,
-                    durable,
-                    time: frame.time,
-                };
-                frame::seal(&mut frame.header, &mut frame.body, &place)
-                    .map_err(|f| segment.damage(frame.offset, f.0))?;
+            for run in &mut group.runs {
+                run.seal(&segment, durable).map_err(|(at, fault)| segment.damage(at, fault.0))?;
             }
-            let Some(end) = group.frames.last().map(|last| last.offset + last.len()) else {
-                continue;
-            };
+            let Some(end) = group.runs.last().map(Run::end) else { continue };
             // Noted before the write: from its first byte on the file has unsynced writes.
             let end_lsn = segment.base + end;
             match writer.unsynced.last_mut() {
@@ -210,7 +176,8 @@ impl Log {
             segment.publish(end);
             self.witnessed.fetch_max(durable, Ordering::Release);
             self.written.store(end_lsn, Ordering::Release);
-            queue.recycle(group.frames);
+            group.runs.iter_mut().for_each(Run::clear);
+            queue.recycle(group.runs);
         }
         Ok(())
     }
@@ -312,25 +279,10 @@ impl Log {
 
 /// Writes a group; gives its length.
 fn write_frames(group: &Group) -> Result<u64> {
-    let Some(first) = group.frames.first() else { return Ok(0) };
-    let mut offset = first.offset;
-    let mut slices = Vec::with_capacity((group.frames.len() * 2).min(MAX_SLICES));
-    let mut len = 0;
-    for frame in &group.frames {
-        if slices.len() + 2 > MAX_SLICES {
-            group.file.write(&slices, offset)?;
-            offset += len;
-            slices.clear();
-            len = 0;
-        }
-        slices.push(IoSlice::new(&frame.header));
-        if !frame.body.is_empty() {
-            slices.push(IoSlice::new(&frame.body));
-        }
-        len += frame.len();
-    }
-    group.file.write(&slices, offset)?;
-    Ok(offset + len - first.offset)
+    let (Some(first), Some(last)) = (group.runs.first(), group.runs.last()) else { return Ok(0) };
+    let slices: Vec<_> = group.runs.iter().flat_map(Run::slices).collect();
+    group.file.write(&slices, first.offset())?;
+    Ok(last.end() - first.offset())
 }
 
 /// Poisons the log if its holder unwinds: a role whose holder is gone must not stay taken.

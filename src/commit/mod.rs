@@ -9,6 +9,7 @@ pub(crate) mod log;
 pub(crate) mod order;
 mod pace;
 pub(crate) mod prepared;
+pub(crate) mod queue;
 pub(crate) mod seal;
 mod thread;
 pub(crate) mod upkeep;
@@ -62,7 +63,8 @@ pub(crate) struct Engine {
     work: Work,
     pace: Pace,
     threads: Mutex<Threads>,
-    scratch: Mutex<Vec<Prepared>>,
+    #[expect(clippy::vec_box, reason = "each append takes one and gives it back: a pointer moves")]
+    scratch: Mutex<Vec<Box<Prepared>>>,
 }
 
 /// What only a store open for writing has.
@@ -123,6 +125,11 @@ impl Engine {
     /// The engine's now, in ms since the epoch: never behind the last time on disk.
     pub(crate) fn now(&self) -> u64 {
         let now = self.io.clock.now();
+        let last = self.last_time.load(Ordering::Acquire);
+        if now <= last {
+            // Mostly it is the same millisecond: nothing to be told to other processors.
+            return last;
+        }
         self.last_time.fetch_max(now, Ordering::AcqRel).max(now)
     }
 
@@ -136,21 +143,16 @@ impl Engine {
     }
 
     /// A batch in the making, from those used before.
-    pub(crate) fn scratch(&self) -> Prepared {
-        self.scratch.lock().pop().unwrap_or_else(Prepared::new)
+    pub(crate) fn scratch(&self) -> Box<Prepared> {
+        let used = self.scratch.lock().pop();
+        used.unwrap_or_else(|| Box::new(Prepared::new()))
     }
 
     /// Gives a batch back to be used again.
-    pub(crate) fn give_back(&self, mut batch: Prepared) {
+    pub(crate) fn give_back(&self, mut batch: Box<Prepared>) {
+        batch.reset();
         let mut scratch = self.scratch.lock();
         if scratch.len() < SCRATCH {
-            let header = std::mem::take(&mut batch.header).into_buffer();
-            let body = std::mem::take(&mut batch.body);
-            let small = |buffer: &Vec<u8>| buffer.capacity() <= order::POOL_BUFFER;
-            batch.reset(
-                Some(header).filter(small).unwrap_or_default(),
-                Some(body).filter(small).unwrap_or_default(),
-            );
             scratch.push(batch);
         }
     }

@@ -8,8 +8,9 @@ use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
-use crate::commit::log::{Group, Queue, Queued};
+use crate::commit::log::Queue;
 use crate::commit::prepared::Prepared;
+use crate::commit::queue::{Group, Run, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
@@ -24,9 +25,6 @@ pub(crate) const RESERVE: u64 = 32 << 10;
 const TABLE_LIMIT: usize = 32 << 20;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
-/// Bytes in buffers kept to be used again, and the largest of them.
-const POOL: usize = 8 << 20;
-pub(crate) const POOL_BUFFER: usize = 64 << 10;
 
 /// What the order lock guards.
 pub(crate) struct Order {
@@ -51,10 +49,7 @@ pub(crate) struct Order {
     /// How many bytes the segment before the active one took before it was left.
     pub(crate) last_filled: u64,
     pub(crate) closed: bool,
-    queue: Vec<Group>,
-    pub(crate) queued_bytes: u64,
-    pool: Vec<Vec<u8>>,
-    pooled_bytes: usize,
+    queue: Waiting,
 }
 
 /// A full log segment that waits for its footer.
@@ -111,10 +106,7 @@ impl Order {
             sealing: VecDeque::new(),
             last_filled: 0,
             closed: false,
-            queue: Vec::new(),
-            queued_bytes: 0,
-            pool: Vec::new(),
-            pooled_bytes: 0,
+            queue: Waiting::default(),
         }
     }
 
@@ -156,7 +148,7 @@ impl Order {
         self.bound = Bound::new();
         self.table_bytes = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
-        self.enqueue(header, Vec::new(), time);
+        self.enqueue(&header, &mut Vec::new(), time);
         self.sealing.push_back(Arc::new(Sealing {
             file,
             data_end,
@@ -169,18 +161,11 @@ impl Order {
     }
 
     /// Queues a frame at the tail.
-    fn enqueue(&mut self, header: Vec<u8>, body: Vec<u8>, time: u64) {
+    fn enqueue(&mut self, header: &[u8], body: &mut Vec<u8>, time: u64) {
         let len = (header.len() + body.len()) as u64;
         self.record_bytes += body.len() as u64;
-        let frame = Queued { header, body, offset: self.tail, time };
-        match self.queue.last_mut() {
-            Some(group) if group.file.segment.id == self.active.segment.id => {
-                group.frames.push(frame);
-            }
-            _ => self.queue.push(Group { file: self.active.clone(), frames: vec![frame] }),
-        }
+        self.queue.push(&self.active, self.tail, header, body, time);
         self.tail += len;
-        self.queued_bytes += len;
     }
 
     /// Queues a frame without records: it bears witness of how far the log is durable.
@@ -189,49 +174,30 @@ impl Order {
             return false;
         }
         let header = HeaderBuilder::start(Vec::new(), None).finish(0, 0, 0);
-        self.enqueue(header, Vec::new(), time);
+        self.enqueue(&header, &mut Vec::new(), time);
         true
-    }
-
-    fn recycle(&mut self, buffer: Vec<u8>) {
-        let bytes = buffer.capacity();
-        if bytes > 0 && bytes <= POOL_BUFFER && self.pooled_bytes + bytes <= POOL {
-            self.pooled_bytes += bytes;
-            self.pool.push(buffer);
-        }
-    }
-
-    fn pooled(&mut self) -> Vec<u8> {
-        let buffer = self.pool.pop().unwrap_or_default();
-        self.pooled_bytes -= buffer.capacity();
-        buffer
     }
 }
 
 impl Queue for Engine {
     fn take(&self) -> Vec<Group> {
-        let mut order = self.order.lock();
-        order.queued_bytes = 0;
-        std::mem::take(&mut order.queue)
+        self.order.lock().queue.take()
     }
 
-    fn recycle(&self, buffers: Vec<Queued>) {
-        let mut order = self.order.lock();
-        for frame in buffers {
-            order.recycle(frame.header);
-            order.recycle(frame.body);
-        }
+    fn recycle(&self, runs: Vec<Run>) {
+        self.order.lock().queue.keep(runs);
     }
 }
 
 impl Engine {
-    /// Tries to give the batch its place. On `Ordered` the batch is emptied but for its agents.
+    /// Tries to give the batch its place. After `Ordered` the batch is only good for what its agents got.
     pub(crate) fn try_order(
         &self,
         batch: &mut Prepared,
         durability: Durability,
     ) -> Result<Attempt> {
-        let time = self.now();
+        // What was just encoded was encoded now; a batch that is tried again is ordered later.
+        let time = batch.time.take().unwrap_or_else(|| self.now());
         let mut guard = self.order.lock();
         let order = &mut *guard;
         if order.closed {
@@ -286,15 +252,16 @@ impl Engine {
         Ok(Attempt::Ordered(ordered))
     }
 
-    /// Checks what the batch expects of one agent, and what it does to it.
+    /// Checks what the batch expects of one agent, and notes the agent as it is before the batch:
+    /// that holds for as long as the order lock is held.
     fn check_agent(
         &self,
-        batch: &Prepared,
+        batch: &mut Prepared,
         index: usize,
         progress: Progress,
         active: u64,
     ) -> Result<Checked> {
-        let Some(agent) = batch.agents.get(index) else { return Ok(Checked::Unknown) };
+        let Some(agent) = batch.agents.get_mut(index) else { return Ok(Checked::Unknown) };
         let Some(resident) = &agent.resident else { return Ok(Checked::Unknown) };
         let mut slot = resident.lock();
         if !slot.is_known() {
@@ -322,6 +289,7 @@ impl Engine {
                 return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
             }
         }
+        agent.after = Some(latest.clone());
         Ok(Checked::Fine {
             next: latest.head.next,
             strongest: slot.strongest(progress),
@@ -346,11 +314,9 @@ impl Engine {
             order.prefixes.push((lsn, prefix));
         }
         for agent in &mut batch.agents {
-            let Some(resident) = &agent.resident else { continue };
-            let version = resident.lock().latest().clone();
+            let Some(version) = &agent.after else { continue };
             batch.header.set_head(agent.head_at, &version.head);
             agent.seqs = version.head.next..version.head.next;
-            agent.after = Some(version);
         }
         let records = Records { body: &batch.body, at: 0 };
         for (ordinal, (at, record)) in records.enumerate() {
@@ -375,19 +341,10 @@ impl Engine {
                 order.touched.push(Arc::clone(resident));
             }
         }
-        self.hand_over(order, batch, time);
+        let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
+        order.enqueue(header, &mut batch.body, time);
         order.content_end = end;
         Ordered { lsn: Lsn(lsn), end, durability: raised }
-    }
-
-    /// Moves the encoded batch into the queue and gives it other buffers.
-    fn hand_over(&self, order: &mut Order, batch: &mut Prepared, time: u64) {
-        let builder = std::mem::take(&mut batch.header);
-        let body = std::mem::take(&mut batch.body);
-        let header = builder.finish(body.len(), batch.digest, batch.records);
-        order.enqueue(header, body, time);
-        batch.body = order.pooled();
-        batch.header = HeaderBuilder::start(order.pooled(), None);
     }
 }
 

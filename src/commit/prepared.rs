@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::catalog::resident::Resident;
 use crate::catalog::version::Version;
+use crate::commit::queue::RUN;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::{self, HeaderBuilder, MAX_FRAME};
 use crate::format::record::{self, Change};
@@ -18,7 +19,7 @@ pub(crate) struct PreparedAgent {
     pub(crate) head_at: usize,
     pub(crate) resident: Option<Arc<Resident>>,
     pub(crate) expect_next: Option<u64>,
-    /// What becomes of it, while the batch is being ordered.
+    /// While the batch is being ordered: as it is before it, and then what becomes of it.
     pub(crate) after: Option<Version>,
     /// The seqs that its appends got.
     pub(crate) seqs: std::ops::Range<u64>,
@@ -38,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) body: Vec<u8>,
     pub(crate) digest: u32,
     pub(crate) records: u32,
+    /// The engine's now, if the batch is ordered in the same breath as it was encoded.
+    pub(crate) time: Option<u64>,
     pub(crate) agents: Vec<PreparedAgent>,
     pub(crate) revisions: Vec<ExpectedRevision>,
     /// Some change is checked against the timeline: a truncation or a redaction.
@@ -66,6 +69,7 @@ impl Prepared {
             body: Vec::new(),
             digest: 0,
             records: 0,
+            time: None,
             agents: Vec::new(),
             revisions: Vec::new(),
             checked: false,
@@ -77,11 +81,15 @@ impl Prepared {
         }
     }
 
-    /// Empties it, and takes buffers to use again.
-    pub(crate) fn reset(&mut self, header: Vec<u8>, mut body: Vec<u8>) {
-        body.clear();
-        self.header = HeaderBuilder::start(header, None);
-        self.body = body;
+    /// Empties it. Buffers that are not too large are kept.
+    pub(crate) fn reset(&mut self) {
+        let small = |buffer: &Vec<u8>| buffer.capacity() <= RUN;
+        let header = std::mem::take(&mut self.header).into_buffer();
+        self.header = HeaderBuilder::start(Some(header).filter(small).unwrap_or_default(), None);
+        if !small(&self.body) {
+            self.body = Vec::new();
+        }
+        self.body.clear();
         (self.digest, self.records) = (0, 0);
         (self.checked, self.erasing, self.forgets) = (false, true, false);
         self.agents.clear();
@@ -89,6 +97,7 @@ impl Prepared {
         self.index.clear();
         self.prefix = None;
         self.error = None;
+        self.time = None;
     }
 
     /// True if nothing would be written.

@@ -1,7 +1,7 @@
 //! A frame: a batch on disk. The header names its agents and has a check of its own, so that a bad
 //! length cannot mislead whoever scans, and a lost body still says whom it hit.
 
-use super::check::{crc, crc_of_two, mask};
+use super::check::{crc, mask};
 use super::codec::pad;
 use super::codec::{Cursor, put_at, u64_at};
 use super::footer::MAX_NAME;
@@ -111,7 +111,7 @@ impl HeaderBuilder {
     }
 
     /// The header's bytes, complete but for what [`seal`] fills in.
-    pub(crate) fn finish(mut self, body_len: usize, digest: u32, records: u32) -> Vec<u8> {
+    pub(crate) fn complete(&mut self, body_len: usize, digest: u32, records: u32) -> &[u8] {
         let len = len32(self.bytes.len());
         let placed = put_at(&mut self.bytes, 4, &len.to_le_bytes())
             && put_at(&mut self.bytes, 40, &len32(body_len).to_le_bytes())
@@ -119,6 +119,12 @@ impl HeaderBuilder {
             && put_at(&mut self.bytes, 48, &records.to_le_bytes())
             && put_at(&mut self.bytes, 52, &self.agents.to_le_bytes());
         debug_assert!(placed);
+        &self.bytes
+    }
+
+    /// Like [`complete`](Self::complete), for one that is not used again.
+    pub(crate) fn finish(mut self, body_len: usize, digest: u32, records: u32) -> Vec<u8> {
+        self.complete(body_len, digest, records);
         self.bytes
     }
 }
@@ -231,7 +237,8 @@ pub(crate) fn agents<'a>(
 
 /// Folds a record's plain check into the digest of a body.
 pub(crate) fn fold(digest: u32, plain: u32) -> u32 {
-    crc_of_two(&digest.to_le_bytes(), &plain.to_le_bytes())
+    let both = u64::from(plain) << 32 | u64::from(digest);
+    crc(&both.to_le_bytes())
 }
 
 /// Verifies a frame's body: every record, and that they are all of this frame.
