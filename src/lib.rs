@@ -88,10 +88,13 @@
 //! [`RecoveryReport`]). [`Options::salvage`] reads on around it, and [`Options::repair`] copies what
 //! is whole into a new store.
 //!
-//! # Not yet
+//! # Space and erasure
 //!
-//! This version has no compaction. What was forgotten, truncated or redacted cannot be read, and
-//! its bytes stay in the store's files.
+//! Segments are compacted in the background: entries of an agent come to lie together, and what is
+//! dead is left behind. [`Store::compact`] does it at once. What was forgotten, truncated or redacted
+//! cannot be read from that moment on; [`Store::purge`] erases its bytes from every file, and
+//! [`Options::erase_within`] does so within a time without a call. [`Store::backup`] copies a store
+//! while it is written.
 //!
 //! The repository's `docs/format.md` specifies every byte on disk and what an opening makes of it
 //! after a crash; `docs/architecture.md` tells how the crate is built.
@@ -124,6 +127,7 @@ mod view;
 
 pub use agent::Agent;
 pub use batch::{Batch, Commit, NewEntry, Receipt};
+pub use compaction::{CompactOutcome, ErasureReport};
 pub use entry::{Entry, StateValue};
 pub use error::{Damage, Error, ErrorKind, Result};
 #[cfg(feature = "sim")]

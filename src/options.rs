@@ -37,6 +37,10 @@ pub struct Options {
     pub(crate) max_unsynced: u64,
     pub(crate) flush_interval: Duration,
     pub(crate) sync_interval: Duration,
+    pub(crate) erase_within: Option<Duration>,
+    pub(crate) extent_bytes: u64,
+    pub(crate) dead_share: u64,
+    pub(crate) compaction_rate: u64,
     pub(crate) create: bool,
     pub(crate) salvage: bool,
 }
@@ -61,6 +65,10 @@ impl Options {
             max_unsynced: 64 << 20,
             flush_interval: Duration::from_millis(10),
             sync_interval: Duration::from_secs(1),
+            erase_within: None,
+            extent_bytes: 64 << 10,
+            dead_share: 50,
+            compaction_rate: 256 << 20,
             create: true,
             salvage: false,
         }
@@ -126,6 +134,36 @@ impl Options {
     /// Within what time a batch below [`Durability::Sync`] is synced. Default: 1 s.
     pub fn sync_interval(mut self, interval: Duration) -> Self {
         self.sync_interval = interval;
+        self
+    }
+
+    /// How long what is dead - forgotten, truncated, redacted, overwritten, expired - may stay in the
+    /// store's files: with [`Maintenance::Background`] it is erased in that time without a call of
+    /// [`Store::purge`](crate::Store::purge). Default: no such bound. The bound holds as far as disk
+    /// and processor keep up with the appends.
+    pub fn erase_within(mut self, time: Duration) -> Self {
+        self.erase_within = Some(time);
+        self
+    }
+
+    /// Compaction clusters the entries of an agent until it finds about this many bytes of them in
+    /// one place. Default 64 KiB: a load is then one read. At least 4 KiB.
+    pub fn extent_bytes(mut self, bytes: u64) -> Self {
+        self.extent_bytes = bytes.max(4 << 10);
+        self
+    }
+
+    /// Compaction rewrites segments of which this share is dead, in percent. Default 50; from 10 to
+    /// 90. A lower share saves space and costs writes.
+    pub fn dead_share(mut self, percent: u8) -> Self {
+        self.dead_share = u64::from(percent.clamp(10, 90));
+        self
+    }
+
+    /// Bytes a second that compaction in the background writes at most. Default 256 MiB. Calls of
+    /// [`compact`](crate::Store::compact) and [`purge`](crate::Store::purge) take no heed of it.
+    pub fn compaction_rate(mut self, bytes: u64) -> Self {
+        self.compaction_rate = bytes.max(1 << 20);
         self
     }
 

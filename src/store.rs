@@ -9,6 +9,7 @@ use crate::agent::{Agent, check_name};
 use crate::batch::Batch;
 use crate::catalog::names::{Named, Names, Way};
 use crate::commit::Engine;
+use crate::compaction::{CompactOutcome, Compactor, ErasureReport, content_of};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::record::Change;
 use crate::io::{Io, disk};
@@ -39,12 +40,14 @@ pub struct Store(Arc<Handle>);
 
 struct Handle {
     engine: Arc<Engine>,
+    compactor: Arc<Compactor>,
     report: RecoveryReport,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // Whoever wants to hear of errors closes by hand; what is lost here was never promised.
+        self.compactor.stop();
         let _ = self.engine.close();
     }
 }
@@ -57,7 +60,7 @@ pub struct Stats {
     pub segments: u64,
     /// Files of unsealed segments: the active one, spares, and one that is being sealed.
     pub unsealed_segments: u64,
-    /// Length of all segment files, in bytes. Holes in them take no disk.
+    /// What all segment files take of the disk, in bytes, unused room of unsealed ones included.
     pub disk_bytes: u64,
     /// Bytes of frames and runs in sealed segments.
     pub data_bytes: u64,
@@ -71,6 +74,18 @@ pub struct Stats {
     pub unsynced_bytes: u64,
     /// Memory that resident agents take, in bytes; those of unsealed segments are counted roughly.
     pub resident_bytes: u64,
+    /// Bytes of content - entries and values of state, with what their records cost - that live in
+    /// sealed segments.
+    pub live_bytes: u64,
+    /// Bytes of content in sealed segments that are dead, as far as that is known: what
+    /// [`compact`](Store::compact) can give back. Exact figures come with the next survey, which
+    /// compaction makes when it needs them.
+    pub dead_bytes: u64,
+    /// Bytes of files that are gone from the directory and that something open still holds: views,
+    /// values, iterators.
+    pub pinned_bytes: u64,
+    /// Bytes that compaction has written since the store was opened.
+    pub compaction_bytes: u64,
     /// The lsn at which the next batch goes.
     pub next_lsn: Lsn,
 }
@@ -147,7 +162,9 @@ impl Options {
 
 impl Store {
     pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Store {
-        Store(Arc::new(Handle { engine, report }))
+        let surveyed = report == RecoveryReport::default();
+        let compactor = Compactor::start(&engine, surveyed);
+        Store(Arc::new(Handle { engine, compactor, report }))
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -246,6 +263,90 @@ impl Store {
         self.engine().sync()
     }
 
+    /// Compacts what is worth it: merges segments, so that an agent's entries lie together, and
+    /// leaves behind what is dead.
+    ///
+    /// Compaction happens in the background by itself, lazily. This call does all that gains
+    /// anything, at full speed, what was appended before it included. With
+    /// [`Maintenance::Manual`](crate::Maintenance::Manual) it does one bounded step and answers
+    /// [`More`](CompactOutcome::More) as long as there is another. Appends and reads go on.
+    ///
+    /// # Errors
+    /// `Damaged` if something that lives cannot be read: its segment is left as it is. `Poisoned`,
+    /// `Closed`, `ReadOnly`, `Io`. Whatever happens, nothing that lives is lost.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use memlog::{CompactOutcome, NewEntry, Store};
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// for _ in 0..10 {
+    ///     agent.append(NewEntry::user("hello"))?;
+    /// }
+    /// agent.truncate_before(10)?;
+    /// while store.compact()? == CompactOutcome::More {}
+    /// assert_eq!(agent.view()?.iter().count(), 1);
+    /// assert_eq!(store.stats().dead_bytes, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn compact(&self) -> Result<CompactOutcome> {
+        self.0.compactor.compact()
+    }
+
+    /// Erases everything that is dead from every file in the store's directory: forgotten agents,
+    /// truncated and redacted entries, overwritten values, what retention has dropped. Rewrites the
+    /// segments that hold any of it, however little, at full speed.
+    ///
+    /// What died before the call is gone from the directory when it returns. Open views, values
+    /// that were handed out and hard links elsewhere (such as backups) may still hold the bytes of
+    /// files that were unlinked: the report names those files, and the call does not wait for them.
+    ///
+    /// # Errors
+    /// `DiskFull` if there is no room to write what lives anew, `Damaged` if it cannot be read;
+    /// `Poisoned`, `Closed`, `ReadOnly`, `Io`. What was erased until then stays erased, and nothing
+    /// that lives is lost.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use memlog::{NewEntry, Store};
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("acme/t-1")?;
+    /// agent.append(NewEntry::user("my secret"))?;
+    /// agent.forget()?;
+    /// let report = store.purge()?;
+    /// assert!(report.is_complete());
+    /// assert_eq!(report.agents, ["acme/t-1"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn purge(&self) -> Result<ErasureReport> {
+        self.0.compactor.purge()
+    }
+
+    /// Makes a backup in `dir`, a new or empty directory, while appends and reads go on: a store
+    /// with everything ordered before the call, which opens by itself. Gives the lsn up to which it
+    /// has everything.
+    ///
+    /// Sealed segments get hard links where the file system allows it and are copied otherwise; a
+    /// linked backup takes almost no room, and keeps the bytes of what is erased later.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the directory is not empty, `DiskFull`, `Io`; what is in the directory
+    /// then is no store and can be removed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use memlog::{NewEntry, Store};
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// store.agent("a")?.append(NewEntry::user("hello"))?;
+    /// store.backup(dir.path().join("copy"))?;
+    /// let copy = Store::open(dir.path().join("copy"))?;
+    /// assert_eq!(copy.agent("a")?.view()?.next_seq(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Lsn> {
+        self.0.compactor.backup(dir.as_ref())
+    }
+
     /// Reads the whole store and verifies every checksum, and that indexes and data agree. Gives
     /// every damage found; an empty list means that all is well.
     ///
@@ -279,13 +380,21 @@ impl Store {
             ..Stats::default()
         };
         for segment in &set.sealed {
-            stats.disk_bytes += segment.capacity;
+            stats.disk_bytes += segment.disk_len();
+            if let Some((live, dead)) = content_of(segment) {
+                stats.live_bytes += live;
+                stats.dead_bytes += dead;
+            }
             if let Some(trailer) = segment.trailer() {
                 stats.data_bytes += trailer.facts.data_end;
                 stats.footer_bytes += trailer.footer_len();
                 stats.sealed_entries += trailer.entries;
             }
         }
+        for segment in engine.catalog.retired() {
+            stats.pinned_bytes += segment.disk_len();
+        }
+        stats.compaction_bytes = self.0.compactor.written();
         let order = engine.order.lock();
         stats.active_bytes = order.tail;
         stats.next_lsn = Lsn(order.end());
@@ -319,6 +428,7 @@ impl Store {
     /// # Errors
     /// What kept the last batches from stable storage. The store is closed all the same.
     pub fn close(&self) -> Result<()> {
+        self.0.compactor.stop();
         self.engine().close()
     }
 }

@@ -2,6 +2,7 @@
 //! at rest can be dropped, and is found again through the footers.
 
 pub(crate) mod base;
+pub(crate) mod dead;
 #[cfg(test)]
 mod base_tests;
 pub(crate) mod names;
@@ -37,6 +38,9 @@ pub(crate) struct Catalog {
     /// Counts the forgettings of prefixes; 0 if there never was one.
     prefix_count: AtomicU64,
     resident_bytes: AtomicUsize,
+    /// Changes that killed something, and those of them that could not be accounted for.
+    deaths: AtomicU64,
+    unaccounted: AtomicU64,
     /// The generation of the last set from which segments were taken.
     exchanged: AtomicU64,
     /// Segments taken out of the set whose bytes somebody may still look at.
@@ -93,6 +97,8 @@ impl Catalog {
                 forgotten.into_iter().map(|f| (f.prefix.into_boxed_str(), vec![f.lsn])).collect(),
             ),
             resident_bytes: AtomicUsize::new(0),
+            deaths: AtomicU64::new(0),
+            unaccounted: AtomicU64::new(0),
             exchanged: AtomicU64::new(0),
             retired: Mutex::default(),
         }
@@ -238,6 +244,24 @@ impl Catalog {
         });
     }
 
+    /// Counts a change that killed something; `accounted`, if it is known what.
+    pub(crate) fn count_death(&self, accounted: bool) {
+        self.deaths.fetch_add(1, Ordering::Relaxed);
+        if !accounted {
+            self.unaccounted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many changes killed something since the store was opened.
+    pub(crate) fn deaths(&self) -> u64 {
+        self.deaths.load(Ordering::Relaxed)
+    }
+
+    /// How many of them killed what is not known without reading footers.
+    pub(crate) fn unaccounted(&self) -> u64 {
+        self.unaccounted.load(Ordering::Relaxed)
+    }
+
     /// Segments that were taken out of the set and that somebody still looks at: views, values,
     /// iterators.
     pub(crate) fn retired(&self) -> Vec<Arc<Segment>> {
@@ -256,6 +280,19 @@ impl Catalog {
         let mut lines: Vec<_> = lines.collect();
         lines.sort_unstable_by_key(|line| line.lsn);
         lines
+    }
+
+    /// Drops forgettings of prefixes of which nothing is left to be held against.
+    pub(crate) fn drop_forgotten(&self, over: &[Forgotten]) {
+        let mut prefixes = self.prefixes.write();
+        for line in over {
+            if let Some(lsns) = prefixes.get_mut(line.prefix.as_str()) {
+                lsns.retain(|lsn| *lsn > line.lsn);
+                if lsns.is_empty() {
+                    prefixes.remove(line.prefix.as_str());
+                }
+            }
+        }
     }
 
     /// Adds a forgotten prefix. Called in the order of the lsns.

@@ -49,6 +49,7 @@ impl Engine {
             manifest.durable = durable;
             manifest.time = time;
             manifest.forgotten.clone_from(&forgotten);
+            self.note_dead(manifest);
             manifest.clean_end = if sealed.is_ok() { end } else { 0 };
         };
         match self.heed(writing.manifest.replace(mark)) {

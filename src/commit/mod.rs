@@ -12,6 +12,7 @@ pub(crate) mod prepared;
 pub(crate) mod queue;
 pub(crate) mod seal;
 mod thread;
+mod tidings;
 pub(crate) mod upkeep;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use crate::commit::order::{Attempt, Order, Ordered, closed};
 use crate::commit::pace::Pace;
 use crate::commit::prepared::Prepared;
 use crate::commit::thread::{Threads, Work};
+use crate::commit::tidings::Tidings;
 use crate::commit::upkeep::Upkeep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::PastDefault;
@@ -64,6 +66,8 @@ pub(crate) struct Engine {
     pace: Pace,
     threads: Mutex<Threads>,
     #[expect(clippy::vec_box, reason = "each append takes one and gives it back: a pointer moves")]
+    /// Tells of seals and of deaths.
+    pub(crate) tidings: Tidings,
     scratch: Mutex<Vec<Box<Prepared>>>,
 }
 
@@ -110,6 +114,7 @@ impl Engine {
             work: Work::default(),
             pace: Pace::default(),
             threads: Mutex::default(),
+            tidings: Tidings::default(),
             scratch: Mutex::default(),
         });
         if engine.writing.is_some() && engine.has_threads() {

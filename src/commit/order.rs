@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::version::{Applied, Place, Version};
@@ -41,6 +42,8 @@ pub(crate) struct Order {
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
     /// Bytes of the bodies of the frames in the active segment.
     pub(crate) record_bytes: u64,
+    /// Bytes of content that died in the segment and that its footer will not tell of.
+    pub(crate) hidden: u64,
     /// Where the last frame with records in it ends.
     pub(crate) content_end: u64,
     pub(crate) spares: VecDeque<LogFile>,
@@ -59,6 +62,8 @@ pub(crate) struct Sealing {
     pub(crate) data_end: u64,
     /// Bytes of the bodies of its frames.
     pub(crate) record_bytes: u64,
+    /// Bytes of content that died in the segment and that its footer will not tell of.
+    pub(crate) hidden: u64,
     /// The lsn behind the first frame of the next segment, which says where this one ends.
     pub(crate) linked: u64,
     pub(crate) touched: Vec<Arc<Resident>>,
@@ -101,6 +106,7 @@ impl Order {
             touched: Vec::new(),
             prefixes: Vec::new(),
             record_bytes: 0,
+            hidden: 0,
             content_end,
             spares: VecDeque::new(),
             sealing: VecDeque::new(),
@@ -144,6 +150,7 @@ impl Order {
         let file = std::mem::replace(&mut self.active, next);
         let data_end = std::mem::replace(&mut self.tail, FIRST_FRAME);
         let record_bytes = std::mem::take(&mut self.record_bytes);
+        let hidden = std::mem::take(&mut self.hidden);
         self.last_filled = data_end;
         self.bound = Bound::new();
         self.table_bytes = 0;
@@ -153,11 +160,18 @@ impl Order {
             file,
             data_end,
             record_bytes,
+            hidden,
             linked: self.end(),
             touched: std::mem::take(&mut self.touched),
             prefixes: std::mem::take(&mut self.prefixes),
         }));
         true
+    }
+
+    /// The lsn at which the oldest unsealed segment begins.
+    pub(crate) fn oldest_unsealed(&self) -> u64 {
+        let oldest = self.sealing.front().map_or(&self.active, |job| &job.file);
+        oldest.segment.base
     }
 
     /// Queues a frame at the tail.
@@ -312,6 +326,7 @@ impl Engine {
         if let Some(prefix) = batch.prefix.take() {
             self.catalog.forget_prefix(&prefix, lsn);
             order.prefixes.push((lsn, prefix));
+            self.catalog.count_death(false);
         }
         for agent in &mut batch.agents {
             let Some(version) = &agent.after else { continue };
@@ -325,6 +340,12 @@ impl Engine {
             if let (Some(version), Some(change)) = (&mut agent.after, Applied::of(&record.change)) {
                 let spot = Spot::at(body_at + at as u64);
                 let ordinal = ordinal as u64;
+                if !matches!(change, Applied::Append { .. } | Applied::Policy(_)) {
+                    order.hidden += dead::hidden_by(version, &change, segment.id);
+                    let base = agent.resident.as_ref().and_then(|r| r.lock().base().cloned());
+                    let known = dead::account(version, base.as_ref(), &change, time);
+                    self.catalog.count_death(known);
+                }
                 version.apply(&change, &Place { segment: &segment, spot, lsn, ordinal });
                 if version.head.life == 0 {
                     // What is appended behind a forgetting begins a new life.

@@ -1,5 +1,6 @@
 //! Sealing: a full log segment gets its footer, and its line in the manifest says so.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ impl Engine {
         let contents = Contents {
             data_end: job.data_end,
             record_bytes: job.record_bytes,
+            hidden: job.hidden,
             agents: agents.collect(),
             prefixes: &job.prefixes,
         };
@@ -63,6 +65,7 @@ impl Engine {
             manifest.durable = durable;
             manifest.time = time;
             manifest.forgotten = forgotten;
+            self.note_dead(manifest);
         });
         self.heed(replaced)?;
         segment.load_footer(Some(check)).inspect_err(|cause| self.log.poison(cause))?;
@@ -78,7 +81,20 @@ impl Engine {
         }
         job.file.punch(job.data_end, footer.trailer.footer_at);
         self.order.lock().sealing.pop_front();
+        self.tidings.tell();
         Ok(())
+    }
+
+    /// Writes down how much of each sealed segment is dead, as far as that is known.
+    pub(crate) fn note_dead(&self, manifest: &mut Manifest) {
+        let set = self.catalog.segments();
+        let known: BTreeMap<u64, (u64, u64)> =
+            set.sealed.iter().map(|segment| (segment.id, segment.dead())).collect();
+        for line in &mut manifest.segments {
+            if let Some(dead) = known.get(&line.id) {
+                (line.dead, line.dead_since) = *dead;
+            }
+        }
     }
 
     /// Turns the failure of a manifest's replacement into an error; one of unknown outcome poisons.
@@ -133,6 +149,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) data_end: u64,
     /// Bytes of the bodies of its frames.
     pub(crate) record_bytes: u64,
+    /// Bytes of content that died in the segment and that no block tells of.
+    pub(crate) hidden: u64,
     pub(crate) agents: Vec<AgentAtEnd>,
     pub(crate) prefixes: &'a [(u64, Box<str>)],
 }
@@ -144,7 +162,7 @@ pub(crate) fn build_footer(
     file_len: u64,
     contents: Contents<'_>,
 ) -> Result<Footer> {
-    let Contents { data_end, record_bytes, mut agents, prefixes } = contents;
+    let Contents { data_end, record_bytes, hidden, mut agents, prefixes } = contents;
     agents.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     agents.dedup_by(|a, b| a.name == b.name);
     let first_lsn = segment.base.saturating_add(crate::segment::writer::FIRST_FRAME);
@@ -160,6 +178,7 @@ pub(crate) fn build_footer(
         max_at: 0,
         record_bytes,
         cleaned: 0,
+        hidden,
     });
     let mut fill = || {
         agents.iter().try_for_each(|agent| add(&mut builder, agent))?;

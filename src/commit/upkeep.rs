@@ -105,6 +105,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Has everything that was ordered so far sealed.
+    ///
+    /// # Errors
+    /// What kept it from being sealed; it is all there, then, and nothing changed.
+    pub(crate) fn seal_active(&self) -> Result<()> {
+        let active = {
+            let order = self.order.lock();
+            if order.closed {
+                return Err(closed());
+            }
+            let used = !order.touched.is_empty() || !order.prefixes.is_empty();
+            used.then_some(order.active.segment.id)
+        };
+        if let Some(active) = active {
+            // It takes away in the end: the reserve may be used.
+            self.make_room(active, FIRST_SEGMENT.min(self.options.segment_bytes), true)?;
+        }
+        self.tend(0, false)
+    }
+
     fn ask_upkeep(&self) {
         self.upkeep.asked.lock().tickets += 1;
         self.upkeep.wanted.notify_one();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::compaction::job::{Installed, Job};
+use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
 use crate::compaction::{Busy, Compactor, ErasureReport, HEAD_ROOM, stats_of, survey};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,14 @@ impl Compactor {
     }
 
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
-        let mut job = Job::plan(&self.engine, inputs, self.max_run())?;
+        let stats = self.stats(&[])?;
+        let generation = stats.iter().filter(|s| inputs.contains(&s.id)).map(|s| s.generation);
+        let shape = Shape {
+            run_bytes: self.max_run(),
+            cut_from: self.max_run() / 4,
+            generation: generation.max().unwrap_or(0).max(1),
+        };
+        let mut job = Job::plan(&self.engine, inputs, shape)?;
         let (need, free) = (job.need() + HEAD_ROOM, self.free());
         if job.need() > 0 && need > free {
             let message = format!(

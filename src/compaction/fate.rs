@@ -5,18 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::catalog::dead::{ENTRY_COST, share};
 use crate::catalog::version::Version;
 use crate::commit::Engine;
 use crate::compaction::merge::{Told, footer};
 use crate::error::Result;
-use crate::format::footer::{Block, StateChange};
+use crate::format::footer::{Block, StateChange, Trailer};
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::snapshot::Snapshot;
 use crate::types::Retention;
-
-/// What an entry costs beyond payload and meta.
-const ENTRY_COST: u64 = 40;
 
 /// What surrounds the segments that are looked at.
 pub(crate) struct Knowledge<'e> {
@@ -25,8 +23,6 @@ pub(crate) struct Knowledge<'e> {
     pub(crate) newer: Vec<Arc<Segment>>,
     /// Sealed segments that are older.
     pub(crate) older: Vec<Arc<Segment>>,
-    /// The engine's now.
-    pub(crate) time: u64,
 }
 
 /// What lives of what some segments tell of one agent.
@@ -177,7 +173,7 @@ impl Knowledge<'_> {
         let resident =
             self.engine.catalog.resident(&Arc::from(name), hash, self.engine.progress());
         let snapshot = Snapshot::open(self.engine, &resident)?;
-        Ok(if snapshot.head().life == now.life { snapshot.floor() } else { 0 })
+        Ok(if snapshot.version.head.life == now.life { snapshot.floor } else { 0 })
     }
 }
 
@@ -273,11 +269,11 @@ pub(crate) fn entries_content(block: &Block<'_>) -> u64 {
 /// What everything that a block tells of takes.
 pub(crate) fn content(block: &Block<'_>) -> u64 {
     let state = block.states().flatten().map(|change| u64::from(change.len));
-    entries_content(block).saturating_add(state.sum())
+    entries_content(block).saturating_add(state.sum::<u64>())
 }
 
-/// `part` of `all` shares of `whole`.
-pub(crate) fn share(whole: u64, part: u64, all: u64) -> u64 {
-    let product = u128::from(whole) * u128::from(part);
-    u64::try_from(product / u128::from(all.max(1))).unwrap_or(whole)
+/// What everything that the blocks of a segment tell of takes.
+pub(crate) fn content_of_all(trailer: &Trailer) -> u64 {
+    let entries = trailer.bytes.saturating_add(trailer.entries.saturating_mul(ENTRY_COST));
+    entries.saturating_add(trailer.state_bytes).saturating_add(trailer.facts.hidden)
 }

@@ -34,6 +34,8 @@ pub(crate) struct Job {
     older: Vec<Arc<Segment>>,
     hull: Range<u64>,
     generation: u64,
+    /// Deaths counted before the job began.
+    deaths: u64,
     cleaned: u64,
     time: u64,
     outputs: Vec<Output>,
@@ -62,18 +64,16 @@ impl Job {
     ///
     /// # Errors
     /// What reading footers met.
-    pub(crate) fn plan(engine: &Arc<Engine>, ids: &[u64], max_run: u64) -> Result<Job> {
+    pub(crate) fn plan(engine: &Arc<Engine>, ids: &[u64], shape: Shape) -> Result<Job> {
         let set = engine.catalog.segments();
         let (inputs, newer, older) = surroundings(&set, ids);
         let hull = hull(&inputs);
         // The inputs are about to be read whole.
         inputs.iter().for_each(|input| input.will_need(0..input.capacity));
-        let generation = inputs.iter().filter_map(|s| s.trailer()).map(|t| t.facts.generation);
-        let generation = generation.max().unwrap_or(0) + 1;
         let cleaned = engine.log.durable();
         let time = engine.now();
-        let knowledge = Knowledge { engine, newer, older, time };
-        let outputs = plan::outputs(&knowledge, &set, &inputs, max_run)?;
+        let knowledge = Knowledge { engine, newer, older };
+        let outputs = plan::outputs(&knowledge, &set, &inputs, &shape)?;
         let Knowledge { newer, older, .. } = knowledge;
         Ok(Job {
             engine: Arc::clone(engine),
@@ -82,7 +82,8 @@ impl Job {
             newer,
             older,
             hull,
-            generation,
+            generation: shape.generation.max(1),
+            deaths: engine.catalog.deaths(),
             cleaned,
             time,
             outputs,
@@ -93,6 +94,16 @@ impl Job {
             made: Vec::new(),
             erased: Vec::new(),
         })
+    }
+
+    /// The ids of its inputs.
+    pub(crate) fn input_ids(&self) -> Vec<u64> {
+        self.inputs.iter().map(|input| input.id).collect()
+    }
+
+    /// How many deaths had been counted when it began.
+    pub(crate) fn deaths_before(&self) -> u64 {
+        self.deaths
     }
 
     /// The room that its outputs need until the inputs are gone.
@@ -134,7 +145,6 @@ impl Job {
             engine: &self.engine,
             newer: std::mem::take(&mut self.newer),
             older: std::mem::take(&mut self.older),
-            time: self.time,
         };
         let outcome = (|| {
             let told: Result<Vec<Option<Told<'_>>>> =
@@ -149,14 +159,14 @@ impl Job {
                 Some(writer) => writer,
                 none => {
                     let Some(output) = self.outputs.first() else { return Ok(64) };
-                    let shape = Shape {
+                    let maker = Maker {
                         engine: &self.engine,
                         hull: &self.hull,
                         generation: self.generation,
                         cleaned: self.cleaned,
                         time: self.time,
                     };
-                    none.insert(shape.create(output, &mut self.made)?)
+                    none.insert(maker.create(output, &mut self.made)?)
                 }
             };
             let before = writer.len();
@@ -200,6 +210,7 @@ impl Job {
             manifest.segments.retain(|line| !gone.contains(&line.id));
             manifest.segments.extend(lines);
             manifest.obsolete.extend(&gone);
+            engine.note_dead(manifest);
             manifest.durable = manifest.durable.max(durable);
             manifest.time = manifest.time.max(time);
         });
@@ -228,8 +239,17 @@ impl Drop for Job {
     }
 }
 
+/// How a job's outputs are to be.
+pub(crate) struct Shape {
+    /// A run is cut at this length.
+    pub(crate) run_bytes: u64,
+    /// One of at least this length is cut at the bounds of other runs too.
+    pub(crate) cut_from: u64,
+    pub(crate) generation: u64,
+}
+
 /// What the runs of a job have in common.
-struct Shape<'j> {
+struct Maker<'j> {
     engine: &'j Engine,
     hull: &'j Range<u64>,
     generation: u64,
@@ -237,7 +257,7 @@ struct Shape<'j> {
     time: u64,
 }
 
-impl Shape<'_> {
+impl Maker<'_> {
     fn create(&self, output: &Output, made: &mut Vec<PathBuf>) -> Result<RunWriter> {
         let engine = self.engine;
         let closed = || Error::new(ErrorKind::ReadOnly, "the store takes no writes");
@@ -261,7 +281,7 @@ impl Shape<'_> {
             generation: self.generation,
             cleaned: self.cleaned,
         };
-        Ok(RunWriter::new(file, listed, engine.store, self.time, &covered))
+        RunWriter::new(file, listed, engine.store, self.time, &covered)
     }
 }
 

@@ -20,14 +20,14 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
 use crate::commit::Engine;
 use crate::commit::order::closed;
-use crate::compaction::job::{Installed, Job, names};
-use crate::compaction::pick::{Policy, SegmentStats, pick};
-use crate::compaction::thread::Signal;
+use crate::compaction::job::{Installed, Job, Shape, names};
+use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
 use crate::error::{ErrorKind, Result};
 use crate::segment::Segment;
 
@@ -53,8 +53,8 @@ pub enum CompactOutcome {
 const STEP: u64 = 4 << 20;
 /// Bytes handled between two looks at whether to stop.
 const TURN: u64 = 256 << 10;
-/// Runs are cut at about this size.
-const MAX_RUN: u64 = 256 << 20;
+/// Runs are cut at this many log segments' size.
+const SEGMENTS_A_RUN: u64 = 4;
 /// A compaction leaves at least this much of the disk free, beyond what it needs itself.
 const HEAD_ROOM: u64 = 1 << 20;
 
@@ -66,9 +66,9 @@ pub(crate) struct Compactor {
     stop: AtomicBool,
     /// Somebody waits for `busy`: a job in the background makes way at its next turn.
     wanted: AtomicU64,
-    signal: Signal,
     /// Bytes written to runs since the store was opened.
     written: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What goes on between two steps.
@@ -92,15 +92,21 @@ enum Turn {
 }
 
 impl Compactor {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Compactor {
-            engine,
-            busy: Mutex::default(),
+    /// Starts compacting, in a thread if the store has any. `surveyed`: what is dead is known, as far
+    /// as it was when the store was closed.
+    pub(crate) fn start(engine: &Arc<Engine>, surveyed: bool) -> Arc<Self> {
+        let generation = engine.catalog.segments().generation;
+        let surveyed = surveyed.then_some((generation, 0));
+        let compactor = Arc::new(Compactor {
+            engine: Arc::clone(engine),
+            busy: Mutex::new(Busy { surveyed, ..Busy::default() }),
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
-            signal: Signal::default(),
             written: AtomicU64::new(0),
-        }
+            thread: Mutex::default(),
+        });
+        *compactor.thread.lock() = compactor.spawn();
+        compactor
     }
 
     /// Bytes written to runs since the store was opened.
@@ -114,7 +120,7 @@ impl Compactor {
         self.engine.check_writable()?;
         let mut busy = self.take_busy();
         if busy.job.is_none() {
-            self.seal_active()?;
+            self.engine.seal_active()?;
         }
         let steps = !self.engine.has_threads();
         loop {
@@ -152,7 +158,7 @@ impl Compactor {
             let stats = self.stats(&busy.quarantined)?;
             let policy = self.policy(thorough);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
-            match self.begin(busy, &picked.inputs) {
+            match self.begin(busy, &picked) {
                 Ok(Some(full)) => return Ok(full),
                 Ok(None) => {}
                 Err(error) => return self.quarantine(busy, &picked.inputs, error),
@@ -162,8 +168,13 @@ impl Compactor {
     }
 
     /// Plans a job, unless there is no room for it.
-    fn begin(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Option<Turn>> {
-        let job = Job::plan(&self.engine, inputs, MAX_RUN)?;
+    fn begin(&self, busy: &mut Busy, picked: &Pick) -> Result<Option<Turn>> {
+        let shape = Shape {
+            run_bytes: picked.run_bytes,
+            cut_from: picked.cut_from,
+            generation: picked.generation,
+        };
+        let job = Job::plan(&self.engine, &picked.inputs, shape)?;
         let (need, free) = (job.need() + HEAD_ROOM, self.free());
         if job.need() > 0 && need > free {
             return Ok(Some(Turn::Full { need, free }));
@@ -209,8 +220,7 @@ impl Compactor {
         let since = job.deaths_before();
         let installed = job.install()?;
         for run in &installed.written {
-            let bytes = run.data_len() + run.trailer().map_or(0, |t| t.footer_len());
-            self.written.fetch_add(bytes, Ordering::Relaxed);
+            self.written.fetch_add(run.disk_len(), Ordering::Relaxed);
         }
         if deaths != since {
             // Deaths during the job were accounted on what is gone now.
@@ -268,38 +278,49 @@ impl Compactor {
 
     fn policy(&self, thorough: bool) -> Policy {
         let options = &self.engine.options;
-        let before = options.erase_within.filter(|_| !thorough).map(|within| {
-            let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-            // Half of the time is for the work itself.
-            self.engine.now().saturating_sub(within / 2)
-        });
+        let max_run = self.max_run();
         Policy {
-            target_extent: options.target_extent,
+            target_extent: options.extent_bytes,
             dead_share: options.dead_share,
-            max_run: MAX_RUN,
-            erase_before: before,
-            ..Policy::new(thorough)
+            max_run,
+            max_job: max_run.saturating_mul(2),
+            thorough,
+            erase_before: self.erase_before().filter(|_| !thorough),
+            ..Policy::default()
         }
     }
 
-    /// Has everything that was ordered so far sealed.
-    fn seal_active(&self) -> Result<()> {
-        self.engine.seal_active()
+    /// The length of a run at most, unless one agent alone is longer.
+    fn max_run(&self) -> u64 {
+        self.engine.options.segment_bytes.saturating_mul(SEGMENTS_A_RUN)
     }
+
+    /// What died by then is to be erased now. Half of the time is for the work itself.
+    fn erase_before(&self) -> Option<u64> {
+        let within = u64::try_from(self.engine.options.erase_within?.as_millis());
+        Some(self.engine.now().saturating_sub(within.unwrap_or(u64::MAX) / 2))
+    }
+}
+
+/// Bytes of content of a sealed segment that live, and that are dead.
+pub(crate) fn content_of(segment: &Segment) -> Option<(u64, u64)> {
+    let content = fate::content_of_all(segment.trailer()?);
+    let dead = segment.dead().0.min(content);
+    Some((content - dead, dead))
 }
 
 fn stats_of(segment: &Arc<Segment>, quarantined: &[u64]) -> Result<SegmentStats> {
     let (from, to) = names(segment)?;
     let (dead, since) = segment.dead();
     let trailer = segment.trailer();
-    let content = trailer.map_or(0, |t| t.content());
+    let content = trailer.map_or(0, fate::content_of_all);
     Ok(SegmentStats {
         id: segment.id,
         generation: trailer.map_or(0, |t| t.facts.generation),
         lsns: segment.lowest_lsn()..segment.end_lsn(),
         from,
         to,
-        file_bytes: segment.data_len() + trailer.map_or(0, |t| t.footer_len()),
+        file_bytes: segment.disk_len(),
         live_bytes: content.saturating_sub(dead),
         dead_bytes: dead,
         agents: trailer.map_or(0, |t| t.agents),

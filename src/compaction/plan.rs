@@ -5,18 +5,15 @@ use std::sync::Arc;
 
 use crate::catalog::base::SegmentSet;
 use crate::compaction::fate::{Knowledge, Living};
-use crate::compaction::job::names;
+use crate::compaction::job::{Shape, names};
 use crate::compaction::merge::{Merge, Told};
 use crate::error::Result;
-use crate::format::footer::Bound;
+use crate::format::footer::{Bound, MAX_NAME};
 use crate::format::frame::{AGENT_LEN, FRAME_LEN};
-use crate::format::{ALIGN, PAGE, align};
+use crate::format::{PAGE, align};
 use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
 
-/// An output with at least this much is cut where another run begins, so that runs of different
-/// ages have their ends in common.
-const ALIGNED_ABOVE: u64 = 64 << 20;
 /// What a record can take beyond the bytes in it: prefix, fields, expiry, padding.
 const RECORD_COST: u64 = 64;
 /// Frames have at least this much in them, but for an agent's last.
@@ -53,16 +50,16 @@ impl Draft {
     }
 }
 
-/// Plans the outputs of a compaction of `inputs`, each of about `max_run` bytes at most unless it
+/// Plans the outputs of a compaction of `inputs`, each as long as `shape` says at most, unless it
 /// holds one agent only.
 pub(crate) fn outputs(
     knowledge: &Knowledge<'_>,
     set: &SegmentSet,
     inputs: &[Arc<Segment>],
-    max_run: u64,
+    shape: &Shape,
 ) -> Result<Vec<Output>> {
     let (from, to) = range(inputs)?;
-    let starts = starts(set)?;
+    let bounds = bounds(set, inputs)?;
     let prefixes: Vec<usize> =
         knowledge.engine.catalog.forgotten(u64::MAX).iter().map(|line| line.prefix.len()).collect();
     let mut merge = Merge::new(inputs)?;
@@ -73,8 +70,7 @@ pub(crate) fn outputs(
             draft.data += RECORD_COST + 8 + align(*len) as u64;
             draft.footer.add_prefix(*len);
         }
-        // The name range.
-        draft.footer.add_prefix(2 * crate::format::footer::MAX_NAME + ALIGN);
+        draft.footer.add_bounds(MAX_NAME, MAX_NAME);
         draft.data += FRAME_LEN as u64;
     };
     open(&mut draft);
@@ -86,11 +82,11 @@ pub(crate) fn outputs(
         let living = knowledge.living(&name, &told)?;
         let (data, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
-        let full = draft.data + data + footer.bytes() > max_run;
-        let aligned = draft.data >= ALIGNED_ABOVE
+        let full = draft.data + data + footer.bytes() > shape.run_bytes;
+        let aligned = draft.data >= shape.cut_from
             && last.as_ref().is_some_and(|last| {
                 let between = (std::ops::Bound::Excluded(last), std::ops::Bound::Included(&name));
-                starts.range::<Box<str>, _>(between).next().is_some()
+                bounds.range::<Box<str>, _>(between).next().is_some()
             });
         if last.is_some() && (full || aligned) {
             draft.close(Some(name.clone()), &mut outputs);
@@ -122,10 +118,16 @@ fn range(inputs: &[Arc<Segment>]) -> Result<(Box<str>, Option<Box<str>>)> {
     Ok(all.unwrap_or_default())
 }
 
-/// Where runs begin.
-fn starts(set: &SegmentSet) -> Result<BTreeSet<Box<str>>> {
-    let runs = set.sealed.iter().filter(|segment| segment.run);
-    runs.map(|run| names(run).map(|(from, _)| from)).collect()
+/// Where runs begin and end that are no inputs.
+fn bounds(set: &SegmentSet, inputs: &[Arc<Segment>]) -> Result<BTreeSet<Box<str>>> {
+    let is_input = |run: &Segment| inputs.iter().any(|input| input.id == run.id);
+    let mut bounds = BTreeSet::new();
+    for run in set.sealed.iter().filter(|segment| segment.run && !is_input(segment)) {
+        let (from, to) = names(run)?;
+        bounds.insert(from);
+        bounds.extend(to);
+    }
+    Ok(bounds)
 }
 
 /// The most that an agent takes of a run's data.
@@ -153,7 +155,7 @@ fn bound(footer: &mut Bound, name: &str, living: &Living<'_>) {
     footer.add_agent(name.len());
     let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
     let entries = head.next.saturating_sub(first);
-    (0..entries).for_each(|_| footer.add_entry());
+    footer.add_entries(usize::try_from(entries).unwrap_or(usize::MAX));
     living.redacted.iter().for_each(|_| footer.add_redaction());
     living.policy.iter().for_each(|_| footer.add_policy());
     living.state.keys().for_each(|key| footer.add_state(key.len()));

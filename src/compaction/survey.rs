@@ -29,7 +29,7 @@ pub(crate) fn survey(
     const AGENTS_A_TURN: u64 = 1024;
     let set = engine.catalog.segments();
     let time = engine.now();
-    let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new(), time };
+    let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };
     let mut found: Vec<Found> = set.sealed.iter().map(|segment| hidden(segment)).collect();
     let mut merge = Merge::new(&set.sealed)?;
     let (mut places, mut agents) = (Vec::new(), 0u64);
@@ -59,5 +59,10 @@ pub(crate) fn survey(
 fn hidden(segment: &Segment) -> Found {
     let Some(trailer) = segment.trailer() else { return Found::default() };
     let dead = trailer.facts.hidden;
-    Found { dead, dirty: dead > 0 || segment.has_remains() }
+    // What a forgotten prefix killed in its own segment may be hidden too, and the prefix is a name.
+    let forgets = !segment.run
+        && segment.footer().is_some_and(|footer| {
+            footer.is_ok_and(|footer| footer.prefixes().is_ok_and(|mut lines| lines.next().is_some()))
+        });
+    Found { dead, dirty: dead > 0 || forgets || segment.has_remains() }
 }

@@ -17,8 +17,8 @@ const NAP: Duration = Duration::from_millis(2);
 const NAPS: u32 = 4;
 
 impl Compactor {
-    /// Starts the thread, unless the store has none or takes no writes.
-    pub(crate) fn start(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+    /// Spawns the thread, unless the store has none or takes no writes.
+    pub(super) fn spawn(self: &Arc<Self>) -> Option<JoinHandle<()>> {
         if !self.engine.has_threads() || self.engine.writing.is_none() {
             return None;
         }
@@ -27,17 +27,22 @@ impl Compactor {
         named.spawn(move || me.run()).ok()
     }
 
-    /// Has the thread stop at its next turn.
+    /// Stops whatever is compacted, and waits until that is so. Nothing is lost by it.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.engine.tidings.tell();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic there has nothing to say to whoever closes.
+            let _ = thread.join();
+        }
+        self.busy.lock().job = None;
     }
 
     fn run(&self) {
         let mut seen = 0;
         let mut pause = self.idle();
         loop {
-            seen = self.engine.tidings.wait(seen, pause, || self.stop.load(Ordering::Acquire));
+            seen = self.engine.tidings.wait(seen, pause);
             pause = match self.run_jobs() {
                 Ok(()) => self.idle(),
                 // Whoever writes hears of a poisoned log, whoever compacts by hand of the rest.
@@ -55,6 +60,14 @@ impl Compactor {
         self.engine.options.erase_within.map(|within| (within / 8).max(Duration::from_millis(100)))
     }
 
+    /// Has the active segment sealed if something in it died that must be gone soon: only what is
+    /// sealed can be left out of a run.
+    fn seal_if_due(&self) -> Result<()> {
+        let Some(before) = self.erase_before() else { return Ok(()) };
+        let (dead, since) = self.engine.order.lock().active.segment.dead();
+        if dead > 0 && since <= before { self.engine.seal_active() } else { Ok(()) }
+    }
+
     fn run_jobs(&self) -> Result<()> {
         let mut pace = Pace::new(self);
         loop {
@@ -64,7 +77,7 @@ impl Compactor {
             }
             self.go_on()?;
             let mut busy = self.busy.lock();
-            self.seal_due()?;
+            self.seal_if_due()?;
             match self.turn(&mut busy, false, &mut |bytes| pace.after(bytes))? {
                 Turn::Worked => {}
                 Turn::Idle => return Ok(()),

@@ -66,7 +66,13 @@ struct OpenFrame {
 
 impl RunWriter {
     /// Begins a run in a file that was just created.
-    pub(crate) fn new(file: LogFile, listed: Listed, store: u128, time: u64, covered: &Covered) -> Self {
+    pub(crate) fn new(
+        file: LogFile,
+        listed: Listed,
+        store: u128,
+        time: u64,
+        covered: &Covered,
+    ) -> Result<Self> {
         let segment = &file.segment;
         let mut builder = Builder::new(SegmentFacts {
             store,
@@ -79,8 +85,9 @@ impl RunWriter {
             cleaned: covered.cleaned,
             ..SegmentFacts::default()
         });
-        builder.set_bounds(&covered.from, covered.to.as_deref());
-        RunWriter {
+        let bounds = builder.set_bounds(&covered.from, covered.to.as_deref());
+        bounds.map_err(|Fault(reason)| segment.damage(0, reason))?;
+        Ok(RunWriter {
             file,
             listed,
             store,
@@ -91,16 +98,12 @@ impl RunWriter {
             unsynced: 0,
             agent: None,
             record_bytes: 0,
-        }
+        })
     }
 
     /// Bytes of the file so far, the footer aside.
     pub(crate) fn len(&self) -> u64 {
         self.at + self.out.len() as u64
-    }
-
-    pub(crate) fn file(&self) -> &LogFile {
-        &self.file
     }
 
     /// Begins an agent, whose name is above those before. `head` is as it is before its first

@@ -88,6 +88,14 @@ impl Fs for Disk {
         fs::remove_file(path)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn links(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::os::unix::fs::MetadataExt::nlink(&fs::metadata(path)?))
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
     }

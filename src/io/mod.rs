@@ -51,6 +51,12 @@ pub(crate) trait Fs: Send + Sync {
     /// Removes a name. Durable after `sync_dir`. The bytes live on while the file is open or mapped.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Gives a file another name. Durable after `sync_dir`. Fails where a file has one name only.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// How many names a file has.
+    fn links(&self, path: &Path) -> io::Result<u64>;
+
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 

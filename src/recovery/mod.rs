@@ -449,6 +449,7 @@ fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
         order.prefixes.push((lsn, prefix));
     }
     order.record_bytes = replay.record_bytes;
+    order.hidden = replay.hidden;
     let progress = Progress { written: u64::MAX, durable: u64::MAX };
     let id = order.active.segment.id;
     for (name, version) in replay.into_versions() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::hash_name;
+use crate::catalog::{dead, hash_name};
 use crate::catalog::part::Spot;
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::seal::{AgentAtEnd, Contents};
@@ -25,6 +25,8 @@ pub(crate) struct Replay {
     pub(crate) bytes: u64,
     /// Bytes of the bodies of the frames.
     pub(crate) record_bytes: u64,
+    /// Bytes of content that died in the segment and that its footer will not tell of.
+    pub(crate) hidden: u64,
 }
 
 impl Replay {
@@ -37,6 +39,7 @@ impl Replay {
             frames: 0,
             bytes: 0,
             record_bytes: 0,
+            hidden: 0,
         }
     }
 
@@ -69,6 +72,7 @@ impl Replay {
             let name = names.get(index).ok_or(Fault("a record is of no agent of its frame"))?;
             let Some(version) = self.agents.get_mut(name) else { continue };
             let (spot, ordinal) = (Spot::at(placed.offset as u64), ordinal as u64);
+            self.hidden += dead::hidden_by(version, &change, self.segment.id);
             version.apply(&change, &Place { segment: &self.segment, spot, lsn, ordinal });
         }
         Ok(())
@@ -81,8 +85,8 @@ impl Replay {
 
     /// What the footer is to say.
     pub(crate) fn contents(&self, data_end: u64) -> Contents<'_> {
-        let (agents, record_bytes) = (self.at_end(), self.record_bytes);
-        Contents { data_end, record_bytes, agents, prefixes: &self.prefixes }
+        let (agents, record_bytes, hidden) = (self.at_end(), self.record_bytes, self.hidden);
+        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes }
     }
 
     /// What the footer is to say of each agent.

@@ -61,6 +61,10 @@ pub(crate) struct Segment {
     verify: Verify,
     touched: Touched,
     footer: OnceLock<Footer>,
+    /// Bytes of dead content, as far as that is known, and the oldest death among them in ms since
+    /// the epoch; 0: none.
+    dead: AtomicU64,
+    dead_since: AtomicU64,
 }
 
 struct Footer {
@@ -120,6 +124,8 @@ impl Segment {
             sealed_at: AtomicU64::new(u64::MAX),
             verify,
             footer: OnceLock::new(),
+            dead: AtomicU64::new(listed.dead),
+            dead_since: AtomicU64::new(listed.dead_since),
         }
     }
 
@@ -155,7 +161,8 @@ impl Segment {
     /// The error for damage at `offset` of this file.
     pub(crate) fn damage(&self, offset: u64, reason: &str) -> Error {
         let mut damage = Damage::new(&self.path, offset, reason);
-        damage.lsn = self.base.checked_add(offset).map(Lsn);
+        // What lies in a run has left its place in the log behind.
+        damage.lsn = self.base.checked_add(offset).filter(|_| !self.run).map(Lsn);
         Error::damaged(damage)
     }
 
@@ -329,6 +336,61 @@ impl Segment {
             Some(trailer) => self.base.saturating_add(trailer.facts.data_end),
             None => u64::MAX,
         }
+    }
+
+    /// Bytes of dead content, as far as that is known, and the time of the oldest death; 0: none.
+    pub(crate) fn dead(&self) -> (u64, u64) {
+        (self.dead.load(Ordering::Relaxed), self.dead_since.load(Ordering::Relaxed))
+    }
+
+    /// Counts bytes of content that die at `time`.
+    pub(crate) fn add_dead(&self, bytes: u64, time: u64) {
+        if bytes > 0 {
+            self.dead.fetch_add(bytes, Ordering::Relaxed);
+            let _ = self.dead_since.compare_exchange(
+                0,
+                time.max(1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Takes what a survey at `time` found.
+    pub(crate) fn set_dead(&self, bytes: u64, time: u64) {
+        self.dead.store(0, Ordering::Relaxed);
+        if bytes == 0 {
+            self.dead_since.store(0, Ordering::Relaxed);
+        }
+        self.add_dead(bytes, time);
+    }
+
+    /// Bytes of the file before the footer that mean something; all of it before it is sealed.
+    pub(crate) fn data_len(&self) -> u64 {
+        self.trailer().map_or(self.capacity, |trailer| trailer.facts.data_end)
+    }
+
+    /// What it takes on disk: the room between data and footer is given back.
+    pub(crate) fn disk_len(&self) -> u64 {
+        let page = crate::format::PAGE as u64;
+        self.trailer().map_or(self.capacity, |trailer| {
+            trailer.facts.data_end.next_multiple_of(page).saturating_add(trailer.footer_len())
+        })
+    }
+
+    /// Bytes of the file as they are, for a copy of a sealed segment.
+    pub(crate) fn raw(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        self.trailer().and_then(|_| self.map.get(offset, len))
+    }
+
+    /// Whether remains of frames that were cut lie behind the data, where the room up to the next
+    /// block cannot be given back.
+    pub(crate) fn has_remains(&self) -> bool {
+        let Some(trailer) = self.trailer().filter(|_| self.has_own_footer()) else { return false };
+        let data_end = trailer.facts.data_end;
+        let end = data_end.next_multiple_of(crate::format::PAGE as u64).min(trailer.footer_at);
+        let rest = self.map.get(data_end, in_memory(end.saturating_sub(data_end)));
+        rest.is_some_and(|rest| !scan::is_zero(rest))
     }
 
     /// The lsn at which what it covers begins: that of its first frame, or of the oldest segment that

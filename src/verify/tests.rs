@@ -119,6 +119,7 @@ fn footer(written: &Written, wrong: Wrong) -> Footer {
         max_at: 0,
         record_bytes: record_bytes - if wrong == Wrong::RecordBytes { 8 } else { 0 },
         cleaned: LOG_BASE,
+        hidden: 0,
     });
     let units = |at: u64| u32::try_from(at / 8).unwrap();
     let len = u32::try_from(second[2] - second[1]).unwrap();

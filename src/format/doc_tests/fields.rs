@@ -369,7 +369,8 @@ pub(super) const TRAILER_FIELDS: &str = "\
 8 record_bytes: 304
 8 cleaned: 0
 8 state_bytes: 40
-40 reserved";
+8 hidden: 0
+32 reserved";
 
 pub(super) const MANIFEST_FIELDS: &str = "\
 8 magic: memlogMF

@@ -245,6 +245,7 @@ fn footer() -> Footer {
         max_at: 0,
         record_bytes: 40 + 232 + 32,
         cleaned: 0,
+        hidden: 0,
     });
     let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
     let revision = BASE + CHANGES_AT;

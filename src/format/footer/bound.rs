@@ -42,7 +42,7 @@ impl Bound {
     }
 
     /// So many entries.
-    pub(super) fn add_entries(&mut self, count: usize) {
+    pub(crate) fn add_entries(&mut self, count: usize) {
         self.entries = self.entries.saturating_add(count as u64);
     }
 

@@ -122,7 +122,6 @@ impl Builder {
 
     /// Says which names the segment, a run, covers: from `from` on, up to `to`, itself excluded.
     /// It is a fault of [`finish`](Self::finish) if an agent lies outside.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
     pub(crate) fn set_bounds(&mut self, from: &str, to: Option<&str>) -> Result<(), Fault> {
         bounds::check((from, to))?;
         self.bounds = Some((from.to_owned(), to.map(str::to_owned)));
@@ -131,7 +130,6 @@ impl Builder {
 
     /// What the trailer is to say, as far as it is not known before all agents are added. `max_at`
     /// goes on to be raised by agents; store, id and salt are those of the segment to the end.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
     pub(crate) fn facts_mut(&mut self) -> &mut SegmentFacts {
         &mut self.facts
     }

@@ -191,6 +191,7 @@ fn facts(random: &mut Random, state_bytes: u64) -> SegmentFacts {
         max_at: random.below(2),
         record_bytes,
         cleaned: random.next(),
+        hidden: random.next(),
     }
 }
 

@@ -43,6 +43,9 @@ pub(crate) struct SegmentFacts {
     pub(crate) record_bytes: u64,
     /// What was dead by what is known below this lsn has been left out; 0 for a log segment.
     pub(crate) cleaned: u64,
+    /// Bytes of content, roughly, that were dead before the segment was sealed and that no block
+    /// tells of; 0 only if there is no such byte.
+    pub(crate) hidden: u64,
 }
 
 /// The trailer of a footer: facts, totals, and where the sections are.
@@ -138,6 +141,7 @@ impl Trailer {
         trailer.facts.record_bytes = cursor.u64()?;
         trailer.facts.cleaned = cursor.u64()?;
         trailer.state_bytes = cursor.u64()?;
+        trailer.facts.hidden = cursor.u64()?;
         Ok(trailer)
     }
 
@@ -178,6 +182,7 @@ impl Trailer {
             facts.record_bytes,
             facts.cleaned,
             self.state_bytes,
+            facts.hidden,
         ] {
             out.extend_from_slice(&value.to_le_bytes());
         }

@@ -71,6 +71,14 @@ impl Fs for SimFs {
         self.state()?.remove(path)
     }
 
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn links(&self, _path: &Path) -> io::Result<u64> {
+        Ok(1)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.state()?.sync_dir(dir)
     }
