@@ -26,7 +26,10 @@ impl Compactor {
         let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
         let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
         let mut gone: Vec<PathBuf> = Vec::new();
-        for inputs in self.groups(&dirty)? {
+        let groups = self.groups(&dirty)?;
+        // Or it would itself be what holds them.
+        drop(dirty);
+        for inputs in groups {
             gone.extend(self.linked_elsewhere(&inputs));
             let installed = self.erase(&mut busy, &inputs)?;
             agents.extend(installed.erased);
