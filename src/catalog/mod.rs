@@ -2,9 +2,9 @@
 //! at rest can be dropped, and is found again through the footers.
 
 pub(crate) mod base;
-pub(crate) mod dead;
 #[cfg(test)]
 mod base_tests;
+pub(crate) mod dead;
 pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod resident;
@@ -12,8 +12,8 @@ pub(crate) mod version;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -207,10 +207,7 @@ impl Catalog {
     }
 
     /// Installs a new set made from the old one; gives its generation.
-    pub(crate) fn install(
-        &self,
-        change: impl FnOnce(&mut Vec<Arc<Segment>>, u64),
-    ) -> u64 {
+    pub(crate) fn install(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>, u64)) -> u64 {
         let mut current = self.segments.write();
         let mut sealed = current.sealed.clone();
         let generation = current.generation + 1;

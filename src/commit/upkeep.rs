@@ -370,9 +370,8 @@ impl Engine {
         };
         let swept: Vec<u64> = obsolete.into_iter().filter(gone).collect();
         // Others may have become obsolete meanwhile.
-        let replaced = writing
-            .manifest
-            .replace(|manifest| manifest.obsolete.retain(|id| !swept.contains(id)));
+        let replaced =
+            writing.manifest.replace(|manifest| manifest.obsolete.retain(|id| !swept.contains(id)));
         let _ = self.heed(replaced);
     }
 }

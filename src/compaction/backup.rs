@@ -104,7 +104,8 @@ impl Compactor {
                 let bytes = segment
                     .raw(at, len)
                     .ok_or_else(|| segment.damage(at, "the segment ends before its footer"))?;
-                file.write_at(&[IoSlice::new(bytes)], at).map_err(|e| Error::io("write", &to, e))?;
+                file.write_at(&[IoSlice::new(bytes)], at)
+                    .map_err(|e| Error::io("write", &to, e))?;
                 at += len as u64;
             }
         }

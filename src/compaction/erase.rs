@@ -33,8 +33,11 @@ impl Compactor {
             gone.extend(self.linked_elsewhere(&inputs));
             let installed = self.erase(&mut busy, &inputs)?;
             agents.extend(installed.erased);
-            let into =
-                if installed.written.is_empty() { &mut report.unlinked } else { &mut report.rewritten };
+            let into = if installed.written.is_empty() {
+                &mut report.unlinked
+            } else {
+                &mut report.rewritten
+            };
             into.extend(installed.replaced.iter().map(|segment| segment.path().to_owned()));
         }
         busy.surveyed = None;
@@ -96,9 +99,8 @@ impl Compactor {
     fn linked_elsewhere(&self, ids: &[u64]) -> Vec<PathBuf> {
         let set = self.engine.catalog.segments();
         let inputs = set.sealed.iter().filter(|segment| ids.contains(&segment.id));
-        let linked = |path: &&std::path::Path| {
-            self.engine.io.fs.links(path).is_ok_and(|links| links > 1)
-        };
+        let linked =
+            |path: &&std::path::Path| self.engine.io.fs.links(path).is_ok_and(|links| links > 1);
         inputs.map(|segment| segment.path()).filter(linked).map(|path| path.to_owned()).collect()
     }
 

@@ -338,7 +338,8 @@ fn write_entry(
     }
     let offset = u64::from(offset) * crate::format::ALIGN as u64;
     let segment = told.segment;
-    let record = segment.record(offset).map_err(|e| e.with_agent(told.block.name()).with_seq(seq))?;
+    let record =
+        segment.record(offset).map_err(|e| e.with_agent(told.block.name()).with_seq(seq))?;
     let Change::Append(append) = record.change else {
         return Err(segment.damage(offset, "the index leads to a record that is no entry"));
     };

@@ -188,11 +188,7 @@ impl Compactor {
     }
 
     /// Does a step of the job, and installs what it made if that was the last.
-    fn advance(
-        &self,
-        busy: &mut Busy,
-        manners: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Turn> {
+    fn advance(&self, busy: &mut Busy, manners: &mut dyn FnMut(u64) -> Result<()>) -> Result<Turn> {
         let Some(job) = &mut busy.job else { return Ok(Turn::Idle) };
         let inputs = job.input_ids();
         match job.step(STEP, manners) {
@@ -201,9 +197,7 @@ impl Compactor {
             Err(error) => {
                 busy.job = None;
                 return match error.kind() {
-                    ErrorKind::DiskFull => {
-                        Ok(Turn::Full { need: HEAD_ROOM, free: self.free() })
-                    }
+                    ErrorKind::DiskFull => Ok(Turn::Full { need: HEAD_ROOM, free: self.free() }),
                     ErrorKind::Damaged => self.quarantine(busy, &inputs, error),
                     _ => Err(error),
                 };

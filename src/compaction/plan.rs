@@ -143,7 +143,8 @@ fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> u64 {
     let last = living.entries.last().map_or(head.next, |(_, seqs)| seqs.end);
     let lost = head.next.saturating_sub(last);
     records += if lost <= 1 << 20 { lost } else { 0 };
-    bytes += living.state.iter().map(|(key, (_, c))| u64::from(c.len) + key.len() as u64).sum::<u64>();
+    bytes +=
+        living.state.iter().map(|(key, (_, c))| u64::from(c.len) + key.len() as u64).sum::<u64>();
     let data = bytes + records * RECORD_COST;
     let frames = 2 + data / FRAME_EACH;
     data + frames * (FRAME_LEN + AGENT_LEN + align(name.len())) as u64

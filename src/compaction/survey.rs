@@ -62,7 +62,8 @@ fn hidden(segment: &Segment) -> Found {
     // What a forgotten prefix killed in its own segment may be hidden too, and the prefix is a name.
     let forgets = !segment.run
         && segment.footer().is_some_and(|footer| {
-            footer.is_ok_and(|footer| footer.prefixes().is_ok_and(|mut lines| lines.next().is_some()))
+            footer
+                .is_ok_and(|footer| footer.prefixes().is_ok_and(|mut lines| lines.next().is_some()))
         });
     Found { dead, dirty: dead > 0 || forgets || segment.has_remains() }
 }

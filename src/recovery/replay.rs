@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::{dead, hash_name};
 use crate::catalog::part::Spot;
 use crate::catalog::version::{Applied, Place, Version};
+use crate::catalog::{dead, hash_name};
 use crate::commit::seal::{AgentAtEnd, Contents};
 use crate::format::Fault;
 use crate::format::head::Head;
