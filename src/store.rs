@@ -1,5 +1,10 @@
 //! The store: one directory, opened by one writing process.
 
+#[cfg(all(test, feature = "sim"))]
+mod gate;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
+
 use std::fmt;
 use std::iter::FusedIterator;
 use std::path::Path;

@@ -30,6 +30,8 @@ impl Engine {
         self.stop_threads();
         let outcome = self.finish();
         *writing.lock.lock() = None;
+        // The log thread is gone, which did it before.
+        self.log.wake();
         outcome
     }
 
