@@ -124,6 +124,12 @@ impl Engine {
         }
     }
 
+    /// Whether the calling thread is one of the store's.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        let me = std::thread::current().id();
+        self.threads.lock().running.iter().any(|thread| thread.thread().id() == me)
+    }
+
     /// Stops the threads and waits for them.
     pub(crate) fn stop_threads(&self) {
         self.work.stop();

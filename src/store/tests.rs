@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::gate::{Op, gated, is_log};
 use crate::io::sim::SimDisk;
-use crate::{Agent, Durability, Maintenance, NewEntry, Options, Store};
+use crate::{Agent, Durability, ErrorKind, Kind, Maintenance, NewEntry, Options, Store};
 
 const DIR: &str = "/mem";
 /// Long enough for another thread to come to where it waits. On a slow machine a test passes then
@@ -159,4 +159,78 @@ fn a_flush_is_for_all_that_is_queued() {
     first.wait().unwrap();
     third.wait().unwrap();
     assert_eq!(syncs.load(Ordering::SeqCst) - before, 1);
+}
+
+/// Closes the store while the first segment that a filled one leaves is being sealed: the sealing
+/// thread is stopped where `is_there`. Gives the disk once both are done, and the agents filled.
+fn close_in_a_seal(is_there: fn(Op) -> bool) -> (SimDisk, usize) {
+    let disk = SimDisk::new(4);
+    let (stop, is_sealing, go) = Stop::new();
+    let armed = Arc::clone(&stop);
+    let io = gated(&disk, move |op, path| {
+        let sealing = std::thread::current().name() == Some("sealing");
+        if sealing && is_log(path) && is_there(op) {
+            armed.pass();
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    stop.arm();
+    let appending = store.clone();
+    let append = move || {
+        let payload = vec![7; 100 << 10];
+        let append = |i: &usize| {
+            let agent = appending.agent(&format!("a{i}")).unwrap();
+            agent.append(NewEntry::new(Kind::USER, &payload)).is_ok()
+        };
+        (0..12).take_while(append).count()
+    };
+    let filling = std::thread::Builder::new().name("sealing".into()).spawn(append).unwrap();
+    is_sealing.recv().unwrap();
+    let (closed, is_closed) = mpsc::channel();
+    let closing = std::thread::spawn(move || closed.send(store.close()));
+    if is_closed.recv_timeout(MOMENT).is_ok() {
+        // Not in the middle of it, and so another process may take over, while that one goes on.
+        let second = options().open_on(&disk, DIR).unwrap();
+        second.agent("new").unwrap().append(NewEntry::user("by the second")).unwrap();
+        go.send(()).unwrap();
+        filling.join().unwrap();
+        panic!("closed in the middle of a seal; then: {:?}", second.verify());
+    }
+    go.send(()).unwrap();
+    let filled = filling.join().unwrap();
+    is_closed.recv().unwrap().unwrap();
+    closing.join().unwrap().unwrap();
+    (disk, filled)
+}
+
+#[test]
+fn closing_waits_for_a_seal_under_way() {
+    let footer = |op| matches!(op, Op::Write(at) if at > 1_000_000);
+    for is_there in [footer, |op| op == Op::Punch] {
+        let (disk, filled) = close_in_a_seal(is_there);
+        assert!(filled > 0);
+        let after = options().open_on(&disk.fork_without_power(1), DIR).unwrap();
+        assert_eq!(after.agents("").map(Result::unwrap).count(), filled);
+        assert_eq!(after.verify().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_segment_is_not_sealed_twice() {
+    let disk = SimDisk::new(5);
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+    let engine = store.engine();
+    engine.tend(1 << 20, false).unwrap();
+    let job = {
+        let mut order = engine.order.lock();
+        assert!(order.switch(engine.now()));
+        Arc::clone(order.sealing.front().unwrap())
+    };
+    engine.seal(&job).unwrap();
+    assert_eq!(engine.seal(&job).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert!(store.close().is_err());
+    let after = options().open_on(&disk, DIR).unwrap();
+    assert_eq!(next(&after, "a"), 2);
 }
