@@ -49,7 +49,9 @@ fn waiting(store: &Store, call: impl FnOnce() + Clone + Send + 'static) -> Commi
 /// Whether a commit that is submitted now wakes the one who waits for it.
 fn wakes(store: &Store) -> bool {
     let (woken, is_woken) = channel();
-    let _commit = waiting(store, move || drop(woken.send(())));
+    let _commit = waiting(store, move || {
+        let _ = woken.send(());
+    });
     is_woken.recv_timeout(LONG).is_ok()
 }
 

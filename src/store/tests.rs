@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -28,6 +28,11 @@ fn next(store: &Store, name: &str) -> u64 {
 
 fn broken() -> io::Error {
     io::Error::from_raw_os_error(5)
+}
+
+fn pause(time: Duration) {
+    let (_sender, nothing) = mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(time);
 }
 
 /// Stops the one who comes by when it is armed.
@@ -92,7 +97,7 @@ fn what_a_failed_write_took_along_is_not_acknowledged() {
     is_writing.recv().unwrap();
     // The first's leader comes between.
     let leader = std::thread::spawn(move || first.wait());
-    std::thread::sleep(MOMENT);
+    pause(MOMENT);
     go.send(()).unwrap();
     assert!(failing.join().unwrap().is_err());
     let _ = leader.join().unwrap();
@@ -110,8 +115,7 @@ fn a_write_that_failed_is_acknowledged_to_nobody() {
         let io = gated(&disk, move |op, path| {
             if matches!(op, Op::Write(_)) && is_log(path) && fails.load(Ordering::SeqCst) {
                 // Long enough for the others to queue up behind the lock, with their frames.
-                let since = Instant::now();
-                while since.elapsed() < Duration::from_micros(100) {}
+                pause(Duration::from_micros(100));
                 return Err(broken());
             }
             Ok(())
