@@ -1,5 +1,6 @@
 //! Closing: everything to stable storage, threads stopped, the manifest marked as clean.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::commit::Engine;
@@ -28,15 +29,41 @@ impl Engine {
             order.closed = true;
         }
         self.stop_threads();
-        let outcome = self.finish();
-        *writing.lock.lock() = None;
+        let outcome = {
+            // Whoever tends segments now ends first; whoever would next finds the store closed. Until
+            // the lock is gone nobody else replaces the manifest, and afterwards nobody at all.
+            let _busy = self.upkeep.busy.lock();
+            let outcome = self.finish();
+            *writing.lock.lock() = None;
+            outcome
+        };
+        // The log thread is gone, which did it before.
+        self.log.wake();
         outcome
+    }
+
+    /// Closes when the last handle goes. Whoever wants to hear of errors closes by hand; what is
+    /// lost here was never promised.
+    pub(crate) fn close_unheard(self: &Arc<Self>) {
+        if self.is_own_thread() {
+            // A waker let go of it. To close is to wait for the store's threads, and this is one.
+            let engine = Arc::clone(self);
+            let closing = std::thread::Builder::new().name("memlog-close".into());
+            if closing.spawn(move || drop(engine.close())).is_ok() {
+                return;
+            }
+        }
+        let _ = self.close();
     }
 
     fn finish(&self) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let end = self.order.lock().end();
         self.log.flush_to(end, self)?;
+        if let Some(error) = self.log.poisoned() {
+            // Though all is durable, a footer or a manifest is not: a second sync of it would lie.
+            return Err(error);
+        }
         // A seal that fails leaves its segment unsealed, which the next opening mends.
         let sealed = self.seal_for_close();
         let end = self.order.lock().end();

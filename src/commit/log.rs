@@ -5,6 +5,7 @@
 //! it in order; the *leader* flushes: it reads how far was written, syncs, and publishes that
 //! position, so that whoever arrives meanwhile waits for the next flush.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -109,11 +110,10 @@ impl Log {
         ))
     }
 
-    /// Nothing is written or acknowledged any more.
+    /// Nothing is written any more, and nothing acknowledged that is not there already. Those who
+    /// wait hear of it by the next [`wake`](Self::wake).
     pub(crate) fn poison(&self, cause: &Error) {
         let _ = self.poison.set((self.durable(), cause.clone()));
-        let wakers = std::mem::take(&mut *self.wakers.lock());
-        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
     }
 
     /// The error for a batch that was ordered and whose writing or syncing failed.
@@ -127,30 +127,60 @@ impl Log {
         }
     }
 
-    /// Writes everything queued, at least up to `end`.
-    pub(crate) fn write_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
-        self.write_for(end, queue, false)
+    /// Takes everything up to `end` to that durability, and wakes the futures that got what they
+    /// wait for. For those who hold neither lock nor role: a waker is somebody else's code.
+    pub(crate) fn wait(&self, end: u64, durability: Durability, queue: &impl Queue) -> Result<()> {
+        let outcome = match durability {
+            Durability::Buffer => return Ok(()),
+            Durability::Write => self.write(end, queue),
+            Durability::Sync => self.flush(end, queue),
+        };
+        // Who only waited for another leaves the waking to that one.
+        if !matches!(outcome, Ok(false)) {
+            self.wake();
+        }
+        outcome.map(drop)
     }
 
-    fn write_for(&self, end: u64, queue: &impl Queue, flush: bool) -> Result<()> {
+    /// Writes everything queued, at least up to `end`. Wakes nobody.
+    pub(crate) fn write_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        self.write(end, queue).map(drop)
+    }
+
+    /// Makes everything up to `end` durable. Wakes nobody.
+    pub(crate) fn flush_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        self.flush(end, queue).map(drop)
+    }
+
+    /// True if it was this thread that wrote.
+    fn write(&self, end: u64, queue: &impl Queue) -> Result<bool> {
         if self.written() >= end {
-            return Ok(());
+            return Ok(false);
         }
         let mut writer = self.writer.lock();
         self.in_doubt()?;
         if self.written() >= end {
-            return Ok(());
+            return Ok(false);
         }
+        self.write_under(&mut writer, queue, false)?;
+        if self.written() < end {
+            // Whoever took it from the queue has failed, and poisoned the log under this lock.
+            self.poison(&Error::new(ErrorKind::Io, "a batch was ordered and not written"));
+            self.in_doubt()?;
+        }
+        Ok(true)
+    }
+
+    /// A failure poisons before anybody else gets the lock: what is listed as unsynced was then not
+    /// all written, and what was taken from the queue never will be.
+    fn write_under(&self, writer: &mut Writer, queue: &impl Queue, flush: bool) -> Result<()> {
         let guard = Panicking(self);
-        let outcome = self.write_queued(&mut writer, queue, flush);
+        let outcome = self.write_queued(writer, queue, flush);
         std::mem::forget(guard);
-        drop(writer);
-        if let Err(cause) = outcome {
+        outcome.or_else(|cause| {
             self.poison(&cause);
-            return self.in_doubt();
-        }
-        self.wake();
-        Ok(())
+            self.in_doubt()
+        })
     }
 
     /// With `flush` a flush is about to follow, and others like it.
@@ -182,12 +212,13 @@ impl Log {
         Ok(())
     }
 
-    /// Makes everything up to `end` durable: leads a flush, or waits for one.
+    /// Makes everything up to `end` durable: leads a flush, or waits for one. True if it has led.
     ///
     /// Whoever comes while a flush is under way joins the group that the next one is for. The first
     /// of a group leads it, once the group before it is durable, and sets off the event that the
     /// others wait for: one call wakes them all, and nobody of the group behind.
-    pub(crate) fn flush_to(&self, end: u64, queue: &impl Queue) -> Result<()> {
+    fn flush(&self, end: u64, queue: &impl Queue) -> Result<bool> {
+        let mut led = false;
         while self.durable() < end {
             self.in_doubt()?;
             let mut gathering = self.gathering.lock();
@@ -208,22 +239,27 @@ impl Log {
                 gathering.has_leader = false;
                 gathering.before = std::mem::take(&mut gathering.event);
             }
-            if let Err(cause) = self.lead(end, queue) {
+            led = true;
+            if let Err(cause) = self.lead(queue) {
                 self.poison(&cause);
             }
             guard.done();
-            self.wake();
         }
-        Ok(())
+        Ok(led)
     }
 
-    fn lead(&self, end: u64, queue: &impl Queue) -> Result<()> {
-        // A sync that failed is never tried again: the second one would lie.
-        if self.poison.get().is_some() || self.write_for(end, queue, true).is_err() {
-            // Poisoned already, by the cause.
-            return Ok(());
-        }
-        let files = self.writer.lock().unsynced.clone();
+    /// Writes whatever is queued, for all of the group, and syncs it.
+    fn lead(&self, queue: &impl Queue) -> Result<()> {
+        let files = {
+            // One hold of the lock: a write that fails behind this one lists what it did not write.
+            let mut writer = self.writer.lock();
+            // A sync that failed is never tried again: the second one would lie.
+            if self.poison.get().is_some() || self.write_under(&mut writer, queue, true).is_err() {
+                // Poisoned already, by the cause.
+                return Ok(());
+            }
+            writer.unsynced.clone()
+        };
         // In order: nothing in a file is durable before all of the file before it is.
         for (file, written) in &files {
             file.sync()?;
@@ -234,23 +270,23 @@ impl Log {
         Ok(())
     }
 
-    /// Wakes the futures whose batches have got where they wanted to.
-    fn wake(&self) {
+    /// Wakes the futures whose batches have got where they wanted to, or never will.
+    ///
+    /// Called without any lock or role: a waker may do whatever its executor likes, and wait for
+    /// this log. Its panic is neither the log's nor the other wakers'.
+    pub(crate) fn wake(&self) {
         let progress = self.progress();
-        let mut ready = Vec::new();
-        let mut wakers = self.wakers.lock();
-        if wakers.is_empty() {
-            return;
+        let poisoned = self.poison.get().is_some();
+        let ready: Vec<Waiting> = {
+            let mut wakers = self.wakers.lock();
+            let reached = |(end, durability, _): &mut Waiting| {
+                poisoned || progress.reached(*end, *durability)
+            };
+            wakers.extract_if(.., reached).collect()
+        };
+        for (_, _, waker) in ready {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
-        wakers.retain(|(end, durability, waker)| {
-            let reached = progress.reached(*end, *durability);
-            if reached {
-                ready.push(waker.clone());
-            }
-            !reached
-        });
-        drop(wakers);
-        ready.into_iter().for_each(Waker::wake);
     }
 
     /// Whether a batch has got where it wanted to; if not, `waker` is woken when it has.
@@ -260,6 +296,8 @@ impl Log {
         durability: Durability,
         waker: &Waker,
     ) -> Option<Result<()>> {
+        // Cloned, and dropped, outside of the lock: that is somebody else's code too.
+        let clone = waker.clone();
         let mut wakers = self.wakers.lock();
         if self.progress().reached(end, durability) {
             return Some(Ok(()));
@@ -271,7 +309,7 @@ impl Log {
             (*e, *d) == (end, durability) && w.will_wake(waker)
         };
         if !wakers.iter().any(same) {
-            wakers.push((end, durability, waker.clone()));
+            wakers.push((end, durability, clone));
         }
         None
     }

@@ -234,11 +234,7 @@ impl Engine {
 
     /// Takes what was ordered up to `end` to that durability, and returns when it is there.
     pub(crate) fn wait(&self, end: u64, durability: Durability) -> Result<()> {
-        match durability {
-            Durability::Buffer => Ok(()),
-            Durability::Write => self.log.write_to(end, self),
-            Durability::Sync => self.log.flush_to(end, self),
-        }
+        self.log.wait(end, durability, self)
     }
 
     /// Everything ordered so far, on stable storage.
@@ -252,7 +248,7 @@ impl Engine {
         };
         match self.log.poisoned() {
             Some(error) => Err(error),
-            None => self.log.flush_to(end, self),
+            None => self.log.wait(end, Durability::Sync, self),
         }
     }
 

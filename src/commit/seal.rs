@@ -5,9 +5,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use crate::catalog::part::{Part, StateSlot};
+use crate::catalog::resident::Resident;
 use crate::commit::Engine;
 use crate::commit::order::Sealing;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::codec::u32_at;
 use crate::format::footer::{Builder, Footer, SegmentFacts, StateChange, Summary, TRAILER_LEN};
@@ -35,21 +36,17 @@ impl Engine {
     ///
     /// # Errors
     /// If nothing is lost and the seal can be tried again. Other failures poison the log.
-    fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
+    pub(crate) fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let segment = &job.file.segment;
         // With the first frame of the next segment, which says where this one ends: bytes of the
         // footer can then never be mistaken for a torn tail.
         self.log.flush_to(job.linked, self)?;
-        let agents = job.touched.iter().filter_map(|resident| {
-            let (head, part) = resident.lock().at_end_of(segment.id)?;
-            Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
-        });
         let contents = Contents {
             data_end: job.data_end,
             record_bytes: job.record_bytes,
             hidden: job.hidden,
-            agents: agents.collect(),
+            agents: self.agents_at_end(job)?,
             prefixes: &job.prefixes,
         };
         let footer = build_footer(self.store, segment, segment.capacity, contents)?;
@@ -95,6 +92,25 @@ impl Engine {
                 (line.dead, line.dead_since) = *dead;
             }
         }
+    }
+
+    /// The agents touched in a segment, as they were at its end.
+    ///
+    /// One of which nobody knows that any more was sealed before: a footer without it would hide
+    /// what is there.
+    fn agents_at_end(&self, job: &Sealing) -> Result<Vec<AgentAtEnd>> {
+        let segment = &job.file.segment;
+        let at_end = |resident: &Arc<Resident>| {
+            let (head, part) = resident.lock().at_end_of(segment.id)?;
+            Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
+        };
+        let agents: Option<Vec<_>> = job.touched.iter().map(at_end).collect();
+        agents.ok_or_else(|| {
+            let path = segment.path().display();
+            let cause = Error::new(ErrorKind::Io, format!("{path} was to be sealed twice"));
+            self.log.poison(&cause);
+            self.log.poisoned().unwrap_or(cause)
+        })
     }
 
     /// Turns the failure of a manifest's replacement into an error; one of unknown outcome poisons.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::Durability;
 
 /// A log that has been quiet for this long gets a frame that bears witness of what is durable.
 const QUIET: Duration = Duration::from_millis(20);
@@ -114,12 +116,18 @@ impl Engine {
     }
 
     /// Asks for a batch that nobody waits for in a call.
-    pub(crate) fn push_along(&self, end: u64, durability: crate::types::Durability) {
+    pub(crate) fn push_along(&self, end: u64, durability: Durability) {
         match durability {
-            crate::types::Durability::Buffer => {}
-            crate::types::Durability::Write => self.work.write_now(),
-            crate::types::Durability::Sync => self.work.sync_to(end),
+            Durability::Buffer => {}
+            Durability::Write => self.work.write_now(),
+            Durability::Sync => self.work.sync_to(end),
         }
+    }
+
+    /// Whether the calling thread is one of the store's.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        let me = std::thread::current().id();
+        self.threads.lock().running.iter().any(|thread| thread.thread().id() == me)
     }
 
     /// Stops the threads and waits for them.
@@ -177,15 +185,30 @@ struct Round {
 fn run_log(engine: &Engine) {
     let mut round = Round::default();
     let mut pause = Some(QUIET);
+    let guard = Gone(engine);
     while engine.work.sleep(pause, || engine.ordered_end() == round.seen) {
         // An error poisons the log: whoever waits hears of it, and nothing is left to do here.
         pause = round.turn(engine).unwrap_or(None);
+        // Whoever took the log further, under locks or not: this thread was asked for each batch
+        // that a future waits for, and now holds nothing.
+        engine.log.wake();
+    }
+    std::mem::forget(guard);
+}
+
+/// Poisons the log if the log thread unwinds: futures that wait for it must hear of it.
+struct Gone<'a>(&'a Engine);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.log.poison(&Error::new(ErrorKind::Io, "the thread that flushes the log panicked"));
+        self.0.log.wake();
     }
 }
 
 impl Round {
     /// Does what is due; gives how long nothing will be, unless something is asked.
-    fn turn(&mut self, engine: &Engine) -> crate::error::Result<Option<Duration>> {
+    fn turn(&mut self, engine: &Engine) -> Result<Option<Duration>> {
         let now = engine.io.clock.monotonic();
         let ordered = engine.ordered_end();
         let moved = std::mem::replace(&mut self.seen, ordered) != ordered;

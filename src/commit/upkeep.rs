@@ -36,7 +36,7 @@ pub(crate) struct Upkeep {
     wanted: Condvar,
     answered: Condvar,
     /// One at a time changes segments.
-    busy: Mutex<Sizing>,
+    pub(super) busy: Mutex<Sizing>,
 }
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ struct Asked {
 
 /// How large the next segment is to be.
 #[derive(Default)]
-struct Sizing {
+pub(super) struct Sizing {
     next: u64,
     /// The last segment was full within a moment.
     hurry: bool,
@@ -181,6 +181,10 @@ impl Engine {
     /// Seals what waits for it and sees to a spare of at least `room` bytes.
     pub(crate) fn tend(&self, room: u64, erasing: bool) -> Result<()> {
         let mut sizing = self.upkeep.busy.lock();
+        if self.order.lock().closed {
+            // Asked under `busy`: the close has it for as long as it works on segments itself.
+            return Err(closed());
+        }
         if let Some(error) = self.log.poisoned() {
             return Err(error);
         }

@@ -38,6 +38,25 @@ impl Compactor {
         self.busy.lock().job = None;
     }
 
+    /// Stops it and closes the store, when the last handle goes.
+    pub(crate) fn close_unheard(self: &Arc<Self>) {
+        let me = std::thread::current().id();
+        let is_own = self.thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == me);
+        if !is_own {
+            self.stop();
+            return self.engine.close_unheard();
+        }
+        // A waker let go of the handle here: to close is to wait for this very thread.
+        let closing = Arc::clone(self);
+        let named = std::thread::Builder::new().name("memlog-close".into());
+        let spawned = named.spawn(move || {
+            closing.stop();
+            let _ = closing.engine.close();
+        });
+        // Without another thread it stays open until the process ends: as after a kill.
+        drop(spawned);
+    }
+
     fn run(&self) {
         let mut seen = 0;
         let mut pause = self.idle();

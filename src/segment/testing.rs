@@ -42,6 +42,9 @@ pub(crate) fn sealed(
         lowest_lsn: lsns.start,
         highest_lsn: lsns.end,
         max_at: 0,
+        record_bytes: 0,
+        cleaned: 0,
+        hidden: 0,
     });
     fill(&mut builder);
     let footer = builder.finish(CAPACITY).unwrap();

@@ -1,0 +1,121 @@
+//! A simulated disk with a hook before what changes files: a test stops a thread there, or fails it.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::io::sim::SimDisk;
+use crate::io::{File, Fs, Io, Lock, Map};
+
+/// What is about to be done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Write(u64),
+    Sync,
+    Punch,
+}
+
+type Hook = Arc<dyn Fn(Op, &Path) -> io::Result<()> + Send + Sync>;
+
+/// The handles of `disk`, with `hook` before each write, sync and punch.
+pub(super) fn gated(
+    disk: &SimDisk,
+    hook: impl Fn(Op, &Path) -> io::Result<()> + Send + Sync + 'static,
+) -> Io {
+    let io = disk.io();
+    Io { fs: Arc::new(Gate { inner: Arc::clone(&io.fs), hook: Arc::new(hook) }), ..io }
+}
+
+/// Whether a file holds log frames.
+pub(super) fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
+}
+
+struct Gate {
+    inner: Arc<dyn Fs>,
+    hook: Hook,
+}
+
+struct GateFile {
+    inner: Arc<dyn File>,
+    path: PathBuf,
+    hook: Hook,
+}
+
+impl Gate {
+    fn wrap(&self, inner: Arc<dyn File>, path: &Path) -> Arc<dyn File> {
+        Arc::new(GateFile { inner, path: path.to_owned(), hook: Arc::clone(&self.hook) })
+    }
+}
+
+impl Fs for Gate {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.inner.list(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        self.inner.lock(path)
+    }
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(self.inner.create(path, len)?, path))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(self.inner.open(path, write)?, path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.sync_dir(dir)
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.inner.free_space(dir)
+    }
+}
+
+impl File for GateFile {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        (self.hook)(Op::Write(offset), &self.path)?;
+        self.inner.write_at(bufs, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        (self.hook)(Op::Sync, &self.path)?;
+        self.inner.sync()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        (self.hook)(Op::Punch, &self.path)?;
+        self.inner.punch(offset, len)
+    }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.inner.data_from(offset)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        self.inner.map(len)
+    }
+}

@@ -1,0 +1,240 @@
+//! What a store promises while its disk is stopped or fails between two steps of another thread.
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::gate::{Op, gated, is_log};
+use crate::io::sim::SimDisk;
+use crate::{Agent, Durability, ErrorKind, Kind, Maintenance, NewEntry, Options, Store};
+
+const DIR: &str = "/mem";
+/// Long enough for another thread to come to where it waits. On a slow machine a test passes then
+/// without having tried anything.
+const MOMENT: Duration = Duration::from_millis(200);
+
+fn options() -> Options {
+    Options::new().maintenance(Maintenance::Manual)
+}
+
+fn next(store: &Store, name: &str) -> u64 {
+    store.agent(name).unwrap().view().unwrap().next_seq()
+}
+
+fn broken() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+fn pause(time: Duration) {
+    let (_sender, nothing) = mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(time);
+}
+
+/// Stops the one who comes by when it is armed.
+struct Stop {
+    armed: AtomicBool,
+    reached: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Stop {
+    /// With what tells that somebody was stopped, and what lets go of him.
+    fn new() -> (Arc<Stop>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (reached, is_reached) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        let stop = Stop { armed: AtomicBool::new(false), reached, go: Mutex::new(gate) };
+        (Arc::new(stop), is_reached, go)
+    }
+
+    fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// True if the caller was stopped.
+    fn pass(&self) -> bool {
+        let stopped = self.armed.swap(false, Ordering::SeqCst);
+        if stopped {
+            self.reached.send(()).unwrap();
+            let _ = self.go.lock().recv();
+        }
+        stopped
+    }
+}
+
+#[test]
+fn what_a_failed_write_took_along_is_not_acknowledged() {
+    let disk = SimDisk::new(3);
+    let (stop, is_writing, go) = Stop::new();
+    let armed = Arc::clone(&stop);
+    let io = gated(&disk, move |op, path| {
+        let fails = matches!(op, Op::Write(_)) && is_log(path) && armed.pass();
+        if fails { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agents: Vec<Agent> = ["a", "b", "c", "d"].map(|name| store.agent(name).unwrap()).into();
+    let [a, b, c, d] = agents.as_slice() else { unreachable!() };
+    for agent in &agents {
+        agent.append(NewEntry::user("0")).unwrap();
+    }
+    let entry = |agent, text| {
+        let mut batch = store.batch();
+        batch.append(agent, NewEntry::user(text));
+        batch
+    };
+    // The first waits for a flush, and the second's write takes it along.
+    let first = entry(a, "A").submit();
+    entry(b, "B").durability(Durability::Write).commit().unwrap();
+    // The last waits for a flush too, and the third's write takes it along, and fails.
+    let lost = entry(d, "D").submit();
+    let mut third = entry(c, "C");
+    stop.arm();
+    let failing = std::thread::spawn(move || third.durability(Durability::Write).commit());
+    is_writing.recv().unwrap();
+    // The first's leader comes between.
+    let leader = std::thread::spawn(move || first.wait());
+    pause(MOMENT);
+    go.send(()).unwrap();
+    assert!(failing.join().unwrap().is_err());
+    let _ = leader.join().unwrap();
+    let acknowledged = lost.wait();
+    let after = options().open_on(&disk.fork_without_power(9), DIR).unwrap();
+    assert!(acknowledged.is_err() || next(&after, "d") == 3, "{acknowledged:?}");
+}
+
+#[test]
+fn a_write_that_failed_is_acknowledged_to_nobody() {
+    for round in 0..500 {
+        let disk = SimDisk::new(round);
+        let armed = Arc::new(AtomicBool::new(false));
+        let fails = Arc::clone(&armed);
+        let io = gated(&disk, move |op, path| {
+            if matches!(op, Op::Write(_)) && is_log(path) && fails.load(Ordering::SeqCst) {
+                // Long enough for the others to queue up behind the lock, with their frames.
+                pause(Duration::from_micros(100));
+                return Err(broken());
+            }
+            Ok(())
+        });
+        let store = options().open_with(io, Path::new(DIR)).unwrap();
+        armed.store(true, Ordering::SeqCst);
+        let barrier = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "c", "d"] {
+                let (store, barrier) = (&store, &barrier);
+                scope.spawn(move || {
+                    let agent = store.agent(name).unwrap();
+                    barrier.wait();
+                    let mut batch = store.batch();
+                    batch.append(&agent, NewEntry::user("x")).durability(Durability::Write);
+                    assert!(batch.commit().is_err(), "round {round}, {name}");
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_flush_is_for_all_that_is_queued() {
+    let disk = SimDisk::new(6);
+    let syncs = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&syncs);
+    let io = gated(&disk, move |op, path| {
+        if op == Op::Sync && is_log(path) {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let entry = |name| {
+        let mut batch = store.batch();
+        batch.append(&store.agent(name).unwrap(), NewEntry::user("x"));
+        batch
+    };
+    // Written along with the second, so that its own flush has nothing to write for itself.
+    let first = entry("a").submit();
+    entry("b").durability(Durability::Write).commit().unwrap();
+    let third = entry("c").submit();
+    let before = syncs.load(Ordering::SeqCst);
+    first.wait().unwrap();
+    third.wait().unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst) - before, 1);
+}
+
+/// Closes the store while the first segment that a filled one leaves is being sealed: the sealing
+/// thread is stopped where `is_there`. Gives the disk once both are done, and the agents filled.
+fn close_in_a_seal(is_there: fn(Op) -> bool) -> (SimDisk, usize) {
+    let disk = SimDisk::new(4);
+    let (stop, is_sealing, go) = Stop::new();
+    let armed = Arc::clone(&stop);
+    let io = gated(&disk, move |op, path| {
+        let sealing = std::thread::current().name() == Some("sealing");
+        if sealing && is_log(path) && is_there(op) {
+            armed.pass();
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    stop.arm();
+    let appending = store.clone();
+    let append = move || {
+        let payload = vec![7; 100 << 10];
+        let append = |i: &usize| {
+            let agent = appending.agent(&format!("a{i}")).unwrap();
+            agent.append(NewEntry::new(Kind::USER, &payload)).is_ok()
+        };
+        (0..12).take_while(append).count()
+    };
+    let filling = std::thread::Builder::new().name("sealing".into()).spawn(append).unwrap();
+    is_sealing.recv().unwrap();
+    let (closed, is_closed) = mpsc::channel();
+    let closing = std::thread::spawn(move || closed.send(store.close()));
+    if is_closed.recv_timeout(MOMENT).is_ok() {
+        // Not in the middle of it, and so another process may take over, while that one goes on.
+        let second = options().open_on(&disk, DIR).unwrap();
+        second.agent("new").unwrap().append(NewEntry::user("by the second")).unwrap();
+        go.send(()).unwrap();
+        filling.join().unwrap();
+        panic!("closed in the middle of a seal; then: {:?}", second.verify());
+    }
+    go.send(()).unwrap();
+    let filled = filling.join().unwrap();
+    is_closed.recv().unwrap().unwrap();
+    closing.join().unwrap().unwrap();
+    (disk, filled)
+}
+
+#[test]
+fn closing_waits_for_a_seal_under_way() {
+    let footer = |op| matches!(op, Op::Write(at) if at > 1_000_000);
+    for is_there in [footer, |op| op == Op::Punch] {
+        let (disk, filled) = close_in_a_seal(is_there);
+        assert!(filled > 0);
+        let after = options().open_on(&disk.fork_without_power(1), DIR).unwrap();
+        assert_eq!(after.agents("").map(Result::unwrap).count(), filled);
+        assert_eq!(after.verify().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_segment_is_not_sealed_twice() {
+    let disk = SimDisk::new(5);
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+    let engine = store.engine();
+    engine.tend(1 << 20, false).unwrap();
+    let job = {
+        let mut order = engine.order.lock();
+        assert!(order.switch(engine.now()));
+        Arc::clone(order.sealing.front().unwrap())
+    };
+    engine.seal(&job).unwrap();
+    assert_eq!(engine.seal(&job).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert!(store.close().is_err());
+    let after = options().open_on(&disk, DIR).unwrap();
+    assert_eq!(next(&after, "a"), 2);
+}
