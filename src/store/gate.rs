@@ -78,6 +78,14 @@ impl Fs for Gate {
         self.inner.remove(path)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.link(from, to)
+    }
+
+    fn links(&self, path: &Path) -> io::Result<u64> {
+        self.inner.links(path)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.inner.sync_dir(dir)
     }
