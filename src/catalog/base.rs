@@ -281,13 +281,6 @@ impl Lookup<'_> {
     }
 
     fn block<'a>(&self, segment: &'a Arc<Segment>) -> Result<Option<(u64, Block<'a>)>> {
-        let Some(footer) = segment.footer() else { return Ok(None) };
-        let footer = footer?;
-        let found = match footer.may_contain(self.hash) {
-            Ok(false) => return Ok(None),
-            Ok(true) => footer.find(self.name),
-            Err(fault) => Err(fault),
-        };
-        found.map_err(|fault| segment.footer_damage(fault).with_agent(self.name))
+        segment.look_up(self.name, self.hash)
     }
 }

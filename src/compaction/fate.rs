@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::catalog::dead::{ENTRY_COST, share};
 use crate::catalog::version::Version;
 use crate::commit::Engine;
-use crate::compaction::merge::{Told, footer};
+use crate::compaction::merge::Told;
 use crate::error::Result;
 use crate::format::footer::{Block, StateChange, Trailer};
 use crate::format::head::Head;
@@ -85,7 +85,7 @@ impl Knowledge<'_> {
         let Some(last) = told.last().map(|told| told.block.head()) else {
             return Ok(Living::default());
         };
-        let older = self.older_may_hold(hash)?;
+        let older = self.older_may_hold(name, hash)?;
         let mut living = Living { older, ..Living::default() };
         let now = newer.head.unwrap_or(last);
         let dead = now.life == 0
@@ -122,14 +122,7 @@ impl Knowledge<'_> {
         });
         let mut blocks = Vec::new();
         for segment in &self.newer {
-            let footer = footer(segment)?;
-            let found = match footer.may_contain(hash) {
-                Ok(true) => footer.find(name),
-                Ok(false) => Ok(None),
-                Err(fault) => Err(fault),
-            };
-            let found = found.map_err(|f| segment.footer_damage(f).with_agent(name))?;
-            blocks.extend(found.map(|(_, block)| block));
+            blocks.extend(segment.look_up(name, hash)?.map(|(_, block)| block));
         }
         let sealed = blocks.first().map(Block::head);
         Ok(Newer {
@@ -140,10 +133,9 @@ impl Knowledge<'_> {
         })
     }
 
-    fn older_may_hold(&self, hash: u64) -> Result<bool> {
+    fn older_may_hold(&self, name: &str, hash: u64) -> Result<bool> {
         for segment in &self.older {
-            let may = footer(segment)?.may_contain(hash);
-            if may.map_err(|fault| segment.footer_damage(fault))? {
+            if segment.may_tell_of(name, hash)? {
                 return Ok(true);
             }
         }

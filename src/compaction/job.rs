@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::catalog::base::SegmentSet;
 use crate::commit::Engine;
 use crate::compaction::fate::{Knowledge, Living};
-use crate::compaction::merge::{Merge, Told, footer};
+use crate::compaction::merge::{Merge, Told};
 use crate::compaction::plan::{self, Output};
 use crate::compaction::writer::{Covered, RunWriter};
 use crate::error::{Error, ErrorKind, Result};
@@ -427,8 +427,8 @@ fn surroundings(set: &SegmentSet, ids: &[u64]) -> Surroundings {
     (inputs, newer.cloned().collect(), older.cloned().collect())
 }
 
-/// The first name that a sealed segment covers, and the one behind the last: see `bounds`.
+/// The first name that a sealed segment covers, and the one behind the last; `None`: there is none.
 pub(crate) fn names(segment: &Segment) -> Result<(Box<str>, Option<Box<str>>)> {
-    let bounds = footer(segment)?.bounds().map_err(|fault| segment.footer_damage(fault))?;
-    Ok(bounds.map_or_else(Default::default, |(from, to)| (from.into(), to.map(Into::into))))
+    let index = segment.run_index()?;
+    Ok(index.map_or_else(Default::default, |index| (index.from.clone(), index.to.clone())))
 }

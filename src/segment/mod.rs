@@ -1,6 +1,7 @@
 //! A segment: one file, mapped read-only. Log segments are written through a [`LogFile`] beside the
 //! map; sealed ones end with a footer.
 
+mod index;
 pub(crate) mod scan;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -21,6 +22,7 @@ use crate::format::record::{self, Record};
 use crate::format::touched::Touched;
 use crate::format::{Fault, VERSION};
 use crate::io::{Io, Map};
+use crate::segment::index::RunIndex;
 use crate::segment::scan::Frames;
 use crate::types::{Lsn, Verify};
 
@@ -72,6 +74,8 @@ struct Footer {
     /// A footer that was built from frames because the file has none, or a damaged one.
     heap: Option<Vec<u8>>,
     touched: Touched,
+    /// Of a run, once it was asked for.
+    index: OnceLock<RunIndex>,
 }
 
 impl Segment {
@@ -265,7 +269,7 @@ impl Segment {
         }
         self.publish(trailer.facts.data_end);
         let touched = self.footer_touched(trailer.footer_len());
-        self.footer.get_or_init(|| Footer { trailer, heap: None, touched });
+        self.footer.get_or_init(|| Footer { trailer, heap: None, touched, index: OnceLock::new() });
         Ok(())
     }
 
@@ -277,7 +281,8 @@ impl Segment {
             .map_err(|Fault(reason)| self.damage(0, reason))?;
         self.publish(trailer.facts.data_end);
         let touched = self.footer_touched(bytes.len() as u64);
-        self.footer.get_or_init(|| Footer { trailer, heap: Some(bytes), touched });
+        let heap = Some(bytes);
+        self.footer.get_or_init(|| Footer { trailer, heap, touched, index: OnceLock::new() });
         Ok(())
     }
 

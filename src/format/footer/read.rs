@@ -1,5 +1,6 @@
 //! Looking things up in a footer.
 
+use std::ops::Range;
 use std::str;
 
 use super::super::touched::Touched;
@@ -81,6 +82,52 @@ impl<'a> FooterRef<'a> {
         let (_, leaf) = self.descend(name.as_bytes())?;
         let (_, Some(target)) = leaf.search(name.as_bytes())? else { return Ok(None) };
         let at = offset(target);
+        let block = self.block_at(at)?;
+        if block.name() != name {
+            return Err(Fault("the directory leads to the block of another agent"));
+        }
+        Ok(Some((at, block)))
+    }
+
+    /// The first name of each leaf of the directory, in order; empty if there is one leaf only.
+    pub(crate) fn fences(&self) -> Result<Vec<Box<str>>, Fault> {
+        let mut fences = Vec::new();
+        for number in self.trailer.leaf_pages..self.trailer.directory_pages {
+            let page = self.page(number)?;
+            if page.level != 1 {
+                break;
+            }
+            for slot in 0..page.count() {
+                let name = str::from_utf8(page.entry(slot)?.0);
+                fences.push(name.map_err(|_| Fault("a name is not UTF-8"))?.into());
+            }
+        }
+        if !fences.is_empty() && fences.len() as u64 != u64::from(self.trailer.leaf_pages) {
+            return Err(Fault("the directory does not lead to each of its leaves"));
+        }
+        Ok(fences)
+    }
+
+    /// Like [`find`](Self::find), with the fences at hand: reads one page of the directory and the
+    /// block. `near` is told of a block that lies in several pages before it is read.
+    pub(crate) fn find_behind(
+        &self,
+        fences: &[Box<str>],
+        name: &str,
+        near: &dyn Fn(Range<u64>),
+    ) -> Result<Option<(u64, Block<'a>)>, Fault> {
+        let behind = fences.partition_point(|first| **first <= *name);
+        let leaf = u32::try_from(behind.saturating_sub(1)).map_err(|_| EMPTY_LEAF)?;
+        let page = self.leaf(leaf)?;
+        let (slot, Some(target)) = page.search(name.as_bytes())? else { return Ok(None) };
+        let at = offset(target);
+        // Blocks lie in the order of their names; that of the last name of a page ends somewhere.
+        let page_len = PAGE as u64;
+        let end = page.entry(slot + 1).map_or(at + page_len, |(_, next)| offset(next)).max(at + 1);
+        let start = in_memory(at.saturating_sub(self.trailer.footer_at))?;
+        if at / page_len != (end - 1) / page_len && !self.touched.test(start) {
+            near(at..end);
+        }
         let block = self.block_at(at)?;
         if block.name() != name {
             return Err(Fault("the directory leads to the block of another agent"));
