@@ -1,14 +1,17 @@
 //! The handle of an agent.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::NewEntry;
 use crate::catalog::resident::Resident;
+use crate::commit::order::Ordered;
 use crate::commit::prepared::Prepared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Change;
 use crate::options::MAX_NAME;
+use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::types::{Retention, Usage};
 use crate::view::View;
@@ -182,19 +185,29 @@ impl Agent {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_retention(&self, retention: Option<Retention>) -> Result<()> {
-        loop {
-            // What the old policy dropped is made a floor that the new one cannot lower.
-            let floor = self.view()?.floor();
-            let changed = self.commit_one(|batch, agent| {
-                batch.push(agent, &Change::Truncate { seq: floor });
+        let engine = self.store.engine();
+        engine.check_open()?;
+        let resident = self.resident();
+        // What the old policy dropped is made a floor that the new one cannot lower. It is that of
+        // the moment of the change only if nobody appends, forgets or loosens in between.
+        let turn = resident.take_turn();
+        let (ordered, _) = loop {
+            let before = Snapshot::open_latest(engine, &resident)?;
+            let ordered = self.order_one(|batch, agent| {
+                if let Some(agent) = batch.agents.get_mut(agent) {
+                    agent.expect_last = Some(before.version.lsn);
+                }
+                batch.push(agent, &Change::Truncate { seq: before.floor });
                 batch.push(agent, &Change::Policy(retention));
             });
-            match changed {
-                // Forgotten in between: the floor is that of a life that is over.
-                Err(e) if e.kind() == ErrorKind::OutOfRange => {}
-                changed => return changed.map(drop),
+            match ordered {
+                // Forgotten with a prefix in between: the floor is that of a life that is over.
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                ordered => break ordered?,
             }
-        }
+        };
+        drop(turn);
+        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))
     }
 
     /// How much the agent has stored, as of now.
@@ -225,7 +238,14 @@ impl Agent {
     }
 
     /// Commits a batch of this agent alone; gives the seqs of its appends.
-    fn commit_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<std::ops::Range<u64>> {
+    fn commit_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<Range<u64>> {
+        let engine = self.store.engine();
+        let (ordered, seqs) = self.order_one(fill)?;
+        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))?;
+        Ok(seqs)
+    }
+
+    fn order_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<(Ordered, Range<u64>)> {
         let engine = self.store.engine();
         let mut batch = engine.scratch();
         let agent = batch.agent(&self.name, self.hash);
@@ -233,9 +253,7 @@ impl Agent {
         let ordered = engine.order(&mut batch, engine.options.durability);
         let seqs = batch.agents.first().map_or(1..1, |a| a.seqs.clone());
         engine.give_back(batch);
-        let ordered = ordered.map_err(|e| e.for_agent(&self.name))?;
-        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))?;
-        Ok(seqs)
+        Ok((ordered.map_err(|e| e.for_agent(&self.name))?, seqs))
     }
 }
 

@@ -50,7 +50,7 @@ impl Clone for Extent {
     }
 }
 
-/// Extents up to this many entries and bytes are verified as a whole when they are touched first:
+/// Extents up to this many entries and bytes are verified as a whole when most of them is read:
 /// then one flag, next to what is read anyway, stands for all of their records.
 const WHOLE_ENTRIES: u32 = 256;
 const WHOLE_BYTES: u64 = 256 << 10;
@@ -104,26 +104,35 @@ impl Extent {
         (from..to).zip(spots)
     }
 
-    /// Whether every record of it has been verified; sees to it if that is little work. A record
-    /// that is damaged is left to whoever reads it.
+    /// Whether every record of it has been verified.
     #[inline]
     pub(crate) fn is_verified(&self) -> bool {
-        self.verified.load(Ordering::Relaxed) || self.verify()
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// Called before these seqs are read. If they are at least half of it, and it is not large,
+    /// every record of it is verified, so that one flag stands for all. Who wants less would wait
+    /// for pages that nobody asked for. A record that is damaged is left to whoever reads it.
+    pub(crate) fn verify_for(&self, seqs: &Range<u64>) {
+        if self.is_verified() || self.segment.verifies_always() {
+            return;
+        }
+        let wanted = seqs.end.min(self.end()).saturating_sub(seqs.start.max(self.first));
+        let whole = self.count <= WHOLE_ENTRIES && self.bytes() <= WHOLE_BYTES;
+        if whole && wanted.saturating_mul(2) >= u64::from(self.count) {
+            self.verify();
+        }
     }
 
     #[cold]
-    fn verify(&self) -> bool {
-        let whole = self.count <= WHOLE_ENTRIES && self.bytes() <= WHOLE_BYTES;
+    fn verify(&self) {
         let sound = |seq| match self.spot(seq) {
             Some(spot) => spot.offset().is_none_or(|at| self.segment.record(at).is_ok()),
             None => false,
         };
-        let verified =
-            whole && !self.segment.verifies_always() && (self.first..self.end()).all(sound);
-        if verified {
+        if (self.first..self.end()).all(sound) {
             self.verified.store(true, Ordering::Relaxed);
         }
-        verified
     }
 
     /// The first seq of the first group whose running maximum of `at` reaches `time`.

@@ -38,6 +38,8 @@ pub(crate) struct Resident {
     pub(crate) name: Arc<str>,
     pub(crate) hash: u64,
     slot: Mutex<Slot>,
+    /// Held by whoever changes the agent by what it is now, while nobody else may.
+    turn: Mutex<()>,
     /// Set by every use, cleared by the hand of the clock that evicts.
     used: AtomicBool,
 }
@@ -76,6 +78,20 @@ pub(crate) struct Slot {
     pub(crate) prefixes_seen: u64,
     /// Bytes that the shard has charged for it.
     pub(crate) charged: usize,
+    /// Somebody has the turn: other batches wait for it.
+    held: bool,
+}
+
+/// The right to be the only one who changes an agent.
+pub(crate) struct Turn<'a> {
+    resident: &'a Resident,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.resident.lock().held = false;
+    }
 }
 
 impl Resident {
@@ -90,8 +106,25 @@ impl Resident {
             sealing: Vec::new(),
             prefixes_seen: 0,
             charged: 0,
+            held: false,
         };
-        Resident { name, hash, slot: Mutex::new(slot), used: AtomicBool::new(true) }
+        let turn = Mutex::default();
+        Resident { name, hash, slot: Mutex::new(slot), turn, used: AtomicBool::new(true) }
+    }
+
+    /// Keeps others from changing the agent: they are not ordered before the turn is over.
+    ///
+    /// A change that depends on what is read of the agent could otherwise be outrun for ever by
+    /// whoever appends. Forgetting a prefix is not kept out, since it knows no agents.
+    pub(crate) fn take_turn(&self) -> Turn<'_> {
+        let turn = self.turn.lock();
+        self.lock().held = true;
+        Turn { resident: self, _turn: turn }
+    }
+
+    /// Waits until nobody has the turn.
+    pub(crate) fn await_turn(&self) {
+        drop(self.turn.lock());
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Slot> {
@@ -118,6 +151,11 @@ impl Resident {
 }
 
 impl Slot {
+    /// Whether somebody has the turn.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// Whether the head has been looked up.
     pub(crate) fn is_known(&self) -> bool {
         self.known

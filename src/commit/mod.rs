@@ -204,6 +204,7 @@ impl Engine {
                     self.make_room(active, room, batch.erasing)?;
                 }
                 Attempt::Unknown => self.learn(batch)?,
+                Attempt::Held(resident) => resident.await_turn(),
                 Attempt::Conflict(error, wait) => {
                     // Answered when what it conflicts with can be read.
                     if let Some((end, durability)) = wait {

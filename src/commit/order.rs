@@ -90,6 +90,8 @@ pub(crate) enum Attempt {
     },
     /// Something must be read from footers first.
     Unknown,
+    /// Somebody has the turn of this agent, and is waited for.
+    Held(Arc<Resident>),
     /// An expectation did not hold; the error is to be answered when the batch that it conflicts
     /// with is published.
     Conflict(Error, Option<(u64, Durability)>),
@@ -238,6 +240,7 @@ impl Engine {
                     }
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
+                Checked::Held(resident) => return Ok(Attempt::Held(resident)),
                 Checked::Conflict(error, wait) => return Ok(Attempt::Conflict(error, wait)),
             }
         }
@@ -284,6 +287,13 @@ impl Engine {
         self.catalog.apply_prefixes(resident, &mut slot);
         slot.settle(progress);
         let latest = slot.latest();
+        if slot.is_held() && agent.expect_last.is_none() {
+            return Ok(Checked::Held(Arc::clone(resident)));
+        }
+        if agent.expect_last.is_some_and(|lsn| lsn != latest.lsn) {
+            let error = conflict("the agent was changed".into());
+            return Ok(Checked::Conflict(error.with_agent(&agent.name), None));
+        }
         if let Some(expected) = agent.expect_next
             && expected != latest.head.next
         {
@@ -372,6 +382,7 @@ impl Engine {
 enum Checked {
     Fine { next: u64, strongest: Option<Durability>, first: bool },
     Unknown,
+    Held(Arc<Resident>),
     Conflict(Error, Option<(u64, Durability)>),
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct PreparedAgent {
     pub(crate) head_at: usize,
     pub(crate) resident: Option<Arc<Resident>>,
     pub(crate) expect_next: Option<u64>,
+    /// The lsn of the last batch that touched it, for whoever has its turn.
+    pub(crate) expect_last: Option<u64>,
     /// While the batch is being ordered: as it is before it, and then what becomes of it.
     pub(crate) after: Option<Version>,
     /// The seqs that its appends got.
@@ -139,6 +141,7 @@ impl Prepared {
             head_at,
             resident: None,
             expect_next: None,
+            expect_last: None,
             after: None,
             seqs: 1..1,
         });

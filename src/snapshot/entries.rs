@@ -18,16 +18,23 @@ pub struct Entries<'v> {
     /// Where the entries with these seqs lie.
     ahead: [Option<Place<'v>>; AHEAD],
     located: Range<u64>,
+    /// What was asked for in the beginning.
+    wanted: Range<u64>,
+    /// The seqs that the system has been told of last.
+    pub(super) announced: Range<u64>,
 }
 
 /// Entries that are looked up together.
 const AHEAD: usize = 64;
+/// Entries that the system is told of together.
+const ANNOUNCED: u64 = 128;
 
 impl<'v> Entries<'v> {
     pub(super) fn new(snapshot: &'v Snapshot, from: u64, to: u64) -> Self {
         let to = to.max(from);
-        snapshot.read_ahead(from, to);
-        Entries { snapshot, from, to, failed: None, ahead: [None; AHEAD], located: 0..0 }
+        let (ahead, none) = ([None; AHEAD], 0..0);
+        let (located, announced) = (none.clone(), none);
+        Entries { snapshot, from, to, failed: None, ahead, located, wanted: from..to, announced }
     }
 
     /// Nothing but an error.
@@ -46,8 +53,22 @@ impl<'v> Entries<'v> {
         self.ahead.get(index).copied()?
     }
 
+    /// Has what comes next fetched: in which way that is, is known by the first entry asked for.
+    fn announce(&mut self, lowest: u64, seq: u64) {
+        let seqs = if lowest == seq {
+            seq..(seq + ANNOUNCED).min(self.to)
+        } else {
+            (seq + 1).saturating_sub(ANNOUNCED).max(self.from)..seq + 1
+        };
+        self.snapshot.read_ahead(seqs.clone());
+        self.announced = seqs;
+    }
+
     fn look_ahead(&mut self, lowest: u64, seq: u64) {
-        self.snapshot.places(lowest, self.to.max(seq + 1), &mut self.ahead);
+        if !self.announced.contains(&lowest) || !self.announced.contains(&seq) {
+            self.announce(lowest, seq);
+        }
+        self.snapshot.places(lowest, &self.wanted, &mut self.ahead);
         let places = self.ahead.iter().flatten();
         let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
         std::hint::black_box(touched.fold(0, |all, word| all ^ word));

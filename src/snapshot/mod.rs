@@ -44,6 +44,13 @@ pub(crate) struct Snapshot {
     dir: Option<Box<Path>>,
 }
 
+/// Which of an agent's versions a snapshot is to show.
+#[derive(Clone, Copy)]
+enum Which {
+    Settled,
+    Latest,
+}
+
 impl Snapshot {
     /// The agent as everybody may see it now.
     ///
@@ -51,6 +58,18 @@ impl Snapshot {
     /// `Damaged` if what is known of the agent cannot be read; `Poisoned` if the agent has bytes
     /// that a failed write left in memory only.
     pub(crate) fn open(engine: &Engine, resident: &Resident) -> Result<Snapshot> {
+        Self::open_as(engine, resident, Which::Settled)
+    }
+
+    /// The agent as of the last ordered batch, whether or not others may see that yet.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn open_latest(engine: &Engine, resident: &Resident) -> Result<Snapshot> {
+        Self::open_as(engine, resident, Which::Latest)
+    }
+
+    fn open_as(engine: &Engine, resident: &Resident, which: Which) -> Result<Snapshot> {
         loop {
             engine.settle(resident).map_err(|e| e.for_agent(&resident.name))?;
             let head = {
@@ -58,7 +77,17 @@ impl Snapshot {
                 // A segment may have been sealed in between, and the base be ahead of what was
                 // settled before: together they would be of no one moment.
                 slot.settle(engine.progress());
-                let version = slot.settled();
+                let unwritten = slot.last_pending().filter(|(end, _)| *end > engine.log.written());
+                if let (Which::Latest, Some((end, _))) = (which, unwritten) {
+                    drop(slot);
+                    let written = engine.log.write_to(end, engine);
+                    written.map_err(|e| engine.log.poisoned().unwrap_or(e))?;
+                    continue;
+                }
+                let version = match which {
+                    Which::Settled => slot.settled(),
+                    Which::Latest => slot.latest(),
+                };
                 let base = slot.base().filter(|base| base.life == version.head.life);
                 if let Some(base) = base {
                     let (version, base) = (version.clone(), Arc::clone(base));

@@ -38,10 +38,16 @@ impl Snapshot {
         Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
     }
 
-    /// Where the entries from `lowest` on lie, as many as `out` takes below `end`.
-    pub(super) fn places<'v>(&'v self, lowest: u64, end: u64, out: &mut [Option<Place<'v>>]) {
+    /// Where the entries from `lowest` on lie, as many as `out` takes below the end of `wanted`:
+    /// the seqs that are going to be read, now or a little later.
+    pub(super) fn places<'v>(
+        &'v self,
+        lowest: u64,
+        wanted: &Range<u64>,
+        out: &mut [Option<Place<'v>>],
+    ) {
         out.fill(None);
-        let seqs = lowest..end.min(lowest.saturating_add(out.len() as u64));
+        let seqs = lowest..wanted.end.min(lowest.saturating_add(out.len() as u64));
         let mut put = |seq: u64, place| {
             let slot = usize::try_from(seq - lowest).ok().and_then(|index| out.get_mut(index));
             if let Some(slot) = slot {
@@ -51,6 +57,7 @@ impl Snapshot {
         let extents = &self.base.extents;
         let first = extents.partition_point(|extent| extent.first <= lowest).saturating_sub(1);
         for extent in extents.iter().skip(first).take_while(|extent| extent.first < seqs.end) {
+            extent.verify_for(wanted);
             for (seq, spot) in extent.spots(seqs.clone()) {
                 put(seq, Place { segment: &extent.segment, spot, extent: Some(extent) });
             }
@@ -66,18 +73,17 @@ impl Snapshot {
 
     /// Has entries that are about to be read for the first time fetched together: one after the
     /// other a cold load would wait for the disk as often as it has entries.
-    pub(super) fn read_ahead(&self, from: u64, to: u64) {
-        const MOST: u64 = 128;
+    pub(super) fn read_ahead(&self, seqs: Range<u64>) {
         const PAGE: u64 = crate::format::PAGE as u64;
         let touched = |seq| match self.locate(seq) {
             Some((segment, spot)) => spot.offset().is_none_or(|at| segment.is_touched(at)),
             None => true,
         };
-        if to - from < 2 || touched(from) || touched(to - 1) {
+        if seqs.end - seqs.start < 2 || touched(seqs.start) || touched(seqs.end - 1) {
             return;
         }
         let mut wanted: Option<(&Arc<Segment>, Range<u64>)> = None;
-        for seq in from.max(to.saturating_sub(MOST))..to {
+        for seq in seqs {
             let Some((segment, spot)) = self.locate(seq) else { continue };
             let Some(offset) = spot.offset() else { continue };
             let start = offset & !(PAGE - 1);

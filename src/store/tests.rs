@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::gate::{Op, gated, is_log};
 use crate::io::sim::SimDisk;
+use crate::segment::Segment;
 use crate::{Agent, Durability, ErrorKind, Kind, Maintenance, NewEntry, Options, Store};
 
 const DIR: &str = "/mem";
@@ -237,4 +238,40 @@ fn a_segment_is_not_sealed_twice() {
     assert!(store.close().is_err());
     let after = options().open_on(&disk, DIR).unwrap();
     assert_eq!(next(&after, "a"), 2);
+}
+
+/// An agent of 230 small entries between large ones of another, in a sealed segment just opened.
+fn scattered(options: &Options, disk: &SimDisk) -> Store {
+    let store = options.open_on(disk, DIR).unwrap();
+    let (agent, other) = (store.agent("a").unwrap(), store.agent("other").unwrap());
+    for i in 1..=230 {
+        agent.append(NewEntry::user(&format!("{i}"))).unwrap();
+        other.append(NewEntry::new(Kind::USER, &vec![1; 5000])).unwrap();
+    }
+    store.close().unwrap();
+    options.open_on(disk, DIR).unwrap()
+}
+
+#[test]
+fn only_what_is_asked_for_is_read() {
+    let disk = SimDisk::new(5);
+    let store = scattered(&options(), &disk);
+    let view = store.agent("a").unwrap().view().unwrap();
+    let segments = store.engine().catalog.segments();
+    let touched = || -> usize {
+        let touched =
+            |s: &Segment| (0..s.capacity).step_by(32).filter(|at| s.is_touched(*at)).count();
+        segments.sealed.iter().map(|segment| touched(segment)).sum()
+    };
+    let extent = view.snapshot.base.extents.first().unwrap();
+    let (end, all) = (extent.end(), usize::try_from(extent.end() - extent.first).unwrap());
+    let before = touched();
+    view.get(5).unwrap().unwrap();
+    assert_eq!(touched() - before, 1);
+    let read = |seqs| view.snapshot.entries(end - seqs, end).map(Result::unwrap).count() as u64;
+    assert_eq!(read(50), 50);
+    assert_eq!((touched() - before, extent.is_verified()), (51, false));
+    // Who reads most of it is spared the bits of single records from then on.
+    assert_eq!(read(150), 150);
+    assert_eq!((touched() - before, extent.is_verified()), (all, true));
 }
