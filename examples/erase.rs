@@ -36,7 +36,6 @@ use common::{Dice, Run, median};
 use memlog::{Agent, Durability, Kind, NewEntry, Store};
 use support::disk::{allocated, search};
 use support::fill::{Shape, belongs_to, load, name};
-use support::soon::Soon;
 use support::watch::Busy;
 use support::{Args, Place, Table, compact_all, fill, mib, ms, watch};
 

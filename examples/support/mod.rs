@@ -4,7 +4,6 @@
 
 pub(crate) mod disk;
 pub(crate) mod fill;
-pub(crate) mod soon;
 pub(crate) mod watch;
 
 use std::collections::HashMap;
@@ -12,11 +11,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use memlog::Store;
+use memlog::{CompactOutcome, Store};
 use tempfile::TempDir;
 
 use crate::common::{parse_size, workdir};
-use soon::{CompactOutcome, Soon};
 
 /// The flags of a program: `--name value`, or `--name` alone for a switch.
 pub(crate) struct Args(HashMap<String, String>);
