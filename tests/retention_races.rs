@@ -60,7 +60,9 @@ fn a_change_of_policy_takes_nothing_from_a_new_life() {
                 store.forget_prefix("acme/").unwrap();
             }
             let mut batch = store.batch();
-            (0..10).for_each(|_| drop(batch.append(&agent, NewEntry::user("x"))));
+            for _ in 0..10 {
+                batch.append(&agent, NewEntry::user("x"));
+            }
             batch.commit().unwrap();
             lost = (0..3).map(|_| agent.view().unwrap().floor()).find(|floor| *floor != 1);
             agent.truncate_before(6).unwrap();
