@@ -119,10 +119,11 @@ impl Compactor {
         self.engine.check_open()?;
         self.engine.check_writable()?;
         let mut busy = self.take_busy();
-        if busy.job.is_none() {
+        let steps = !self.engine.has_threads();
+        // What was appended before the call belongs to it; what steps go on with began earlier.
+        if !steps || busy.job.is_none() {
             self.engine.seal_active()?;
         }
-        let steps = !self.engine.has_threads();
         loop {
             match self.turn(&mut busy, true, &mut |_| self.go_on())? {
                 Turn::Idle => return Ok(CompactOutcome::Done),
