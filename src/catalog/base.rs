@@ -82,6 +82,11 @@ impl Extent {
         u64::from(self.bytes)
     }
 
+    /// About how long the record of an entry is.
+    pub(crate) fn mean_record(&self) -> u64 {
+        self.bytes() / u64::from(self.count.max(1)) + crate::catalog::dead::ENTRY_COST
+    }
+
     fn block_at(&self) -> u64 {
         u64::from(self.block) * UNIT
     }
@@ -110,7 +115,7 @@ impl Extent {
         self.verified.load(Ordering::Relaxed)
     }
 
-    /// Called before these seqs are read. If they are at least half of it, and it is not large,
+    /// Called before these seqs are read. If they are nearly all of it, and it is not large,
     /// every record of it is verified, so that one flag stands for all. Who wants less would wait
     /// for pages that nobody asked for. A record that is damaged is left to whoever reads it.
     pub(crate) fn verify_for(&self, seqs: &Range<u64>) {
@@ -119,7 +124,7 @@ impl Extent {
         }
         let wanted = seqs.end.min(self.end()).saturating_sub(seqs.start.max(self.first));
         let whole = self.count <= WHOLE_ENTRIES && self.bytes() <= WHOLE_BYTES;
-        if whole && wanted.saturating_mul(2) >= u64::from(self.count) {
+        if whole && wanted.saturating_mul(8) >= u64::from(self.count) * 7 {
             self.verify();
         }
     }

@@ -59,6 +59,8 @@ pub(crate) fn outputs(
     shape: &Shape,
 ) -> Result<Vec<Output>> {
     let (from, to) = range(inputs)?;
+    // Sizes are estimated from above: a little more is still what was meant, and no sliver is left.
+    let most = shape.run_bytes.saturating_add(shape.run_bytes / 16);
     let bounds = bounds(set, inputs)?;
     let prefixes: Vec<usize> =
         knowledge.engine.catalog.forgotten(u64::MAX).iter().map(|line| line.prefix.len()).collect();
@@ -82,7 +84,7 @@ pub(crate) fn outputs(
         let living = knowledge.living(&name, &told)?;
         let (data, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
-        let full = draft.data + data + footer.bytes() > shape.run_bytes;
+        let full = draft.data + data + footer.bytes() > most;
         let aligned = draft.data >= shape.cut_from
             && last.as_ref().is_some_and(|last| {
                 let between = (std::ops::Bound::Excluded(last), std::ops::Bound::Included(&name));

@@ -84,17 +84,20 @@ impl Snapshot {
         }
         let mut wanted: Option<(&Arc<Segment>, Range<u64>)> = None;
         for seq in seqs {
-            let Some((segment, spot)) = self.locate(seq) else { continue };
+            let Some(Place { segment, spot, extent }) = self.place(seq) else { continue };
             let Some(offset) = spot.offset() else { continue };
             let start = offset & !(PAGE - 1);
+            // How long it is, is only known once it was read: as long as those around it.
+            let len = extent.map_or(1, Extent::mean_record);
+            let end = offset.saturating_add(len).next_multiple_of(PAGE);
             match &mut wanted {
                 Some((same, range))
                     if same.id == segment.id && (range.start..=range.end).contains(&start) =>
                 {
-                    range.end = range.end.max(start + PAGE);
+                    range.end = range.end.max(end);
                 }
                 _ => {
-                    if let Some((segment, range)) = wanted.replace((segment, start..start + PAGE)) {
+                    if let Some((segment, range)) = wanted.replace((segment, start..end)) {
                         segment.will_need(range);
                     }
                 }
