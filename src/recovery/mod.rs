@@ -218,7 +218,7 @@ impl Opening<'_> {
             log: Log::new(ready.durable),
             time: ready.time,
             io: self.io,
-        });
+        })?;
         Ok((engine, report))
     }
 
