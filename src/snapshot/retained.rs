@@ -30,16 +30,16 @@ impl Snapshot {
     /// The first seq whose entry lies at `lsn` or behind it; next if there is none.
     pub(super) fn first_from(&self, lsn: u64) -> u64 {
         let (mut low, mut high) = (self.floor, self.next_seq());
+        let lies = |seq| {
+            let (segment, spot) = self.locate(seq)?;
+            spot.offset().map(|offset| (seq, lsn_of(segment, offset)))
+        };
         while low < high {
             let middle = low + (high - low) / 2;
-            let place = self
-                .locate(middle)
-                .and_then(|(segment, spot)| spot.offset().map(|offset| lsn_of(segment, offset)));
-            // Entries that were lost are of the same time as those before them.
-            if place.is_none_or(|place| place < lsn) {
-                low = middle + 1;
-            } else {
-                high = middle;
+            // Entries that were lost are of the same time as the one before them.
+            match (low..=middle).rev().find_map(lies) {
+                Some((seq, place)) if place >= lsn => high = seq,
+                _ => low = middle + 1,
             }
         }
         low
