@@ -90,14 +90,27 @@ impl Extent {
     #[inline]
     pub(crate) fn spot(&self, seq: u64) -> Option<Spot> {
         let index = seq.checked_sub(self.first).filter(|i| *i < u64::from(self.count))?;
+        if self.segment.verifies_always() && !self.is_block_sound() {
+            return None;
+        }
         let offsets_at = self.block_at() + u64::from(self.offsets);
         self.segment.extent_offset(offsets_at, index).map(Spot)
+    }
+
+    /// Verifies the block with the offsets again: an offset that has changed leads to a record that
+    /// is sound, and another one.
+    #[cold]
+    fn is_block_sound(&self) -> bool {
+        let Some(Ok(footer)) = self.segment.footer() else { return false };
+        footer.block_at(self.block_at()).is_ok()
     }
 
     /// Where the entries with these seqs lie, of those that are of this extent.
     pub(crate) fn spots(&self, seqs: Range<u64>) -> impl Iterator<Item = (u64, Spot)> {
         let from = seqs.start.max(self.first);
-        let to = seqs.end.min(self.end()).max(from);
+        let always = self.segment.verifies_always();
+        let to = if always && !self.is_block_sound() { from } else { seqs.end.min(self.end()) };
+        let to = to.max(from);
         let offsets_at = self.block_at() + u64::from(self.offsets);
         let offsets = self.segment.extent_offsets(offsets_at, from - self.first..to - self.first);
         let spots = offsets.as_chunks::<4>().0.iter().map(|raw| Spot(u32::from_le_bytes(*raw)));
