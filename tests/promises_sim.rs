@@ -377,3 +377,40 @@ fn what_a_policy_dropped_stays_dropped() {
     disk.power_cycle(2);
     assert_eq!(open(&disk).agent("a").unwrap().view().unwrap().floor(), 2);
 }
+
+#[test]
+fn what_a_default_dropped_stays_dropped_of_agents_that_once_had_a_policy() {
+    let disk = SimDisk::new(1);
+    let strict = options().retention(Retention::new().max_entries(2));
+    let store = strict.open_on(&disk, DIR).unwrap();
+    let [cleared, own] = ["cleared", "own"].map(|name| store.agent(name).unwrap());
+    for agent in [&cleared, &own] {
+        agent.set_retention(Some(Retention::new())).unwrap();
+    }
+    cleared.set_retention(None).unwrap();
+    for _ in 0..10 {
+        cleared.append(NewEntry::user("x")).unwrap();
+        own.append(NewEntry::user("x")).unwrap();
+    }
+    let floors = |store: &Store| {
+        ["cleared", "own"].map(|name| store.agent(name).unwrap().view().unwrap().floor())
+    };
+    assert_eq!(floors(&store), [9, 1]);
+    store.close().unwrap();
+    // The strict default ends in the middle of a segment that goes on.
+    let store = open(&disk);
+    assert_eq!(floors(&store), [9, 1]);
+    store.agent("own").unwrap().set_retention(None).unwrap();
+    assert_eq!(floors(&store), [9, 1]);
+    let filler = store.agent("filler").unwrap();
+    while store.stats().segments == 0 {
+        filler.append(NewEntry::new(memlog::Kind::USER, &[7; 100 << 10])).unwrap();
+    }
+    assert_eq!(floors(&store), [9, 1], "both sealed");
+    store.close().unwrap();
+    for _ in 0..2 {
+        let store = open(&disk);
+        assert_eq!(floors(&store), [9, 1], "looked up in footers");
+        store.close().unwrap();
+    }
+}

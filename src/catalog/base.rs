@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
 use crate::format::footer::{Block, StateChange};
 use crate::format::head::Head;
+use crate::format::record::Change;
 use crate::segment::Segment;
+use crate::segment::writer::FIRST_FRAME;
 use crate::types::Retention;
 
 /// What offsets in segments are multiples of.
@@ -95,14 +97,27 @@ impl Extent {
     #[inline]
     pub(crate) fn spot(&self, seq: u64) -> Option<Spot> {
         let index = seq.checked_sub(self.first).filter(|i| *i < u64::from(self.count))?;
+        if self.segment.verifies_always() && !self.is_block_sound() {
+            return None;
+        }
         let offsets_at = self.block_at() + u64::from(self.offsets);
         self.segment.extent_offset(offsets_at, index).map(Spot)
+    }
+
+    /// Verifies the block with the offsets again: an offset that has changed leads to a record that
+    /// is sound, and another one.
+    #[cold]
+    fn is_block_sound(&self) -> bool {
+        let Some(Ok(footer)) = self.segment.footer() else { return false };
+        footer.block_at(self.block_at()).is_ok()
     }
 
     /// Where the entries with these seqs lie, of those that are of this extent.
     pub(crate) fn spots(&self, seqs: Range<u64>) -> impl Iterator<Item = (u64, Spot)> {
         let from = seqs.start.max(self.first);
-        let to = seqs.end.min(self.end()).max(from);
+        let always = self.segment.verifies_always();
+        let to = if always && !self.is_block_sound() { from } else { seqs.end.min(self.end()) };
+        let to = to.max(from);
         let offsets_at = self.block_at() + u64::from(self.offsets);
         let offsets = self.segment.extent_offsets(offsets_at, from - self.first..to - self.first);
         let spots = offsets.as_chunks::<4>().0.iter().map(|raw| Spot(u32::from_le_bytes(*raw)));
@@ -177,6 +192,10 @@ pub(crate) struct Base {
     /// Ascending.
     pub(crate) redacted: Vec<u64>,
     pub(crate) policy: Option<Retention>,
+    /// The newest segment that tells of the policy.
+    policy_in: Option<Arc<Segment>>,
+    /// The lsn of the policy's last change, once that was looked up.
+    policy_lsn: OnceLock<Option<u64>>,
 }
 
 impl Base {
@@ -189,7 +208,27 @@ impl Base {
             state: BTreeMap::new(),
             redacted: Vec::new(),
             policy: None,
+            policy_in: None,
+            policy_lsn: OnceLock::new(),
         }
+    }
+
+    /// Whether the policy was changed last before `lsn`.
+    ///
+    /// Blocks do not tell when, and mostly need not: their segment lies before or behind. A past
+    /// default can only end within a segment that was active over a clean close; then the frames
+    /// are asked, once. That of a run counts as changed where the run's lsns end, like its entries.
+    pub(crate) fn policy_is_before(&self, name: &str, lsn: u64) -> bool {
+        let Some(segment) = &self.policy_in else { return true };
+        if lsn >= segment.end_lsn() {
+            return true;
+        }
+        if segment.run || lsn <= segment.base {
+            return false;
+        }
+        let last = self.policy_lsn.get_or_init(|| last_policy(segment, name));
+        // What cannot be read drops nothing.
+        last.is_some_and(|last| last < lsn)
     }
 
     /// About how much memory it takes.
@@ -202,6 +241,7 @@ impl Base {
     pub(crate) fn refers_to(&self, is_one: impl Fn(u64) -> bool) -> bool {
         self.extents.iter().any(|extent| is_one(extent.segment.id))
             || self.state.values().any(|value| is_one(value.segment.id))
+            || self.policy_in.as_ref().is_some_and(|segment| is_one(segment.id))
     }
 
     /// Takes over what a part holds whose segment was sealed.
@@ -237,9 +277,35 @@ impl Base {
         self.redacted.dedup();
         if let Some(policy) = block.policy() {
             self.policy = policy;
+            self.policy_in = Some(Arc::clone(segment));
+            self.policy_lsn = OnceLock::new();
         }
         Ok(())
     }
+}
+
+/// The lsn of the last frame of a log segment that changes the agent's policy. `None` if frames
+/// cannot be read.
+fn last_policy(segment: &Segment, name: &str) -> Option<u64> {
+    let frames = segment.published_frames();
+    let mut at = usize::try_from(FIRST_FRAME).ok()?;
+    let mut last = None;
+    while at < frames.bytes.len() {
+        let (header, agents) = frames.header(at).ok()?;
+        if agents.iter().any(|agent| agent.name == name) {
+            let frame = frames.frame(at).ok()?;
+            for placed in frame.records() {
+                let record = placed.ok()?.record;
+                let agent = usize::try_from(record.agent).ok().and_then(|i| agents.get(i));
+                let changes = matches!(record.change, Change::Policy(_));
+                if changes && agent.is_some_and(|agent| agent.name == name) {
+                    last = Some(header.lsn);
+                }
+            }
+        }
+        at = at.checked_add(header.len())?;
+    }
+    last
 }
 
 /// Looks an agent up in sealed segments, newest first.

@@ -87,7 +87,8 @@ pub(crate) struct Part {
     positions: Option<Arc<Positions>>,
     state: Option<Arc<Mutex<StateLog>>>,
     redacted: Option<Arc<Vec<u64>>>,
-    policy: Option<Box<Option<Retention>>>,
+    /// With the lsn of the batch that changed it last.
+    policy: Option<Box<(Option<Retention>, u64)>>,
 }
 
 impl Part {
@@ -213,14 +214,19 @@ impl Part {
         }
     }
 
-    /// Notes a change of the policy.
-    pub(crate) fn set_policy(&mut self, policy: Option<Retention>) {
-        self.policy = Some(Box::new(policy));
+    /// Notes a change of the policy by the batch at `lsn`.
+    pub(crate) fn set_policy(&mut self, policy: Option<Retention>, lsn: u64) {
+        self.policy = Some(Box::new((policy, lsn)));
+    }
+
+    /// The lsn of the batch that changed the policy here last.
+    pub(crate) fn policy_lsn(&self) -> Option<u64> {
+        self.policy.as_ref().map(|change| change.1)
     }
 
     /// The policy, if it was changed here.
     pub(crate) fn policy(&self) -> Option<Option<Retention>> {
-        self.policy.as_deref().copied()
+        self.policy.as_ref().map(|change| change.0)
     }
 
     /// The entries redacted here, in order.

@@ -116,7 +116,7 @@ impl Version {
             }
             Applied::Policy(policy) => {
                 self.begin_life(place);
-                self.part(place.segment).set_policy(policy);
+                self.part(place.segment).set_policy(policy, place.lsn);
                 self.head.flags |= Head::POLICY;
             }
             Applied::Forget => {

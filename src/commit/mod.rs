@@ -94,7 +94,10 @@ pub(crate) struct Opened {
 
 impl Engine {
     /// Starts the engine, with its threads unless it is to have none.
-    pub(crate) fn start(opened: Opened) -> Arc<Engine> {
+    ///
+    /// # Errors
+    /// `Io` if there are no threads to be had.
+    pub(crate) fn start(opened: Opened) -> Result<Arc<Engine>> {
         let ordered_end = AtomicU64::new(opened.order.end());
         let engine = Arc::new(Engine {
             io: opened.io,
@@ -118,9 +121,9 @@ impl Engine {
             scratch: Mutex::default(),
         });
         if engine.writing.is_some() && engine.has_threads() {
-            *engine.threads.lock() = Threads::start(&engine);
+            Threads::start(&engine).inspect_err(|_| drop(engine.close()))?;
         }
-        engine
+        Ok(engine)
     }
 
     pub(crate) fn has_threads(&self) -> bool {

@@ -95,14 +95,13 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    pub(crate) fn start(engine: &Arc<Engine>) -> Threads {
+    /// # Errors
+    /// `Io` if the system starts no thread: a store without them would never write what nobody
+    /// waits for. Those that run are stopped with the engine.
+    pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
         let (log, upkeep) = (Arc::clone(engine), Arc::clone(engine));
-        let named = |name: &str| std::thread::Builder::new().name(name.into());
-        let started = [
-            named("memlog-log").spawn(move || run_log(&log)),
-            named("memlog-upkeep").spawn(move || upkeep.run_upkeep()),
-        ];
-        Threads { running: started.into_iter().flatten().collect() }
+        engine.start_thread("memlog-log", move || run_log(&log))?;
+        engine.start_thread("memlog-upkeep", move || upkeep.run_upkeep())
     }
 }
 
@@ -122,6 +121,13 @@ impl Engine {
             Durability::Write => self.work.write_now(),
             Durability::Sync => self.work.sync_to(end),
         }
+    }
+
+    fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        let thread = started.map_err(|e| Error::io("start a thread for", &self.dir, e))?;
+        self.threads.lock().running.push(thread);
+        Ok(())
     }
 
     /// Whether the calling thread is one of the store's.

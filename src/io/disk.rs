@@ -58,7 +58,7 @@ impl Fs for Disk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { _file: file })),
+            Ok(()) => Ok(Box::new(DiskLock { file })),
             Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -108,10 +108,18 @@ impl Fs for Disk {
 
 /// An open lock file: the lock goes with its descriptor.
 struct DiskLock {
-    _file: fs::File,
+    file: fs::File,
 }
 
 impl Lock for DiskLock {}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        // By name, and not only by closing the file: a child that is just being made, by whoever
+        // starts a process, has the descriptor too until it runs its program.
+        let _ = self.file.unlock();
+    }
+}
 
 struct DiskFile {
     file: fs::File,
@@ -422,6 +430,18 @@ mod tests {
         assert_eq!(Disk.lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
         drop(held);
         Disk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_gone_with_its_holder_though_a_child_has_the_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+        file.try_lock().unwrap();
+        let inherited = file.try_clone().unwrap();
+        drop(DiskLock { file });
+        Disk.lock(&path).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Opening<'_> {
             log: Log::new(ready.durable),
             time: ready.time,
             io: self.io,
-        });
+        })?;
         Ok((engine, report))
     }
 
@@ -425,10 +425,13 @@ impl Opening<'_> {
                 return;
             }
             (open.until, open.time) = (lsn, now);
+            // What holds later is applied at a later time, also if the clock is set back.
+            self.manifest.time = now;
         }
         if retention != Retention::new() {
             defaults.push(PastDefault { until: u64::MAX, time: 0, retention });
         }
+        drop_dominated(defaults);
     }
 
     fn install(&mut self) -> Result<()> {
@@ -439,6 +442,27 @@ impl Opening<'_> {
     fn manifest_damage(&self, reason: &str) -> Error {
         Error::damaged(Damage::new(self.dir.join(manifest::NAME), 0, reason))
     }
+}
+
+/// Drops the lines that a later one makes idle: one whose limits are all as strict drops whatever
+/// they do, and more. Else a store opened with two defaults in turn gathers a line each time, and
+/// each of them is evaluated with each view.
+fn drop_dominated(defaults: &mut Vec<PastDefault>) {
+    let as_strict = |limit: Option<u64>, than: Option<u64>| match (limit, than) {
+        (_, None) => true,
+        (Some(limit), Some(than)) => limit <= than,
+        (None, Some(_)) => false,
+    };
+    let all = defaults.clone();
+    let idle = |line: &PastDefault| {
+        let old = line.retention;
+        all.iter().filter(|later| later.until > line.until).any(|later| {
+            as_strict(later.retention.max_entries, old.max_entries)
+                && as_strict(later.retention.max_bytes, old.max_bytes)
+                && as_strict(later.retention.max_age, old.max_age)
+        })
+    };
+    defaults.retain(|line| !idle(line));
 }
 
 /// Makes the agents of the active segment resident.

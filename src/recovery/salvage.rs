@@ -100,7 +100,7 @@ pub(crate) fn open(
         log,
         time: manifest.time,
         io,
-    });
+    })?;
     Ok((engine, report))
 }
 

@@ -55,12 +55,18 @@ pub(crate) fn sealed(
 /// Adds a block of the agent with the entries of these seqs, under a head with that floor.
 pub(crate) fn add(builder: &mut Builder, life: u64, floor: u64, seqs: Range<u64>) {
     let offsets: Vec<u32> = seqs.clone().zip((600..).step_by(8)).map(|(_, at)| at).collect();
+    add_at(builder, Head { life, next: seqs.end, floor, flags: 0 }, seqs.start, &offsets);
+}
+
+/// Adds a block of the agent with entries from `first_seq` on at these offsets, in units of 8
+/// bytes; 0: lost.
+pub(crate) fn add_at(builder: &mut Builder, head: Head, first_seq: u64, offsets: &[u32]) {
     let ats = vec![9; offsets.len().div_ceil(32)];
     let summary = Summary {
         name: NAME,
-        head: Head { life, next: seqs.end, floor, flags: 0 },
-        first_seq: seqs.start,
-        offsets: &offsets,
+        head,
+        first_seq,
+        offsets,
         ats: &ats,
         bytes: 1,
         state: &[],

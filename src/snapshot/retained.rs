@@ -1,6 +1,7 @@
 //! What retention leaves of a snapshot: the policies in force, and those that were.
 
 use super::{Snapshot, Unreadable};
+use crate::catalog::part::Part;
 use crate::commit::Engine;
 use crate::error::Result;
 use crate::format::head::Head;
@@ -16,30 +17,44 @@ pub(super) fn floor(snapshot: &Snapshot, engine: &Engine) -> Result<u64> {
     if policy != Retention::new() {
         floor = floor_under(&policy, snapshot)?;
     }
-    // What an earlier default dropped stays dropped. Where an agent's own policy begins or ends,
-    // records raise the floor, so that those are not looked at again.
-    if snapshot.version.head.flags & Head::POLICY == 0 {
-        for past in &engine.past_defaults {
-            floor = floor.max(floor_under(&past.retention, &AsOf::new(snapshot, past))?);
-        }
+    // What an earlier default dropped stays dropped.
+    for past in engine.past_defaults.iter().filter(|past| snapshot.is_under(past)) {
+        floor = floor.max(floor_under(&past.retention, &AsOf::new(snapshot, past))?);
     }
     Ok(floor)
 }
 
 impl Snapshot {
+    /// Whether a default that ceased to hold bore on the agent until then.
+    ///
+    /// Not if the agent had a policy of its own. Where one begins or ends, records raise the floor
+    /// to what was in force before, so that only what came behind the last change is asked for.
+    fn is_under(&self, past: &PastDefault) -> bool {
+        if self.version.head.flags & Head::POLICY == 0 {
+            return true;
+        }
+        if self.policy().is_some() {
+            return false;
+        }
+        match self.version.parts().find_map(Part::policy_lsn) {
+            Some(lsn) => lsn < past.until,
+            None => self.base.policy_is_before(&self.name, past.until),
+        }
+    }
+
     /// The first seq whose entry lies at `lsn` or behind it; next if there is none.
     pub(super) fn first_from(&self, lsn: u64) -> u64 {
         let (mut low, mut high) = (self.floor, self.next_seq());
+        let lies = |seq| {
+            let (segment, spot) = self.locate(seq)?;
+            spot.offset().map(|offset| (seq, lsn_of(segment, offset)))
+        };
         while low < high {
             let middle = low + (high - low) / 2;
-            let place = self
-                .locate(middle)
-                .and_then(|(segment, spot)| spot.offset().map(|offset| lsn_of(segment, offset)));
-            // Entries that were lost are of the same time as those before them.
-            if place.is_none_or(|place| place < lsn) {
-                low = middle + 1;
-            } else {
-                high = middle;
+            // Entries that were lost are of the same time as the one before them.
+            match (low..=middle).rev().find_map(lies) {
+                Some((seq, place)) if place >= lsn => high = seq,
+                _ => low = middle + 1,
             }
         }
         low

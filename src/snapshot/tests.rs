@@ -8,7 +8,7 @@ use crate::catalog::base::{Lookup, SegmentSet};
 use crate::catalog::version::Version;
 use crate::format::head::Head;
 use crate::segment::Segment;
-use crate::segment::testing::{HASH, NAME, add, sealed};
+use crate::segment::testing::{HASH, NAME, add, add_at, sealed};
 
 fn snapshot(head: Head, sealed: Vec<Arc<Segment>>) -> Snapshot {
     let set = SegmentSet { generation: 1, sealed };
@@ -56,4 +56,17 @@ fn entries_of_a_run_count_as_lying_at_its_end() {
     assert_eq!(snapshot.first_from(89_999), 1);
     assert_eq!(snapshot.first_from(90_000), 4);
     assert_eq!(snapshot.first_from(300_000), 7);
+}
+
+#[test]
+fn lost_entries_are_of_the_time_of_the_one_before_them() {
+    let head = Head { life: 5000, next: 10, floor: 1, flags: 0 };
+    let offsets = [0, 600, 0, 0, 0, 0, 0, 0, 608];
+    let log = sealed(1, false, 4096..200_000, |b| add_at(b, head, 1, &offsets));
+    let base = log.base;
+    let snapshot = snapshot(head, vec![log]);
+    assert_eq!(snapshot.first_from(base), 2);
+    assert_eq!(snapshot.first_from(base + 4800), 2);
+    assert_eq!(snapshot.first_from(base + 4801), 9);
+    assert_eq!(snapshot.first_from(base + 4865), 10);
 }

@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use super::gate::{Op, gated, is_log};
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
-use crate::{Agent, Durability, ErrorKind, Kind, Maintenance, NewEntry, Options, Store};
+use crate::{
+    Agent, Durability, ErrorKind, Kind, Maintenance, NewEntry, Options, Retention, Store, Verify,
+};
 
 const DIR: &str = "/mem";
 /// Long enough for another thread to come to where it waits. On a slow machine a test passes then
@@ -274,4 +276,48 @@ fn only_what_is_asked_for_is_read() {
     // Who reads most of it is spared the bits of single records from then on.
     assert_eq!(read(150), 150);
     assert_eq!((touched() - before, extent.is_verified()), (all, true));
+}
+
+#[test]
+fn openings_with_two_defaults_in_turn_leave_one_line() {
+    let disk = SimDisk::new(7);
+    let strict = options().retention(Retention::new().max_entries(3));
+    for i in 0..20 {
+        let options = if i % 2 == 0 { strict.clone() } else { options() };
+        let store = options.open_on(&disk, DIR).unwrap();
+        store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+        store.close().unwrap();
+    }
+    // Looser ones, and of another kind, leave the first in force.
+    for retention in [Retention::new().max_entries(9), Retention::new().max_bytes(5)] {
+        options().retention(retention).open_on(&disk, DIR).unwrap().close().unwrap();
+    }
+    let store = options().open_on(&disk, DIR).unwrap();
+    let past: Vec<Retention> = store.engine().past_defaults.iter().map(|d| d.retention).collect();
+    let entries = |most| Retention::new().max_entries(most);
+    assert_eq!(past, [entries(3), entries(9), Retention::new().max_bytes(5)]);
+    assert_eq!(store.agent("a").unwrap().view().unwrap().floor(), 17);
+}
+
+#[test]
+fn always_means_the_offsets_too() {
+    let disk = SimDisk::new(8);
+    let store = scattered(&options().verify(Verify::Always), &disk);
+    let view = store.agent("a").unwrap().view().unwrap();
+    assert_eq!(view.get(5).unwrap().unwrap().text().unwrap(), "5");
+    // The offset of seq 5 becomes that of seq 6: behind the view's back, and of a sound record.
+    let extent = view.snapshot.base.extents.first().unwrap();
+    let bytes = disk.read_file(extent.segment.path()).unwrap();
+    let [old, new] = [5, 6].map(|seq| extent.spot(seq).unwrap().0.to_le_bytes());
+    let footer_at = usize::try_from(extent.segment.trailer().unwrap().footer_at).unwrap();
+    let pair = [old, new].concat();
+    let footer = bytes.get(footer_at..).unwrap();
+    let at = footer_at + footer.windows(8).position(|window| window == pair).unwrap();
+    for (byte, (old, new)) in old.into_iter().zip(new).enumerate() {
+        for bit in (0..8).filter(|bit| (old ^ new) >> bit & 1 == 1) {
+            assert!(disk.flip_bit(extent.segment.path(), (at + byte) as u64, bit));
+        }
+    }
+    assert_eq!(view.get(5).unwrap_err().kind(), ErrorKind::Damaged);
+    assert!(view.range(4..7).all(|entry| entry.is_err()));
 }
