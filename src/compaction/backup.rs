@@ -29,6 +29,7 @@ impl Compactor {
         self.check_target(dir)?;
         // Nothing is compacted meanwhile; appends and seals go on.
         let _busy = self.take_busy();
+        self.go_on()?;
         engine.seal_active()?;
         let Some(writing) = &engine.writing else { return Ok(Lsn(0)) };
         let set = engine.catalog.segments();

@@ -16,6 +16,7 @@ impl Compactor {
         self.engine.check_open()?;
         self.engine.check_writable()?;
         let mut busy = self.take_busy();
+        self.go_on()?;
         // What a job under way knew of the dead is older than this call.
         busy.job = None;
         self.engine.sync()?;

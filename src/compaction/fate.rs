@@ -152,7 +152,8 @@ impl Knowledge<'_> {
     ) -> Result<u64> {
         let own = if now.flags & Head::POLICY != 0 { newer.policy().or(here) } else { Some(None) };
         let default = self.engine.options.retention;
-        let past = now.flags & Head::POLICY == 0 && !self.engine.past_defaults.is_empty();
+        // An agent without a policy of its own, or that gave it up, may be under earlier defaults.
+        let past = !matches!(own, Some(Some(_))) && !self.engine.past_defaults.is_empty();
         if let Some(own) = own
             && !past
         {

@@ -119,6 +119,7 @@ impl Compactor {
         self.engine.check_open()?;
         self.engine.check_writable()?;
         let mut busy = self.take_busy();
+        self.go_on()?;
         let steps = !self.engine.has_threads();
         // What was appended before the call belongs to it; what steps go on with began earlier.
         if !steps || busy.job.is_none() {
