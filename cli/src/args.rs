@@ -83,6 +83,16 @@ pub(crate) enum Command {
     Forget(ForgetArgs),
     /// Print figures of the store
     Stats,
+    /// Merge segments and give back the room of what is dead
+    #[command(long_about = COMPACT_HELP)]
+    Compact,
+    /// Erase what is dead from every file of the store, to the last byte
+    #[command(long_about = PURGE_HELP)]
+    Purge,
+    /// Back the store up into a new directory
+    Backup(BackupArgs),
+    /// Bring a backup back as a store in a new directory, and verify it
+    Restore(RestoreArgs),
     /// Check every byte of the store
     Verify,
     /// Copy what is whole of a damaged store into a new directory
@@ -299,6 +309,70 @@ pub(crate) struct ForgetArgs {
     /// Forget every agent whose name begins with this; it must end in '/'
     #[arg(long, value_name = "P")]
     pub(crate) prefix: Option<OsString>,
+}
+
+const COMPACT_HELP: &str = "\
+Merges segments, so that the entries of an agent lie together, and leaves behind what is dead: \
+forgotten agents, truncated and redacted entries, overwritten values.
+
+A process that has the store open compacts by itself, in the background. This command does all \
+that is worth it at once, and needs the store for itself. It leaves what is not worth a copy: \
+`purge` erases everything that is dead.
+
+Compaction needs room for what it writes before it gives any back. If the disk has too little the \
+exit code is 1, and nothing that lives is lost.";
+
+const PURGE_HELP: &str = "\
+Erases everything that is dead from every file of the store: forgotten agents, truncated and \
+redacted entries, overwritten values, what retention has dropped. Files that hold any of it, \
+however little, are written anew without it and removed.
+
+It reports the agents of which something was erased, the files that are gone, and those whose \
+bytes something else still holds: a backup made with hard links keeps what is erased later. Such \
+files are no failure, and erasing is complete once they are removed too. A later purge does not \
+name them again.";
+
+const BACKUP_HELP: &str = "\
+Makes a backup in a directory that does not exist yet or is empty: a store with everything \
+committed so far, which opens by itself.
+
+On the same file system it is made of hard links: it takes almost no room, keeps the bytes of what \
+is erased in the store later, and does not outlive the disk. Name a directory on another disk, or \
+copy the backup there, for one that does.
+
+The store must not be open elsewhere. A process that has it open calls `Store::backup`, which lets \
+appends and reads go on.";
+
+/// `backup`
+#[derive(Args)]
+#[command(long_about = BACKUP_HELP)]
+pub(crate) struct BackupArgs {
+    /// A directory that does not exist yet or is empty
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+const RESTORE_HELP: &str = "\
+Copies a backup into a new directory, opens the copy and verifies every byte of it. The backup is \
+only read.
+
+The files are copied beside DIR, taken to stable storage, and get their name last: DIR is a whole \
+copy or is not there. If verifying finds damage the copy stays, the damage is listed and the exit \
+code is 3.
+
+BACKUP may also be a store that no process has open. One that a process has open for writing is \
+refused with exit code 5, as far as its LOCK tells.";
+
+/// `restore`
+#[derive(Args)]
+#[command(long_about = RESTORE_HELP)]
+pub(crate) struct RestoreArgs {
+    /// The backup; it is only read
+    #[arg(value_name = "BACKUP")]
+    pub(crate) from: PathBuf,
+    /// A directory that does not exist yet or is empty
+    #[arg(value_name = "DIR")]
+    pub(crate) to: PathBuf,
 }
 
 /// `repair`

@@ -1,7 +1,8 @@
-//! The command `memlog`: import, look at, export, verify and repair stores.
+//! The command `memlog`: import, look at, export, compact, back up, verify and repair stores.
 
 mod append;
 mod args;
+mod backup;
 mod demo;
 mod export;
 mod failure;
@@ -14,6 +15,7 @@ mod open;
 mod output;
 mod role;
 mod show;
+mod space;
 mod state;
 
 use std::process::ExitCode;
@@ -41,7 +43,11 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Agents(args) => list::run(globals, args),
         Command::State(command) => state::run(globals, command),
         Command::Forget(args) => manage::forget(globals, args),
-        Command::Stats => manage::stats(globals),
+        Command::Stats => space::stats(globals),
+        Command::Compact => space::compact(globals),
+        Command::Purge => space::purge(globals),
+        Command::Backup(args) => backup::backup(globals, args),
+        Command::Restore(args) => backup::restore(globals, args),
         Command::Verify => manage::verify(globals),
         Command::Repair(args) => manage::repair(globals, args),
         Command::Demo(args) => demo::run(globals, args),

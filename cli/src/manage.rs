@@ -1,8 +1,9 @@
-//! `memlog forget`, `stats`, `verify` and `repair`.
+//! `memlog forget`, `verify` and `repair`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use memlog::{Damage, ErrorKind, Options, RecoveryReport};
+use memlog::{Damage, ErrorKind, Options, RecoveryReport, Stats};
 use serde::Serialize;
 
 use crate::args::{ForgetArgs, Globals, RepairArgs};
@@ -65,58 +66,6 @@ fn told(globals: &Globals, what: &str, agents: u64, entries: Option<u64>) -> Res
     output::text_answer(&text)
 }
 
-#[derive(Serialize)]
-struct StatsRow {
-    segments: u64,
-    unsealed_segments: u64,
-    disk_bytes: u64,
-    data_bytes: u64,
-    footer_bytes: u64,
-    active_bytes: u64,
-    sealed_entries: u64,
-    resident_bytes: u64,
-    next_lsn: u64,
-    incarnation: u64,
-    recovery: RecoveryRow,
-}
-
-pub(crate) fn stats(globals: &Globals) -> Result<(), Failure> {
-    let store = open(globals, Access::Read)?;
-    let stats = store.stats();
-    let row = StatsRow {
-        segments: stats.segments,
-        unsealed_segments: stats.unsealed_segments,
-        disk_bytes: stats.disk_bytes,
-        data_bytes: stats.data_bytes,
-        footer_bytes: stats.footer_bytes,
-        active_bytes: stats.active_bytes,
-        sealed_entries: stats.sealed_entries,
-        next_lsn: stats.next_lsn.0,
-        resident_bytes: stats.resident_bytes,
-        incarnation: store.incarnation(),
-        recovery: RecoveryRow::of(store.recovery_report()),
-    };
-    if globals.json {
-        return output::json_answer(&row);
-    }
-    output::text_answer(&format!(
-        "segments     {} sealed, {} not\nfiles        {}\nframes       {} sealed, {} active\n\
-         footers      {}\nentries      {} in sealed segments\nin memory    {} (agents in use)\n\
-         next lsn     {}\nincarnation  {}\nopening      {}\n",
-        count(row.segments),
-        count(row.unsealed_segments),
-        output::bytes(row.disk_bytes),
-        output::bytes(row.data_bytes),
-        output::bytes(row.active_bytes),
-        output::bytes(row.footer_bytes),
-        count(row.sealed_entries),
-        output::bytes(row.resident_bytes),
-        row.next_lsn,
-        row.incarnation,
-        row.recovery.sentence(),
-    ))
-}
-
 /// One place of damage for scripts.
 #[derive(Serialize)]
 pub(crate) struct DamageRow {
@@ -128,6 +77,10 @@ pub(crate) struct DamageRow {
 }
 
 impl DamageRow {
+    pub(crate) fn all(damage: &[Damage]) -> Vec<Self> {
+        damage.iter().map(DamageRow::of).collect()
+    }
+
     fn of(damage: &Damage) -> Self {
         DamageRow {
             file: damage.file.display().to_string(),
@@ -156,7 +109,7 @@ impl RecoveryRow {
             bytes_kept: report.bytes_kept,
             bytes_cut: report.bytes_cut,
             possibly_acknowledged: report.possibly_acknowledged,
-            damage: report.damage.iter().map(DamageRow::of).collect(),
+            damage: DamageRow::all(&report.damage),
         }
     }
 
@@ -170,7 +123,7 @@ impl RecoveryRow {
     }
 }
 
-fn list_damage(damage: &[Damage]) -> String {
+pub(crate) fn list_damage(damage: &[Damage]) -> String {
     let mut text = String::new();
     for place in damage {
         let _ = writeln!(text, "{}, offset {}", place.file.display(), place.offset);
@@ -194,15 +147,34 @@ pub(crate) fn verify(globals: &Globals) -> Result<(), Failure> {
     if !globals.store.exists() {
         return Err(Failure::no_store(&globals.store));
     }
-    let options = Options::new().create(false).salvage(globals.salvage);
+    let Verified { damage, stats } = check(&globals.store, globals.salvage)?;
+    if globals.json {
+        output::json_answer(&VerifyRow { damage: DamageRow::all(&damage) })?;
+    } else if damage.is_empty() {
+        output::text_answer(&format!("no damage: {}\n", extent(&stats)))?;
+    } else {
+        output::text_answer(&list_damage(&damage))?;
+    }
+    damage_found(&damage)
+}
+
+/// What verifying a store gave.
+pub(crate) struct Verified {
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) stats: Stats,
+}
+
+/// Opens the store in `dir`, as far as that can be done, and checks every byte of it.
+pub(crate) fn check(dir: &Path, salvage: bool) -> Result<Verified, Failure> {
+    let options = Options::new().create(false).salvage(salvage);
     let mut refused = None;
-    let store = match options.open(&globals.store) {
+    let store = match options.open(dir) {
         Ok(store) => store,
         // Too damaged to be opened for writing: read it all the same, for the whole list.
         Err(error) if error.kind() == ErrorKind::Damaged => {
             eprintln!("memlog: {}", escape(&error.to_string()));
             refused = error.damage().cloned();
-            options.salvage(true).open(&globals.store)?
+            options.salvage(true).open(dir)?
         }
         Err(error) => return Err(error.into()),
     };
@@ -215,22 +187,24 @@ pub(crate) fn verify(globals: &Globals) -> Result<(), Failure> {
             damage.push(found.clone());
         }
     }
-    if globals.json {
-        output::json_answer(&VerifyRow { damage: damage.iter().map(DamageRow::of).collect() })?;
-    } else if damage.is_empty() {
-        let stats = store.stats();
-        output::text_answer(&format!(
-            "no damage: {} in {}\n",
-            output::bytes(stats.data_bytes + stats.active_bytes),
-            plural(stats.segments + 1, "segment", "segments")
-        ))?;
-    } else {
-        output::text_answer(&list_damage(&damage))?;
-    }
+    Ok(Verified { damage, stats: store.stats() })
+}
+
+/// How much a store has, in words.
+pub(crate) fn extent(stats: &Stats) -> String {
+    format!(
+        "{} in {}",
+        output::bytes(stats.data_bytes + stats.active_bytes),
+        plural(stats.segments + 1, "segment", "segments")
+    )
+}
+
+/// The failure that damage is, once it has been listed.
+pub(crate) fn damage_found(damage: &[Damage]) -> Result<(), Failure> {
     if damage.is_empty() {
         return Ok(());
     }
-    let places = plural(output::len(&damage), "place", "places");
+    let places = plural(output::len(damage), "place", "places");
     Err(Failure::new(code::DAMAGE, format!("{places} damaged"))
         .hint("`memlog repair FROM TO` copies what is whole into a new store"))
 }
