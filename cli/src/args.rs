@@ -329,12 +329,8 @@ however little, are written anew without it and removed.
 
 It reports the agents of which something was erased, the files that are gone, and those whose \
 bytes something else still holds: a backup made with hard links keeps what is erased later. Such \
-<<<<<<< HEAD
-files are no failure, and erasing is complete once they are removed too.";
-=======
 files are no failure, and erasing is complete once they are removed too. A later purge does not \
 name them again.";
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
 
 const BACKUP_HELP: &str = "\
 Makes a backup in a directory that does not exist yet or is empty: a store with everything \

@@ -6,10 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-<<<<<<< HEAD
-=======
 use memlog::ErrorKind;
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
 use serde::Serialize;
 
 use crate::args::{BackupArgs, Globals, RestoreArgs};
@@ -28,9 +25,6 @@ pub(crate) fn backup(globals: &Globals, args: &BackupArgs) -> Result<(), Failure
     let bar = output::spinner("backing up");
     let made = store.backup(&args.dir);
     bar.finish_and_clear();
-<<<<<<< HEAD
-    let lsn = made?.0;
-=======
     let lsn = made
         .map_err(|error| match error.kind() {
             ErrorKind::InvalidInput => Failure::from(error),
@@ -38,7 +32,6 @@ pub(crate) fn backup(globals: &Globals, args: &BackupArgs) -> Result<(), Failure
                 .hint(format!("what is in {} now is no backup: remove it", args.dir.display())),
         })?
         .0;
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
     store.close()?;
     let dir = args.dir.display().to_string();
     if globals.json {

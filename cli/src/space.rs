@@ -4,11 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-<<<<<<< HEAD
-use memlog::{CompactOutcome, ErasureReport, Maintenance, Options, Stats, Store};
-=======
 use memlog::{CompactOutcome, ErasureReport, ErrorKind, Maintenance, Options, Stats, Store};
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
 use serde::Serialize;
 
 use crate::args::Globals;
@@ -190,11 +186,8 @@ fn ended(outcome: CompactOutcome) -> Result<(), Failure> {
     }
 }
 
-<<<<<<< HEAD
-=======
 const STAYS_ERASED: &str = "free some space and purge again; what was erased until now stays erased, and nothing else is lost";
 
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
 #[derive(Serialize)]
 struct PurgeRow<'a> {
     complete: bool,
@@ -212,15 +205,11 @@ pub(crate) fn purge(globals: &Globals) -> Result<(), Failure> {
     let bar = output::spinner("purging");
     let purged = store.purge();
     bar.finish_and_clear();
-<<<<<<< HEAD
-    let report = purged?;
-=======
     let report = purged.map_err(|error| {
         let full = error.kind() == ErrorKind::DiskFull;
         let failure = Failure::from(error);
         if full { failure.hint(STAYS_ERASED) } else { failure }
     })?;
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
     store.close()?;
     let after = store.stats();
     if globals.json {

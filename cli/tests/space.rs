@@ -86,11 +86,7 @@ fn compacting_gives_back_the_room_of_the_dead_and_keeps_the_rest() {
     let place = Place::new();
     let filler = "y".repeat(60_000);
     let line = |n: usize| {
-<<<<<<< HEAD
-        let agent = ["kept", "gone"][usize::from(!n.is_multiple_of(10))];
-=======
         let agent = if n.is_multiple_of(10) { "kept" } else { "gone" };
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
         format!(
             "{{\"agent\":\"{agent}\",\"role\":\"user\",\"ts\":{n},\"content\":\"{n}{filler}\"}}\n"
         )
@@ -223,15 +219,9 @@ fn what_is_no_store_is_not_restored() {
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("0000000000000001.log"), "a log of something else").unwrap();
     for manifest in [None, Some(""), Some("Manifest-Version: 1.0\n")] {
-<<<<<<< HEAD
         if let Some(text) = manifest {
             std::fs::write(foreign.join("MANIFEST"), text).unwrap();
         }
-=======
-        if let Some(text) = manifest {
-            std::fs::write(foreign.join("MANIFEST"), text).unwrap();
-        }
->>>>>>> d644531cf68e85a75503c72863f9d4071175b1d7
         let ran = restore(&place, &foreign, &restored);
         assert_eq!(ran.code, 6, "{manifest:?}: {}", ran.err);
         assert!(ran.err.contains("is no backup"), "{}", ran.err);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::catalog::dead::{ENTRY_COST, share};
+use crate::catalog::part::Part;
 use crate::catalog::version::Version;
 use crate::commit::Engine;
 use crate::compaction::merge::Told;
@@ -53,26 +54,34 @@ struct Newer<'a> {
 }
 
 impl Newer<'_> {
+    /// What unsealed segments hold. Parts of a segment that has just been sealed, and that may be
+    /// one of those looked at, may still be among them.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let parts = self.version.iter().flat_map(Version::parts);
+        parts.filter(|part| part.segment.sealed_at() == u64::MAX)
+    }
+
+    fn parts_of(&self, life: u64) -> impl Iterator<Item = &Part> {
+        let is_of = self.version.as_ref().is_some_and(|version| version.head.life == life);
+        self.parts().filter(move |_| is_of)
+    }
+
     fn redacted(&self, life: u64) -> impl Iterator<Item = u64> {
         let blocks = self.blocks.iter().filter(move |block| block.head().life == life);
-        let version = self.version.iter().filter(move |version| version.head.life == life);
-        let parts = version.flat_map(Version::parts).flat_map(|part| part.redacted());
+        let parts = self.parts_of(life).flat_map(|part| part.redacted());
         blocks.flat_map(Block::redacted).chain(parts.copied())
     }
 
-    fn changes_key(&self, life: u64, key: &str) -> Result<bool> {
-        if let Some(version) = self.version.as_ref().filter(|v| v.head.life == life)
-            && version.parts().any(|part| part.state(key, u64::MAX).is_some())
-        {
-            return Ok(true);
+    fn changes_key(&self, life: u64, key: &str) -> bool {
+        if self.parts_of(life).any(|part| part.state(key, u64::MAX).is_some()) {
+            return true;
         }
         let blocks = self.blocks.iter().filter(|block| block.head().life == life);
-        Ok(blocks.flat_map(Block::states).flatten().any(|change| change.key == key))
+        blocks.flat_map(Block::states).flatten().any(|change| change.key == key)
     }
 
     fn policy(&self) -> Option<Option<Retention>> {
-        let parts = self.version.iter().flat_map(Version::parts);
-        let policy = parts.into_iter().find_map(|part| part.policy());
+        let policy = self.parts().find_map(|part| part.policy());
         policy.or_else(|| self.blocks.iter().find_map(Block::policy))
     }
 }
@@ -92,9 +101,10 @@ impl Knowledge<'_> {
             || now.life != last.life
             || self.engine.catalog.forgotten_since(name, now.life).is_some();
         if dead {
-            // Where something newer tells that the life is over, or a forgotten prefix does, this
-            // need not; nor where there is nothing of it that is older.
-            if last.life == 0 && newer.head.is_none() && older {
+            // Where a newer footer tells that the life is over, or a forgotten prefix does, this need
+            // not; nor where there is nothing of it that is older. What is resident may know it from
+            // these very segments.
+            if last.life == 0 && !newer.is_sealed && older {
                 living.head = Some(Head::absent());
             }
             return Ok(living);
@@ -190,18 +200,10 @@ impl<'a> Living<'a> {
             }
         }
         let older = self.older;
-        let mut failed = None;
+        // That a key was unset matters only to values that are older.
         self.state.retain(|key, (_, change)| {
-            let superseded = newer.changes_key(life, key).unwrap_or_else(|error| {
-                failed = Some(error);
-                false
-            });
-            // That a key was unset matters only to values that are older.
-            !superseded && (change.offset != 0 || older)
+            (change.offset != 0 || older) && !newer.changes_key(life, key)
         });
-        if let Some(error) = failed {
-            return Err(error);
-        }
         self.redacted.extend(newer.redacted(life));
         Ok(())
     }
