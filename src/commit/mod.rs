@@ -65,9 +65,9 @@ pub(crate) struct Engine {
     work: Work,
     pace: Pace,
     threads: Mutex<Threads>,
-    #[expect(clippy::vec_box, reason = "each append takes one and gives it back: a pointer moves")]
     /// Tells of seals and of deaths.
     pub(crate) tidings: Tidings,
+    #[expect(clippy::vec_box, reason = "each append takes one and gives it back: a pointer moves")]
     scratch: Mutex<Vec<Box<Prepared>>>,
 }
 
