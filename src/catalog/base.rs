@@ -288,6 +288,7 @@ impl Lookup<'_> {
             Ok(true) => footer.find(self.name),
             Err(fault) => Err(fault),
         };
-        found.map_err(|fault| segment.footer_damage(fault).with_agent(self.name))
+        let found = found.map_err(|f| segment.footer_damage(f).with_agent(self.name))?;
+        Ok(found.filter(|_| !segment.hides(self.name)))
     }
 }

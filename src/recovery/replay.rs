@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::{dead, hash_name};
 use crate::catalog::part::Spot;
 use crate::catalog::version::{Applied, Place, Version};
+use crate::catalog::{dead, hash_name};
 use crate::commit::seal::{AgentAtEnd, Contents};
 use crate::format::Fault;
 use crate::format::head::Head;
@@ -86,7 +86,7 @@ impl Replay {
     /// What the footer is to say.
     pub(crate) fn contents(&self, data_end: u64) -> Contents<'_> {
         let (agents, record_bytes, hidden) = (self.at_end(), self.record_bytes, self.hidden);
-        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes }
+        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes, run: None }
     }
 
     /// What the footer is to say of each agent.
