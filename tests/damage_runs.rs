@@ -13,8 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use memlog::{
-    CompactOutcome, Durability, Error, ErrorKind, Kind, Maintenance, NewEntry, Options, Retention,
-    Store,
+    CompactOutcome, Damage, Durability, Error, ErrorKind, Kind, Maintenance, NewEntry, Options,
+    Retention, Store,
 };
 use tempfile::TempDir;
 
@@ -176,13 +176,13 @@ impl Sample {
 }
 
 /// Salvages and repairs `files`, which is to give `world`.
-fn mended(files: &BTreeMap<String, Vec<u8>>, world: &World, what: &str) {
+fn mended(files: &BTreeMap<String, Vec<u8>>, world: &World, what: &str) -> Vec<Damage> {
     let (_dir, path) = put(files);
     let salvaged = options().salvage(true).open(&path).unwrap();
     same(&read(&salvaged), world, &format!("{what}, salvaged"));
     drop(salvaged);
     let to = path.with_file_name("mended");
-    options().repair(&path, &to).unwrap();
+    let report = options().repair(&path, &to).unwrap();
     let mended = options().open(&to).unwrap();
     same(&read(&mended), world, &format!("{what}, mended"));
     assert_eq!(mended.verify().unwrap(), [], "{what}");
@@ -193,6 +193,7 @@ fn mended(files: &BTreeMap<String, Vec<u8>>, world: &World, what: &str) {
     fill(&mended, 0..40, 6);
     compact(&mended);
     assert_eq!(mended.verify().unwrap(), [], "{what}");
+    report.damage
 }
 
 #[test]
@@ -234,6 +235,19 @@ fn what_a_compaction_replaced_revives_nothing_when_it_is_still_there() {
     }
 }
 
+#[test]
+fn runs_that_a_manifest_does_not_list_mean_nothing() {
+    let sample = Sample::new();
+    sample.store.close().unwrap();
+    let mut files = files(&sample.path);
+    files.extend(sample.gone().into_iter().filter(|(name, _)| is_run(name)));
+    assert_eq!(mended(&files, &sample.world, "beside a manifest"), []);
+    let (_dir, path) = put(&files);
+    let store = options().open(&path).unwrap();
+    same(&read(&store), &sample.world, "opened");
+    assert!(sample.gone().iter().all(|(name, _)| !path.join(name).exists()), "orphans go");
+}
+
 /// The runs of a compaction that did not come to replacing the manifest.
 fn unfinished(sample: &Sample) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     let mut all = sample.before.clone();
@@ -270,7 +284,11 @@ fn runs_that_were_not_finished_change_nothing() {
             let file = files.get_mut(name).unwrap();
             file.copy_from_slice(&whole);
             file[end.min(data)..].fill(0);
-            mended(&files, &sample.world, &format!("{name} up to {end}"));
+            let what = format!("{name} up to {end}");
+            let found = mended(&files, &sample.world, &what);
+            let mut of_run = found.iter().filter(|damage| damage.file.ends_with(name));
+            let said = of_run.all(|damage| damage.reason.contains("not finished"));
+            assert!(said && found.len() <= 2, "{what}: {found:?}");
         }
         files.insert(name.clone(), whole);
     }
@@ -429,6 +447,8 @@ fn a_flipped_bit_anywhere_in_a_run_is_seen_and_the_rest_is_read() {
                 let told = |name: &String| report.damage.iter().any(|d| d.agents.contains(name));
                 assert!(hit.iter().all(told), "{what}: {report:?}");
                 assert!(!report.damage.is_empty(), "{what}");
+                let of_run = |d: &Damage| d.file == file && d.lsn.is_none();
+                assert!(report.damage.iter().all(of_run), "{what}: {report:?}");
                 assert_eq!(mended.verify().unwrap(), [], "{what}");
             }
             tried += 1;
