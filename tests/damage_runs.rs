@@ -296,14 +296,26 @@ fn runs_that_were_not_finished_change_nothing() {
 
 #[test]
 fn an_older_manifest_put_back_removes_no_run_that_it_does_not_know() {
-    let sample = Sample::new();
-    let mut files = files(&sample.path);
-    files.insert("MANIFEST".into(), sample.before["MANIFEST"].clone());
-    let (_dir, path) = put(&files);
-    let error = options().open(&path).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Damaged | ErrorKind::StaleManifest), "{error}");
-    files.keys().for_each(|name| assert!(path.join(name).exists(), "{name}"));
-    mended(&files, &sample.world, "an older manifest");
+    let mut sample = Sample::new();
+    for round in 0..2 {
+        let mut now = files(&sample.path);
+        now.insert("MANIFEST".into(), sample.before["MANIFEST"].clone());
+        let mut with_gone = now.clone();
+        with_gone.extend(sample.gone());
+        let mut no_logs = now.clone();
+        no_logs.retain(|name, _| !name.ends_with(".log") || sample.before.contains_key(name));
+        for files in [&now, &with_gone, &no_logs] {
+            let (_dir, path) = put(files);
+            let error = options().open(&path).unwrap_err();
+            let kinds = [ErrorKind::Damaged, ErrorKind::StaleManifest];
+            assert!(kinds.contains(&error.kind()), "{error}");
+            files.keys().for_each(|name| assert!(path.join(name).exists(), "{name}: {error}"));
+        }
+        mended(&now, &sample.world, &format!("an older manifest, {round}"));
+        // Newer segments than the runs.
+        fill(&sample.store, 0..40, 9);
+        sample.world = read(&sample.store);
+    }
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

@@ -100,6 +100,7 @@ impl Files {
     /// `StaleManifest`.
     pub(crate) fn check_unlisted(&self, io: &Io, dir: &Path, manifest: &Manifest) -> Result<()> {
         let lacks = self.lacks_listed(manifest);
+        let mut orphans = Vec::new();
         for (id, run) in &self.segments {
             let listed = manifest.segments.iter().any(|line| (line.id, line.run) == (*id, *run));
             if listed || manifest.obsolete.contains(id) {
@@ -116,10 +117,13 @@ impl Files {
                     ),
                 ));
             }
-            if *run && lacks {
-                continue;
+            if !(*run && lacks) {
+                orphans.push(path);
             }
-            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        // Only now: the newest manifest may list runs that an older one does not.
+        for path in &orphans {
+            io.fs.remove(path).map_err(|e| Error::io("remove", path, e))?;
         }
         if self.temp {
             // A leftover of a replacement that was cut short: the next one would remove it too.
