@@ -42,8 +42,7 @@ pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Resu
 /// Creates the new store. Its lsns begin behind those of the old one: lives are told by them.
 fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store> {
     let set = source.engine().catalog.segments();
-    let ends =
-        set.sealed.iter().map(|segment| segment.end_lsn().max(segment.base + segment.capacity));
+    let ends = set.sealed.iter().map(|s| s.end_lsn().max(s.base.saturating_add(s.capacity)));
     let base = ends.max().unwrap_or(0).next_multiple_of(4096).saturating_add(4096);
     io.fs.create_dir(to).map_err(|e| Error::io("create", to, e))?;
     let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
@@ -88,7 +87,8 @@ fn copy(view: &View, target: &Store) -> Result<()> {
     for value in view.states("") {
         // A value that cannot be read is lost; the report names its frame.
         let Ok(value) = value else { continue };
-        copying.push(&Change::Set { key: value.key(), value: value.value() })?;
+        let (key, revision) = (value.key(), value.revision().0);
+        copying.push(&Change::Kept { key, revision, value: value.value() })?;
     }
     if let Some(policy) = view.snapshot.policy() {
         copying.push(&Change::Policy(Some(policy)))?;
@@ -123,7 +123,7 @@ impl Copying<'_> {
     fn push(&mut self, change: &Change<'_>) -> Result<()> {
         let size = match change {
             Change::Append(a) => a.payload.len() + a.meta.len(),
-            Change::Set { value, .. } => value.len(),
+            Change::Kept { value, .. } => value.len(),
             _ => 0,
         };
         if !self.batch.is_empty() && self.batch.len().saturating_add(size) > BATCH {

@@ -361,6 +361,7 @@ impl Lookup<'_> {
     }
 
     fn block<'a>(&self, segment: &'a Arc<Segment>) -> Result<Option<(u64, Block<'a>)>> {
-        segment.look_up(self.name, self.hash)
+        let found = segment.look_up(self.name, self.hash)?;
+        Ok(found.filter(|_| !segment.hides(self.name)))
     }
 }

@@ -134,8 +134,9 @@ impl Names {
             let (segment, block) = (Arc::clone(&source.segment), cursor.block);
             let Some(footer) = segment.footer() else { continue };
             let footer = footer?;
-            if life.is_none() {
-                let block = footer.block_at(block).map_err(|fault| segment.footer_damage(fault))?;
+            if life.is_none() && !segment.hides(name) {
+                let block = footer.block_at(block);
+                let block = block.map_err(|f| segment.footer_damage(f).with_agent(name))?;
                 life = Some(block.head().life);
             }
             source

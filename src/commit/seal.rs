@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::catalog::part::{Part, StateSlot};
@@ -15,7 +16,7 @@ use crate::format::footer::{Builder, Footer, SegmentFacts, StateChange, Summary,
 use crate::format::head::Head;
 use crate::format::manifest::{Listed, Manifest, Role};
 use crate::manifest::Failure;
-use crate::segment::Segment;
+use crate::segment::{Names, Segment};
 
 impl Engine {
     /// Seals everything that waits for it, in the order of the log.
@@ -48,6 +49,7 @@ impl Engine {
             hidden: job.hidden,
             agents: self.agents_at_end(job)?,
             prefixes: &job.prefixes,
+            run: None,
         };
         let footer = build_footer(self.store, segment, segment.capacity, contents)?;
         job.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
@@ -169,34 +171,50 @@ pub(crate) struct Contents<'a> {
     pub(crate) hidden: u64,
     pub(crate) agents: Vec<AgentAtEnd>,
     pub(crate) prefixes: &'a [(u64, Box<str>)],
+    /// What a run covers; `None`: it is a log segment.
+    pub(crate) run: Option<Run>,
 }
 
-/// Makes the footer of a log segment whose file ends at `file_len`.
+/// What a run's footer says that its frames do not.
+pub(crate) struct Run {
+    pub(crate) generation: u64,
+    pub(crate) lsns: Range<u64>,
+    pub(crate) cleaned: u64,
+    /// The names that it covers, if they are known.
+    pub(crate) names: Option<Names>,
+}
+
+/// Makes the footer of a segment whose file ends at `file_len`.
 pub(crate) fn build_footer(
     store: u128,
     segment: &Segment,
     file_len: u64,
     contents: Contents<'_>,
 ) -> Result<Footer> {
-    let Contents { data_end, record_bytes, hidden, mut agents, prefixes } = contents;
+    let Contents { data_end, record_bytes, hidden, mut agents, prefixes, run } = contents;
     agents.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     agents.dedup_by(|a, b| a.name == b.name);
     let first_lsn = segment.base.saturating_add(crate::segment::writer::FIRST_FRAME);
+    let log = first_lsn..segment.base.saturating_add(data_end);
+    let lsns = run.as_ref().map_or(log, |run| run.lsns.clone());
     let mut builder = Builder::new(SegmentFacts {
         store,
         segment: segment.id,
         salt: segment.salt,
         first_lsn,
         data_end,
-        generation: 0,
-        lowest_lsn: first_lsn,
-        highest_lsn: segment.base.saturating_add(data_end),
+        generation: run.as_ref().map_or(0, |run| run.generation),
+        lowest_lsn: lsns.start,
+        highest_lsn: lsns.end,
         max_at: 0,
         record_bytes,
-        cleaned: 0,
+        cleaned: run.as_ref().map_or(0, |run| run.cleaned),
         hidden,
     });
     let mut fill = || {
+        if let Some((from, to)) = run.as_ref().and_then(|run| run.names.as_ref()) {
+            builder.set_bounds(from, to.as_deref())?;
+        }
         agents.iter().try_for_each(|agent| add(&mut builder, agent))?;
         prefixes.iter().try_for_each(|(lsn, prefix)| builder.add_prefix(*lsn, prefix))
     };

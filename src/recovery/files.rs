@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::header::{HEADER_LEN, Header};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Role};
 use crate::io::Io;
 use crate::manifest;
 use crate::recovery::LOCK_FILE;
@@ -86,11 +86,21 @@ impl Files {
         Ok(())
     }
 
-    /// Removes orphans, and refuses segments with data that the manifest does not know.
+    /// Whether a file is missing that the manifest counts on.
+    pub(crate) fn lacks_listed(&self, manifest: &Manifest) -> bool {
+        let counts = manifest.segments.iter().filter(|line| line.role != Role::Draft);
+        counts.into_iter().any(|line| !self.segments.contains(&(line.id, line.run)))
+    }
+
+    /// Removes orphans, and refuses segments with data that the manifest does not know. Runs stay
+    /// where a listed segment is missing: it may be the manifest that is wrong, and the run all that
+    /// is left of it.
     ///
     /// # Errors
     /// `StaleManifest`.
     pub(crate) fn check_unlisted(&self, io: &Io, dir: &Path, manifest: &Manifest) -> Result<()> {
+        let lacks = self.lacks_listed(manifest);
+        let mut orphans = Vec::new();
         for (id, run) in &self.segments {
             let listed = manifest.segments.iter().any(|line| (line.id, line.run) == (*id, *run));
             if listed || manifest.obsolete.contains(id) {
@@ -107,7 +117,13 @@ impl Files {
                     ),
                 ));
             }
-            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+            if !(*run && lacks) {
+                orphans.push(path);
+            }
+        }
+        // Only now: the newest manifest may list runs that an older one does not.
+        for path in &orphans {
+            io.fs.remove(path).map_err(|e| Error::io("remove", path, e))?;
         }
         if self.temp {
             // A leftover of a replacement that was cut short: the next one would remove it too.

@@ -86,7 +86,7 @@ impl Replay {
     /// What the footer is to say.
     pub(crate) fn contents(&self, data_end: u64) -> Contents<'_> {
         let (agents, record_bytes, hidden) = (self.at_end(), self.record_bytes, self.hidden);
-        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes }
+        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes, run: None }
     }
 
     /// What the footer is to say of each agent.

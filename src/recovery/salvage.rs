@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::seal::build_footer;
+use crate::commit::seal::{Contents, Run, build_footer};
 use crate::commit::{Engine, Opened};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::Fault;
-use crate::format::footer::Bound;
+use crate::format::footer::{Bound, MAX_NAME};
 use crate::format::header::{Header, Layout};
 use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
 use crate::io::Io;
@@ -20,7 +20,8 @@ use crate::options::Options;
 use crate::recovery::RecoveryReport;
 use crate::recovery::files::{Files, read_segment};
 use crate::recovery::replay::Replay;
-use crate::segment::scan::Frames;
+use crate::recovery::runs::{self, BrokenRun};
+use crate::segment::scan::{Frame, Frames};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 use crate::segment::{Segment, file_name};
 use crate::types::Lsn;
@@ -54,19 +55,15 @@ pub(crate) fn open(
         manifest: None,
         version: None,
         report: RecoveryReport::default(),
+        loose: false,
         seen_to: 0,
         forgotten: Vec::new(),
         store: 0,
     };
     salvage.read_manifest()?;
-    let mut segments = salvage.gather(&files)?;
-    segments.sort_by_key(|found| (found.listed.base, found.listed.id));
-    // Spares may lie behind it, which hold nothing.
-    let last = segments.iter().rposition(Found::has_frame).unwrap_or(0);
-    let mut sealed = Vec::new();
-    for (index, found) in segments.into_iter().enumerate() {
-        sealed.extend(salvage.index(found, index >= last)?);
-    }
+    salvage.loose = salvage.manifest.as_ref().is_none_or(|m| files.lacks_listed(m));
+    let segments = salvage.gather(&files)?;
+    let mut sealed = salvage.index_all(segments)?;
     let Some(first) = sealed.first() else {
         if let Some(error) = salvage.version {
             return Err(error);
@@ -114,22 +111,38 @@ struct Salvage<'a> {
     /// no segment is of this one.
     version: Option<Error>,
     report: RecoveryReport,
-    /// Frames below this lsn have been taken from another segment: a recovery that was cut short
-    /// leaves some twice.
+    /// No manifest tells which segments count: there is none, or one that lists what is missing.
+    loose: bool,
+    /// Frames of the log below this lsn have been taken from another segment: a recovery that was
+    /// cut short leaves some twice.
     seen_to: u64,
     forgotten: Vec<Forgotten>,
     store: u128,
 }
 
 /// A segment file that seems to be of the store.
-struct Found {
-    listed: Listed,
+pub(super) struct Found {
+    pub(super) listed: Listed,
     /// Whether the manifest vouches for the line.
-    vouched: bool,
-    bytes: Vec<u8>,
+    pub(super) vouched: bool,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What became of a file that was looked at.
+enum Indexed {
+    Ready(Option<Arc<Segment>>),
+    /// A run without a sound footer: what to make of it depends on the others.
+    Broken(Box<BrokenRun>),
 }
 
 impl Found {
+    /// The bytes up to the end of the data, if that is known.
+    fn up_to(&self, end: Option<u64>) -> &[u8] {
+        let len = self.bytes.len();
+        let end = end.map_or(len, |end| usize::try_from(end).unwrap_or(len));
+        self.bytes.get(..end.min(len)).unwrap_or_default()
+    }
+
     fn has_frame(&self) -> bool {
         let Listed { salt, base, .. } = self.listed;
         let frames = Frames { bytes: &self.bytes, salt, base };
@@ -167,7 +180,11 @@ impl Salvage<'_> {
         let mut found = Vec::new();
         for (id, run) in &files.segments {
             let path = self.dir.join(file_name(*id, *run));
-            let line = self.line(*id);
+            let line = self.line(*id).filter(|line| line.run == *run);
+            if *run && line.is_none() && !self.loose {
+                // A compaction that was cut short left it.
+                continue;
+            }
             let dropped = self.manifest.as_ref().is_some_and(|m| m.obsolete.contains(id));
             if dropped || line.is_some_and(|line| line.role == Role::Draft) {
                 continue;
@@ -179,7 +196,12 @@ impl Salvage<'_> {
                     continue;
                 }
             };
-            if let Some(listed) = self.recognise(&path, line, header, &bytes) {
+            let listed = self.recognise(&path, line, header, &bytes);
+            if let Some(listed) = listed {
+                if (listed.id, listed.run) != (*id, *run) {
+                    self.damage(&path, 0, "the file is another segment than its name says");
+                    continue;
+                }
                 found.push(Found { listed, vouched: line.is_some(), bytes });
             }
         }
@@ -241,36 +263,62 @@ impl Salvage<'_> {
         Some(Listed { capacity: len, ..listed })
     }
 
+    /// Maps the segments and sees to their footers. Gives them in the order of their lsns.
+    fn index_all(&mut self, mut segments: Vec<Found>) -> Result<Vec<Arc<Segment>>> {
+        segments.sort_by_key(|found| (found.listed.base, found.listed.id));
+        // Spares may lie behind it, which hold nothing.
+        let last = segments.iter().rposition(|found| !found.listed.run && found.has_frame());
+        let listed = self.manifest.iter().flat_map(|manifest| manifest.segments.iter().copied());
+        let logs = segments.iter().map(|found| found.listed).chain(listed).filter(|l| !l.run);
+        let logs: Vec<u64> = logs.map(|log| log.base).collect();
+        let (mut sealed, mut broken) = (Vec::new(), Vec::new());
+        for (index, found) in segments.into_iter().enumerate() {
+            match self.index(found, last.is_none_or(|last| index >= last))? {
+                Indexed::Ready(segment) => sealed.extend(segment),
+                Indexed::Broken(run) => broken.push(run),
+            }
+        }
+        let whole: Vec<Arc<Segment>> = sealed.clone();
+        for run in broken {
+            sealed.extend(self.rebuild(run, &whole, &logs)?);
+        }
+        if self.loose {
+            runs::hide_leftovers(&sealed);
+        }
+        sealed.sort_by_key(|segment| (segment.lowest_lsn(), segment.id));
+        Ok(sealed)
+    }
+
     /// Maps a segment and sees to its footer.
-    fn index(&mut self, found: Found, last: bool) -> Result<Option<Arc<Segment>>> {
-        let Found { listed, vouched, bytes } = found;
+    fn index(&mut self, found: Found, last: bool) -> Result<Indexed> {
+        let listed = found.listed;
         let path = self.dir.join(file_name(listed.id, listed.run));
         let file = self.io.fs.open(&path, false).map_err(|e| Error::io("open", &path, e))?;
         let map = file.map(listed.capacity).map_err(|e| Error::io("map", &path, e))?;
         let segment = Arc::new(Segment::assemble(path, map, &listed, self.options.verify));
-        let is_sealed = vouched && listed.role == Role::Sealed;
+        let is_sealed = found.vouched && listed.role == Role::Sealed;
         let check = is_sealed.then_some(listed.footer_check);
         // Only a footer that the manifest vouches for, or that there is no manifest to ask about,
         // says where the data end.
-        let may_have = is_sealed || self.manifest.is_none();
+        let may_have = is_sealed || self.manifest.is_none() || listed.run;
         let footer = if may_have { segment.load_footer(check) } else { Ok(()) };
-        if is_sealed && let Err(error) = &footer {
-            self.report.damage.extend(error.damage().cloned());
-        }
+        let mut fault = footer.err().and_then(|error| error.damage().cloned());
         let sound = segment.trailer().is_some() && segment.check_footer().is_ok();
-        if segment.trailer().is_some() && !sound {
-            self.damage(segment.path(), listed.data_end, "the footer is damaged");
+        if let Some(trailer) = segment.trailer().filter(|_| !sound) {
+            fault = Some(Damage::new(segment.path(), trailer.footer_at, "the footer is damaged"));
         }
-        if sound && self.keep == Keep::Records && segment.base >= self.seen_to.saturating_sub(4096)
-        {
+        if sound && listed.run {
+            return self.take_run(segment, &found).map(Indexed::Ready);
+        }
+        let fresh = self.keep == Keep::Records && segment.base >= self.seen_to.saturating_sub(4096);
+        if sound && fresh {
             self.take_prefixes(&segment);
             self.seen_to = self.seen_to.max(segment.end_lsn());
-            return Ok(Some(segment));
+            return Ok(Indexed::Ready(Some(segment)));
         }
         let known_end = segment.trailer().map(|trailer| trailer.facts.data_end);
         let end = known_end.or((listed.data_end > 0).then_some(listed.data_end));
-        let torn_may_be = last && end.is_none();
-        let end = end.map_or(bytes.len(), |end| usize::try_from(end).unwrap_or(usize::MAX));
+        let known = runs::told(&segment);
         // The segment that lost its footer in memory is mapped anew, to be given another.
         let segment = if segment.trailer().is_some() {
             let map = file.map(listed.capacity).map_err(|e| Error::io("map", self.dir, e))?;
@@ -279,7 +327,52 @@ impl Salvage<'_> {
         } else {
             segment
         };
-        self.scan(&segment, bytes.get(..end.min(bytes.len())).unwrap_or_default(), torn_may_be)
+        if listed.run {
+            let broken = BrokenRun { segment, found, known, end, fault };
+            return Ok(Indexed::Broken(Box::new(broken)));
+        }
+        if is_sealed || known_end.is_some() {
+            self.report.damage.extend(fault);
+        }
+        let torn_may_be = last && end.is_none();
+        self.scan(&segment, found.up_to(end), torn_may_be).map(Indexed::Ready)
+    }
+
+    /// A run whose footer is sound keeps it: its frames are no batches, that would be kept whole or
+    /// not at all. What is not whole answers `Damaged` when it is read.
+    fn take_run(&mut self, segment: Arc<Segment>, found: &Found) -> Result<Option<Arc<Segment>>> {
+        self.take_prefixes(&segment);
+        if self.keep == Keep::Frames {
+            let end = segment.trailer().map(|trailer| trailer.facts.data_end);
+            self.walk(&segment, found.up_to(end), false, &mut |_| Ok(()));
+        }
+        Ok(Some(segment))
+    }
+
+    /// Gives a run without a sound footer another one, unless what it was to stand for is there.
+    fn rebuild(
+        &mut self,
+        run: Box<BrokenRun>,
+        whole: &[Arc<Segment>],
+        logs: &[u64],
+    ) -> Result<Option<Arc<Segment>>> {
+        let segment = &run.segment;
+        if !run.found.vouched && runs::is_unfinished(segment, whole) {
+            let reason = "the run was not finished: what it was to be made from is read instead";
+            self.damage(segment.path(), 0, reason);
+            return Ok(None);
+        }
+        if self.manifest.is_some() || run.end.is_some() || run.found.has_frame() {
+            self.report.damage.extend(run.fault.clone());
+        }
+        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
+        let bytes = run.found.up_to(run.end);
+        let end = self.walk(segment, bytes, run.end.is_none(), &mut |frame| replay.apply(frame));
+        if replay.is_empty() {
+            return Ok(None);
+        }
+        let covers = run.known.unwrap_or_else(|| runs::covered(&replay, segment, whole, logs));
+        self.adopt(segment, replay, end, Some(covers)).map(Some)
     }
 
     fn take_prefixes(&mut self, segment: &Segment) {
@@ -292,63 +385,71 @@ impl Salvage<'_> {
         }
     }
 
-    /// Builds a footer from the whole frames of a segment.
+    /// Builds the footer of a log segment from its whole frames.
     fn scan(
         &mut self,
         segment: &Arc<Segment>,
         bytes: &[u8],
         torn_may_be: bool,
     ) -> Result<Option<Arc<Segment>>> {
-        let frames = Frames { bytes, salt: segment.salt, base: segment.base };
         let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
-        let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
-        let mut end = at;
-        // What the manifest knows to have been on stable storage cannot have been torn.
-        let proven = self.manifest.as_ref().map_or(0, |manifest| manifest.durable);
-        while at < bytes.len() {
-            match frames.frame(at) {
-                Ok(frame) => {
-                    at = at.saturating_add(frame.header.len());
-                    end = at;
-                    if frame.header.lsn < self.seen_to {
-                        continue;
-                    }
-                    if let Err(Fault(reason)) = replay.apply(&frame) {
-                        self.lost(&frames, segment, frame.offset, at, reason);
-                    }
-                }
-                Err(Fault(reason)) => {
-                    let next = frames.headers_behind(at.saturating_add(8)).next();
-                    let written = bytes.get(at..).unwrap_or_default();
-                    let blank = written.iter().all(|byte| *byte == 0);
-                    match next {
-                        Some((next, _)) => {
-                            self.lost(&frames, segment, at, next, reason);
-                            at = next;
-                        }
-                        None if blank => break,
-                        None if torn_may_be && segment.base.saturating_add(at as u64) >= proven => {
-                            let cut = written.iter().rposition(|byte| *byte != 0);
-                            self.report.bytes_cut += cut.map_or(0, |last| last as u64 + 1);
-                            self.report.possibly_acknowledged = true;
-                            break;
-                        }
-                        None => {
-                            let behind = written.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-                            self.lost(&frames, segment, at, at + behind, reason);
-                            break;
-                        }
-                    }
-                }
-            }
-        }
+        let seen_to = self.seen_to;
+        let end = self.walk(segment, bytes, torn_may_be, &mut |frame| {
+            if frame.header.lsn < seen_to { Ok(()) } else { replay.apply(frame) }
+        });
         self.report.frames_kept += replay.frames;
         self.report.bytes_kept += replay.bytes;
         self.seen_to = self.seen_to.max(segment.base.saturating_add(end as u64));
         if replay.is_empty() {
             return Ok(None);
         }
-        self.adopt(segment, replay, end).map(Some)
+        self.adopt(segment, replay, end, None).map(Some)
+    }
+
+    /// Goes through the whole frames of a segment, and reports what is not whole; gives where the
+    /// last of them ends. What lies behind it is torn, if it may be; of a run it is then its footer.
+    fn walk(
+        &mut self,
+        segment: &Segment,
+        bytes: &[u8],
+        torn_may_be: bool,
+        each: &mut dyn FnMut(&Frame<'_>) -> std::result::Result<(), Fault>,
+    ) -> usize {
+        let frames = Frames { bytes, salt: segment.salt, base: segment.base };
+        let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
+        let mut end = at;
+        // What the manifest knows to have been on stable storage cannot have been torn.
+        let proven = self.manifest.as_ref().map_or(0, |manifest| manifest.durable);
+        let torn_from = if segment.run { 0 } else { proven };
+        while at < bytes.len() {
+            let reason = match frames.frame(at) {
+                Ok(frame) => {
+                    at = at.saturating_add(frame.header.len());
+                    end = at;
+                    if let Err(Fault(reason)) = each(&frame) {
+                        self.lost(&frames, segment, frame.offset, at, reason);
+                    }
+                    continue;
+                }
+                Err(Fault(reason)) => reason,
+            };
+            if let Some((next, _)) = frames.headers_behind(at.saturating_add(8)).next() {
+                self.lost(&frames, segment, at, next, reason);
+                at = next;
+                continue;
+            }
+            let written = bytes.get(at..).unwrap_or_default();
+            let Some(behind) = written.iter().rposition(|byte| *byte != 0) else { break };
+            let torn = torn_may_be && segment.base.saturating_add(at as u64) >= torn_from;
+            if !torn || (segment.run && frames.header(at).is_ok()) {
+                self.lost(&frames, segment, at, at + behind, reason);
+            } else if !segment.run {
+                self.report.bytes_cut += behind as u64 + 1;
+                self.report.possibly_acknowledged = true;
+            }
+            break;
+        }
+        end
     }
 
     /// Reports a frame that is not whole, with whom it hits as far as its header says. The next one
@@ -362,7 +463,7 @@ impl Salvage<'_> {
         reason: &str,
     ) {
         let mut damage = Damage::new(segment.path(), at as u64, reason);
-        damage.lsn = segment.base.checked_add(at as u64).map(Lsn);
+        damage.lsn = segment.base.checked_add(at as u64).filter(|_| !segment.run).map(Lsn);
         match frames.header(at) {
             Ok((header, agents)) => {
                 damage.agents = agents.iter().map(|agent| agent.name.to_owned()).collect();
@@ -373,10 +474,13 @@ impl Salvage<'_> {
                 }
             }
             Err(_) => {
-                damage.reason.push_str(
+                damage.reason.push_str(if segment.run {
+                    "; whom it hits cannot be told: any agent may lack what the run kept of it here, \
+                     forgettings included"
+                } else {
                     "; whom it hits cannot be told: any agent may lack the changes of these lsns, \
-                     forgettings included",
-                );
+                     forgettings included"
+                });
                 self.report.damage.push(damage);
             }
         }
@@ -387,9 +491,11 @@ impl Salvage<'_> {
         segment: &Arc<Segment>,
         replay: Replay,
         end: usize,
+        run: Option<Run>,
     ) -> Result<Arc<Segment>> {
-        let contents = replay.contents(end as u64);
+        let contents = Contents { run, ..replay.contents(end as u64) };
         let mut bound = Bound::new();
+        bound.add_bounds(MAX_NAME, MAX_NAME);
         for agent in &contents.agents {
             bound.add_agent(agent.name.len());
             if let Some(part) = &agent.part {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
-use crate::format::footer::{self, FooterRef, TRAILER_LEN, Trailer};
+use crate::format::footer::{self, Bounds, FooterRef, TRAILER_LEN, Trailer};
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use crate::format::manifest::{Listed, Role};
 use crate::format::record::{self, Record};
@@ -67,6 +67,16 @@ pub(crate) struct Segment {
     /// the epoch; 0: none.
     dead: AtomicU64,
     dead_since: AtomicU64,
+    /// Names of which the segment is not to tell, since a run that was made from it does.
+    hidden: OnceLock<Vec<Names>>,
+}
+
+/// Names from the first on, up to the second, itself excluded; `None`: to the end of all names.
+pub(crate) type Names = (Box<str>, Option<Box<str>>);
+
+/// A copy of bounds that outlives their footer.
+pub(crate) fn names_within((from, to): Bounds<'_>) -> Names {
+    (from.into(), to.map(Into::into))
 }
 
 struct Footer {
@@ -130,7 +140,19 @@ impl Segment {
             footer: OnceLock::new(),
             dead: AtomicU64::new(listed.dead),
             dead_since: AtomicU64::new(listed.dead_since),
+            hidden: OnceLock::new(),
         }
+    }
+
+    /// Lets the segment tell nothing of these names. For salvage, before anybody looks.
+    pub(crate) fn hide_names(&self, names: Vec<Names>) {
+        self.hidden.get_or_init(|| names);
+    }
+
+    /// Whether the segment is not to tell of this name.
+    pub(crate) fn hides(&self, name: &str) -> bool {
+        let within = |(from, to): &Names| footer::contain((from, to.as_deref()), name);
+        self.hidden.get().is_some_and(|hidden| hidden.iter().any(within))
     }
 
     fn check_header(&self, store: u128) -> Result<()> {

@@ -41,10 +41,7 @@ pub(crate) fn sealed(
         generation: u64::from(run),
         lowest_lsn: lsns.start,
         highest_lsn: lsns.end,
-        max_at: 0,
-        record_bytes: 0,
-        cleaned: 0,
-        hidden: 0,
+        ..SegmentFacts::default()
     });
     fill(&mut builder);
     let footer = builder.finish(CAPACITY).unwrap();
