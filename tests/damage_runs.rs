@@ -302,6 +302,9 @@ fn an_older_manifest_put_back_removes_no_run_that_it_does_not_know() {
         now.insert("MANIFEST".into(), sample.before["MANIFEST"].clone());
         let mut with_gone = now.clone();
         with_gone.extend(sample.gone());
+        // Before the segment that tells that the manifest is old.
+        let run = now.iter().find(|(name, _)| is_run(name)).unwrap().1.clone();
+        with_gone.insert("0000000000000001.run".into(), run);
         let mut no_logs = now.clone();
         no_logs.retain(|name, _| !name.ends_with(".log") || sample.before.contains_key(name));
         for files in [&now, &with_gone, &no_logs] {
