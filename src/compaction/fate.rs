@@ -49,6 +49,8 @@ struct Newer<'a> {
     /// A newer sealed segment tells of it.
     is_sealed: bool,
     version: Option<Version>,
+    /// So does one that is not sealed.
+    is_ahead: bool,
     blocks: Vec<Block<'a>>,
 }
 
@@ -93,8 +95,9 @@ impl Knowledge<'_> {
             || self.engine.catalog.forgotten_since(name, now.life).is_some();
         if dead {
             // Where something newer tells that the life is over, or a forgotten prefix does, this
-            // need not; nor where there is nothing of it that is older.
-            if last.life == 0 && newer.head.is_none() && older {
+            // need not; nor where there is nothing of it that is older. What is merely remembered
+            // tells nobody after the next opening.
+            if last.life == 0 && !newer.is_sealed && !newer.is_ahead && older {
                 living.head = Some(Head::absent());
             }
             return Ok(living);
@@ -118,9 +121,10 @@ impl Knowledge<'_> {
     fn newer(&self, name: &str, hash: u64) -> Result<Newer<'_>> {
         let version = self.engine.catalog.peek(name, hash).and_then(|resident| {
             let slot = resident.lock();
-            slot.is_known().then(|| slot.latest().clone())
+            slot.is_known().then(|| (slot.latest().clone(), slot.is_ahead_of_footers()))
         });
         let mut blocks = Vec::new();
+        let (version, is_ahead) = version.unzip();
         for segment in &self.newer {
             blocks.extend(segment.look_up(name, hash)?.map(|(_, block)| block));
         }
@@ -129,6 +133,7 @@ impl Knowledge<'_> {
             head: version.as_ref().map(|version| version.head).or(sealed),
             is_sealed: sealed.is_some(),
             version,
+            is_ahead: is_ahead.unwrap_or(false),
             blocks,
         })
     }
