@@ -298,8 +298,8 @@ impl Store {
     }
 
     /// Erases everything that is dead from every file in the store's directory: forgotten agents,
-    /// truncated and redacted entries, overwritten values, what retention has dropped. Rewrites the
-    /// segments that hold any of it, however little, at full speed.
+    /// truncated and redacted entries, overwritten values, what retention has dropped, what has expired. Rewrites
+    /// the segments that hold any of it, however little, at full speed.
     ///
     /// What died before the call is gone from the directory when it returns. Open views, values
     /// that were handed out and hard links elsewhere (such as backups) may still hold the bytes of

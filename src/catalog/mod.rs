@@ -281,6 +281,13 @@ impl Catalog {
 
     /// Drops forgettings of prefixes of which nothing is left to be held against.
     pub(crate) fn drop_forgotten(&self, over: &[Forgotten]) {
+        // Whoever is resident may not have heard of them yet, and would live on.
+        self.for_each(|resident| {
+            let mut slot = resident.lock();
+            if slot.is_known() {
+                self.apply_prefixes(resident, &mut slot);
+            }
+        });
         let mut prefixes = self.prefixes.write();
         for line in over {
             if let Some(lsns) = prefixes.get_mut(line.prefix.as_str()) {
@@ -323,16 +330,18 @@ impl Catalog {
 
     /// Looks the agent up if it is not known yet. Reads footers, under no lock.
     pub(crate) fn learn(&self, resident: &Resident) -> Result<()> {
-        if resident.lock().is_known() {
-            return Ok(());
-        }
-        let set = self.segments();
-        let head = lookup(&set, resident).head()?;
-        let mut slot = resident.lock();
-        if !slot.is_known() {
-            // Forgotten prefixes are held against it by `apply_prefixes`, like those to come.
-            slot.learn_head(head);
-            self.charge(resident, &mut slot);
+        while !resident.lock().is_known() {
+            let set = self.segments();
+            let head = lookup(&set, resident).head()?;
+            let mut slot = resident.lock();
+            // Segments that were taken out meanwhile may tell of a life that a prefix ended which
+            // is forgotten itself by now.
+            let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
+            if !outdated && !slot.is_known() {
+                // Forgotten prefixes are held against it by `apply_prefixes`, like those to come.
+                slot.learn_head(head);
+                self.charge(resident, &mut slot);
+            }
         }
         Ok(())
     }

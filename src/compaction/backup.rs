@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::compaction::Compactor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{Listed, Manifest, Role};
-use crate::manifest;
+use crate::manifest::{self, Failure};
 use crate::recovery::LOCK_FILE;
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::segment::{Segment, file_name};
@@ -65,7 +65,9 @@ impl Compactor {
             obsolete: Vec::new(),
             ..current
         };
-        manifest::install(io, dir, &made).map_err(Error::from)?;
+        // Whichever it is, what is there is no backup, and the store itself is as it was.
+        let installed = manifest::install(io, dir, &made);
+        installed.map_err(|(Failure::Unchanged(error) | Failure::Unknown(error))| error)?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             io.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
         }

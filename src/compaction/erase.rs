@@ -8,7 +8,9 @@ use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
 use crate::compaction::{Busy, Compactor, ErasureReport, HEAD_ROOM, stats_of, survey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::Segment;
+use crate::format::manifest::Forgotten;
+use crate::recovery::files::Files;
+use crate::segment::{Segment, file_name};
 
 impl Compactor {
     /// Erases what is dead by now from all files of the store.
@@ -22,7 +24,7 @@ impl Compactor {
         self.engine.sync()?;
         self.engine.seal_active()?;
         let end = self.engine.log.durable();
-        let found = survey::survey(&self.engine, &mut || self.go_on())?;
+        let found = survey::survey(&self.engine, true, &mut || self.go_on())?;
         let dirty = found.into_iter().filter(|(_, found)| found.dirty);
         let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
         let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
@@ -42,6 +44,7 @@ impl Compactor {
             into.extend(installed.replaced.iter().map(|segment| segment.path().to_owned()));
         }
         busy.surveyed = None;
+        self.unlink_leftovers()?;
         self.drop_prefixes(end)?;
         report.agents = agents.into_iter().collect();
         report.pinned = self.engine.catalog.retired().iter().map(|s| s.path().to_owned()).collect();
@@ -69,6 +72,32 @@ impl Compactor {
         }
         while !job.step(u64::MAX, &mut |_| self.go_on())? {}
         self.install(busy, job)
+    }
+
+    /// Sees to it that files which are no part of the store any more are gone: what could not be
+    /// unlinked when it was replaced, and runs of jobs that came to nothing.
+    fn unlink_leftovers(&self) -> Result<()> {
+        let engine = &self.engine;
+        let Some(writing) = &engine.writing else { return Ok(()) };
+        engine.sweep_obsolete();
+        let manifest = writing.manifest.current();
+        if let Some(id) = manifest.obsolete.first() {
+            let message = format!("segment {id:x} is erased, and its file cannot be unlinked");
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        let (io, dir) = (&engine.io, &engine.dir);
+        let listed = |id: u64| manifest.segments.iter().any(|line| line.id == id);
+        let mut orphans = Files::look(io, dir)?.segments;
+        // Logs that are not listed are about to be.
+        orphans.retain(|(id, run)| *run && !listed(*id));
+        for (id, run) in &orphans {
+            let path = dir.join(file_name(*id, *run));
+            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        io.fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
     }
 
     /// The segments in groups that can be done in one go: log segments of one age together, so that
@@ -122,7 +151,11 @@ impl Compactor {
             return Ok(());
         }
         self.engine.catalog.drop_forgotten(&over);
-        let left = self.engine.catalog.forgotten(end);
-        self.engine.heed(writing.manifest.replace(|manifest| manifest.forgotten = left))
+        // Prefixes forgotten since are not to be lost.
+        let is_over = |line: &Forgotten| {
+            over.iter().any(|gone| gone.prefix == line.prefix && gone.lsn >= line.lsn)
+        };
+        let outcome = writing.manifest.replace(|m| m.forgotten.retain(|line| !is_over(line)));
+        self.engine.heed(outcome)
     }
 }

@@ -13,6 +13,7 @@ use crate::compaction::merge::Told;
 use crate::error::Result;
 use crate::format::footer::{Block, StateChange, Trailer};
 use crate::format::head::Head;
+use crate::format::record::{Append, REDACTED};
 use crate::segment::Segment;
 use crate::snapshot::Snapshot;
 use crate::types::Retention;
@@ -218,12 +219,12 @@ impl<'a> Living<'a> {
         self.redacted.split_off(&next);
     }
 
-    /// Whether anything that the segments tell of the agent is left out, or was redacted.
+    /// Whether anything that the segments tell of the agent is left out.
     pub(crate) fn leaves_out(&self, told: &[Told<'_>]) -> bool {
         told.iter().enumerate().any(|(index, told)| self.leaves_out_of(index, told))
     }
 
-    /// Whether anything that this segment tells of the agent is left out, or was redacted.
+    /// Whether anything that this segment tells of the agent is left out.
     pub(crate) fn leaves_out_of(&self, index: usize, told: &Told<'_>) -> bool {
         let block = &told.block;
         let Some(head) = self.head.filter(|head| head.life == block.head().life) else {
@@ -231,28 +232,54 @@ impl<'a> Living<'a> {
         };
         let kept = self.entries.iter().filter(|(of, _)| *of == index).map(|(_, seqs)| seqs);
         let kept: u64 = kept.map(|seqs| seqs.end - seqs.start).sum();
-        let end = block.first_seq().saturating_add(u64::from(block.count()));
-        let redacts = self.redacted.range(block.first_seq()..end).next().is_some();
         let keys = self.state.values().filter(|(of, _)| *of == index).count();
         kept < u64::from(block.count())
-            || redacts
             || keys < block.state_count()
             || (head.life == 0 && !self.older)
     }
 
-    /// What of a block's content lives, by what footers know.
+    /// Bytes of this segment's entries that keep their place and are to lose what is in them:
+    /// redacted ones, and with `time` those that have expired by then. Footers tell neither which
+    /// redactions a run has taken to heart already nor any expiry, so the records are asked.
+    pub(crate) fn hollow_of(
+        &self,
+        index: usize,
+        told: &Told<'_>,
+        time: Option<u64>,
+    ) -> Result<u64> {
+        let Some(head) = self.head else { return Ok(0) };
+        let time = time.filter(|_| head.flags & Head::EXPIRES != 0);
+        let mut bytes = 0;
+        for (_, seqs) in self.entries.iter().filter(|(of, _)| *of == index) {
+            for seq in self.redacted.range(seqs.clone()) {
+                let entry = told.entry(*seq)?.filter(|entry| entry.flags & REDACTED == 0);
+                bytes += entry.as_ref().map_or(0, hollow);
+            }
+            let Some(time) = time else { continue };
+            for seq in seqs.clone().filter(|seq| !self.redacted.contains(seq)) {
+                let entry = told.entry(seq)?;
+                let entry = entry.filter(|entry| entry.expires.is_some_and(|at| at <= time));
+                bytes += entry.as_ref().map_or(0, hollow);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What of a block's content lives, by what footers know; what is redacted counts as living.
     pub(crate) fn content_of(&self, index: usize, block: &Block<'_>) -> u64 {
         let whole = entries_content(block);
         let seqs = self.entries.iter().filter(|(of, _)| *of == index).map(|(_, seqs)| seqs);
-        let live = seqs.map(|seqs| {
-            let redacted = self.redacted.range(seqs.clone()).count() as u64;
-            (seqs.end - seqs.start).saturating_sub(redacted)
-        });
+        let live = seqs.map(|seqs| seqs.end - seqs.start);
         let (live, all) = (live.sum::<u64>(), u64::from(block.count()));
         let entries = if live >= all { whole } else { share(whole, live, all) };
         let state = self.state.values().filter(|(of, _)| *of == index);
         entries + state.map(|(_, change)| u64::from(change.len)).sum::<u64>()
     }
+}
+
+/// What an entry loses with what is in it.
+fn hollow(entry: &Append<'_>) -> u64 {
+    (entry.meta.len() + entry.payload.len()) as u64 + 1
 }
 
 /// What a block's entries take.

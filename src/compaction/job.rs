@@ -151,7 +151,8 @@ impl Job {
                 self.places.iter().map(|place| self.merge.told(*place)).collect();
             let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
             let living = knowledge.living(name, &told)?;
-            if living.leaves_out(&told) {
+            let left_out = living.leaves_out(&told);
+            if left_out {
                 self.erased.push(name.to_owned());
             }
             let Some(head) = living.head else { return Ok(64) };
@@ -170,7 +171,9 @@ impl Job {
                 }
             };
             let before = writer.len();
-            write_agent(writer, name, head, &living, &told, self.time)?;
+            if write_agent(writer, name, head, &living, &told, self.time)? && !left_out {
+                self.erased.push(name.to_owned());
+            }
             Ok(writer.len().saturating_sub(before) + 64)
         })();
         let Knowledge { newer, older, .. } = knowledge;
@@ -285,6 +288,7 @@ impl Maker<'_> {
     }
 }
 
+/// True if entries lost what was in them.
 fn write_agent(
     writer: &mut RunWriter,
     name: &str,
@@ -292,12 +296,13 @@ fn write_agent(
     living: &Living<'_>,
     told: &[Told<'_>],
     time: u64,
-) -> Result<()> {
+) -> Result<bool> {
     let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
     writer.begin(name, Head { next: first.max(head.floor), ..head });
     if head.life == 0 {
         writer.push(&Change::Forget)?;
-        return writer.end();
+        writer.end()?;
+        return Ok(false);
     }
     if let Some(policy) = living.policy {
         writer.push(&Change::Policy(policy))?;
@@ -305,12 +310,12 @@ fn write_agent(
     for seq in living.redacted.range(..first) {
         writer.push(&Change::Redact { seq: *seq })?;
     }
-    let mut next = first;
+    let (mut next, mut hollowed) = (first, false);
     for (index, seqs) in &living.entries {
         let Some(told) = told.get(*index) else { continue };
         lose(writer, next..seqs.start)?;
         for seq in seqs.clone() {
-            write_entry(writer, told, seq, living.redacted.contains(&seq), time)?;
+            hollowed |= write_entry(writer, told, seq, living.redacted.contains(&seq), time)?;
         }
         next = seqs.end;
     }
@@ -321,38 +326,32 @@ fn write_agent(
     }
     // Every agent has a record, or nobody would look at it.
     writer.push(&Change::Truncate { seq: head.floor })?;
-    writer.end()
+    writer.end()?;
+    Ok(hollowed)
 }
 
+/// True if the entry lost what was in it.
 fn write_entry(
     writer: &mut RunWriter,
     told: &Told<'_>,
     seq: u64,
     redacted: bool,
     time: u64,
-) -> Result<()> {
-    let index = u32::try_from(seq.saturating_sub(told.block.first_seq())).unwrap_or(u32::MAX);
-    let offset = told.block.offset(index).unwrap_or(0);
-    if offset == 0 {
-        return lose(writer, seq..seq + 1);
-    }
-    let offset = u64::from(offset) * crate::format::ALIGN as u64;
-    let segment = told.segment;
-    let record =
-        segment.record(offset).map_err(|e| e.with_agent(told.block.name()).with_seq(seq))?;
-    let Change::Append(append) = record.change else {
-        return Err(segment.damage(offset, "the index leads to a record that is no entry"));
+) -> Result<bool> {
+    let Some(append) = told.entry(seq)? else {
+        lose(writer, seq..seq + 1)?;
+        return Ok(false);
     };
-    let hidden = redacted
-        || append.flags & REDACTED != 0
-        || append.expires.is_some_and(|expires| expires <= time);
-    let kept = if hidden {
+    let expired = append.expires.is_some_and(|expires| expires <= time);
+    let is_hollow = append.flags & REDACTED != 0;
+    let kept = if redacted || expired || is_hollow {
         let flags = append.flags | REDACTED;
         Append { flags, expires: None, meta: &[], payload: &[], ..append }
     } else {
         append
     };
-    writer.push(&Change::Append(kept))
+    writer.push(&Change::Append(kept))?;
+    Ok((redacted || expired) && !is_hollow)
 }
 
 fn write_value(

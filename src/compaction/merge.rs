@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Fault;
 use crate::format::footer::{Block, FooterRef, Position};
+use crate::format::record::{Append, Change};
 use crate::segment::Segment;
 
 /// What one segment tells of an agent.
@@ -14,6 +15,24 @@ use crate::segment::Segment;
 pub(crate) struct Told<'a> {
     pub(crate) segment: &'a Arc<Segment>,
     pub(crate) block: Block<'a>,
+}
+
+impl<'a> Told<'a> {
+    /// The record of an entry; `None` if it was lost.
+    pub(crate) fn entry(&self, seq: u64) -> Result<Option<Append<'a>>> {
+        let (segment, block) = (self.segment, &self.block);
+        let index = u32::try_from(seq.saturating_sub(block.first_seq())).unwrap_or(u32::MAX);
+        let offset = block.offset(index).unwrap_or(0);
+        if offset == 0 {
+            return Ok(None);
+        }
+        let offset = u64::from(offset) * crate::format::ALIGN as u64;
+        let named = |e: Error| e.with_agent(block.name()).with_seq(seq);
+        match segment.record(offset).map_err(named)?.change {
+            Change::Append(append) => Ok(Some(append)),
+            _ => Err(segment.damage(offset, "the index leads to a record that is no entry")),
+        }
+    }
 }
 
 /// Where one segment's walk stands.

@@ -255,7 +255,9 @@ impl Compactor {
             }
         };
         if due {
-            survey::survey(&self.engine, &mut || manners(0))?;
+            // Nothing but a date tells that something has expired: it is read for a reason only.
+            let expired = thorough || self.engine.options.erase_within.is_some();
+            survey::survey(&self.engine, expired, &mut || manners(0))?;
             busy.surveyed = Some(now);
         }
         Ok(())

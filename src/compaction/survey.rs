@@ -1,12 +1,13 @@
 //! The survey: what of each sealed segment is dead, found out from all footers at once, laid under
-//! what is resident. No data are read, unless a policy by bytes or age asks for them.
+//! what is resident. Data are read only of what was redacted, where a policy by bytes or age asks
+//! for them, and where entries expire.
 
 use std::sync::Arc;
 
 use crate::commit::Engine;
 use crate::compaction::fate::{Knowledge, content};
 use crate::compaction::merge::{Merge, Told};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::segment::Segment;
 
 /// What a survey found in one segment.
@@ -18,12 +19,15 @@ pub(crate) struct Found {
     pub(crate) dirty: bool,
 }
 
-/// Surveys the sealed segments; gives them with what was found. `go_on` is asked now and then.
+/// Surveys the sealed segments; gives them with what was found. With `expired`, what has expired
+/// counts as dead: footers do not tell, so the entries of agents that have any such are read.
+/// `go_on` is asked now and then.
 ///
 /// # Errors
 /// What reading footers met, or what `go_on` answered.
 pub(crate) fn survey(
     engine: &Arc<Engine>,
+    expired: bool,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<(Arc<Segment>, Found)>> {
     const AGENTS_A_TURN: u64 = 1024;
@@ -43,6 +47,15 @@ pub(crate) fn survey(
             let dead = content(&told.block).saturating_sub(living.content_of(index, &told.block));
             found.dead += dead;
             found.dirty |= living.leaves_out_of(index, told);
+            match living.hollow_of(index, told, expired.then_some(time)) {
+                Ok(hollow) => {
+                    found.dead += hollow;
+                    found.dirty |= hollow > 0;
+                }
+                // Whoever copies it will say so; others are not kept from their work.
+                Err(error) if error.kind() == ErrorKind::Damaged => found.dirty = true,
+                Err(error) => return Err(error),
+            }
         }
         agents += 1;
         if agents.is_multiple_of(AGENTS_A_TURN) {

@@ -1,7 +1,9 @@
 //! Histories from seeds, crashed at many calls, with crashes inside the recoveries.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::thread::LocalKey;
 
 use memlog::sim::{SimDisk, SimFault};
 use memlog::{Error, ErrorKind};
@@ -11,13 +13,15 @@ use crate::ledger::{End, Ledger, look_at_all};
 use crate::rng::Rng;
 use crate::world::{DIR, World};
 
-/// Crash states looked at.
-pub static STATES: AtomicU64 = AtomicU64::new(0);
-/// Of these, crashes inside of a recovery.
-pub static NESTED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Crash states looked at, by this thread.
+    pub static STATES: Cell<u64> = const { Cell::new(0) };
+    /// Of these, crashes inside of a recovery.
+    pub static NESTED: Cell<u64> = const { Cell::new(0) };
+}
 
-pub fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+pub fn count(counter: &'static LocalKey<Cell<u64>>) {
+    counter.set(counter.get() + 1);
 }
 
 /// Runs one case; if it fails, says how to run it again.
@@ -32,10 +36,22 @@ pub fn case<T>(test: &str, seed: u64, point: Option<u64>, run: impl FnOnce() -> 
     })
 }
 
+/// What histories of a test have in them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Batches alone.
+    Plain,
+    /// Compactions, purges and backups besides.
+    Compacting,
+}
+
 /// A fresh world for a seed.
-fn world(seed: u64, trap: Trap) -> World {
+fn world(sort: Sort, seed: u64, trap: Trap) -> World {
     let mut rng = Rng::of(&[seed, 1]);
-    let flavor = Flavor::of(&mut rng);
+    let flavor = match sort {
+        Sort::Plain => Flavor::of(&mut rng),
+        Sort::Compacting => Flavor::compacting(&mut rng),
+    };
     let disk = SimDisk::new(seed);
     let mut world = World::new(disk, Ledger::new(), flavor, rng);
     world.trap = trap;
@@ -68,15 +84,16 @@ fn run(world: &mut World, steps: u64, end: End) -> Result<(), Error> {
 }
 
 /// How many steps the history of a seed has.
-fn steps(seed: u64) -> u64 {
-    8 + Rng::of(&[seed, 2]).below(40)
+fn steps(sort: Sort, seed: u64) -> u64 {
+    let more = if sort == Sort::Compacting { 40 } else { 0 };
+    8 + Rng::of(&[seed, 2]).below(40 + more)
 }
 
 /// One seed: its history without trouble, then crashed, then with faults.
-pub fn seed(test: &str, seed: u64, points: u64, only: Option<u64>) {
+pub fn seed(test: &str, sort: Sort, seed: u64, points: u64, only: Option<u64>) {
     let calls = case(test, seed, None, || {
-        let mut world = world(seed, Trap::None);
-        run(&mut world, steps(seed), End::PowerLost).unwrap();
+        let mut world = world(sort, seed, Trap::None);
+        run(&mut world, steps(sort, seed), End::PowerLost).unwrap();
         world.check_held();
         world.disk.calls()
     });
@@ -92,17 +109,21 @@ pub fn seed(test: &str, seed: u64, points: u64, only: Option<u64>) {
     for point in chosen {
         if only.is_none_or(|only| only == point) {
             case(test, seed, Some(point), || {
-                if point < 1 << 32 { crash(seed, point) } else { fault(seed, point - (1 << 32)) }
+                if point < 1 << 32 {
+                    crash(sort, seed, point);
+                } else {
+                    fault(sort, seed, point - (1 << 32));
+                }
             });
         }
     }
 }
 
 /// The history crashes at a call: each of several outcomes is recovered from.
-fn crash(seed: u64, call: u64) {
-    let mut world = world(seed, Trap::Crash { call });
+fn crash(sort: Sort, seed: u64, call: u64) {
+    let mut world = world(sort, seed, Trap::Crash { call });
     // A crash may also hit a call whose failure nobody need mention.
-    let _ = run(&mut world, steps(seed), End::PowerLost);
+    let _ = run(&mut world, steps(sort, seed), End::PowerLost);
     let mut rng = Rng::of(&[seed, call, 4]);
     for outcome in 0..4u64 {
         let killed = rng.one_in(4);
@@ -121,12 +142,12 @@ fn crash(seed: u64, call: u64) {
 }
 
 /// The history meets a fault at a call, and its process goes on or ends.
-fn fault(seed: u64, call: u64) {
+fn fault(sort: Sort, seed: u64, call: u64) {
     let mut rng = Rng::of(&[seed, call, 6]);
     let fault = *rng.pick(&[SimFault::Eio, SimFault::Eio, SimFault::NoSpace, SimFault::ShortWrite]);
     let trap = Trap::Fault { call, fault, sticky: rng.one_in(3) };
-    let mut world = world(seed, trap);
-    let _ = run(&mut world, steps(seed), End::PowerLost);
+    let mut world = world(sort, seed, trap);
+    let _ = run(&mut world, steps(sort, seed), End::PowerLost);
     world.check_held();
     count(&STATES);
     let disk = world.disk.clone();
@@ -200,6 +221,9 @@ fn check_refusal(error: Option<&Error>) {
 /// What was recovered once stays: after a crash right away, and after a clean close.
 fn settled(world: &World, rng: &mut Rng) {
     check_files(world);
+    if world.flavor.compacts && rng.one_in(4) {
+        world.check_backup(rng.next());
+    }
     let store = world.store.clone().unwrap();
     let seen = look_at_all(&store).unwrap();
     for _ in 0..=rng.below(2) {
@@ -212,6 +236,7 @@ fn settled(world: &World, rng: &mut Rng) {
         let again = again.unwrap_or_else(|e| panic!("the second recovery is refused: {e:?}"));
         let now = look_at_all(&again).unwrap();
         assert!(now == seen, "the second recovery differs:\n{seen:?}\n{now:?}");
+        world.ledger.bytes.check(&disk, DIR, "after the second recovery");
         assert!(again.incarnation() > store.incarnation(), "the incarnation is an old one");
         if rng.one_in(2) {
             again.close().unwrap();
@@ -227,10 +252,13 @@ fn settled(world: &World, rng: &mut Rng) {
 fn check_files(world: &World) {
     let stats = world.store.as_ref().unwrap().stats();
     let files = world.disk.files();
-    let logs = files.iter().filter(|f| f.extension().is_some_and(|e| e == "log")).count() as u64;
-    let known = stats.segments + stats.unsealed_segments;
-    assert_eq!(logs, known, "files: {files:?}, {stats:?}");
-    assert!(!files.iter().any(|f| f.ends_with("MANIFEST.tmp")), "a leftover: {files:?}");
+    let known = ["LOCK", "MANIFEST", "RESERVE"];
+    let ours = files.iter().filter(|f| f.starts_with(DIR) && !known.iter().any(|k| f.ends_with(k)));
+    let ours: Vec<_> = ours.collect();
+    let segment = |f: &&&PathBuf| f.extension().is_some_and(|e| e == "log" || e == "run");
+    assert!(ours.iter().all(|f| segment(&f)), "a leftover: {files:?}");
+    let listed = stats.segments + stats.unsealed_segments;
+    assert_eq!(ours.len() as u64, listed, "files: {files:?}, {stats:?}");
 }
 
 fn another_life(mut world: World, mut rng: Rng, life: u64) {
@@ -256,7 +284,7 @@ fn another_life(mut world: World, mut rng: Rng, life: u64) {
 
 /// A history run to its end without trouble and closed, with what it came to.
 pub fn finished_history(seed: u64) -> (SimDisk, Ledger, Flavor) {
-    let mut world = world(seed, Trap::None);
+    let mut world = world(Sort::Plain, seed, Trap::None);
     world.ledger.ever = Some(std::collections::BTreeMap::new());
     run(&mut world, 10 + Rng::of(&[seed, 2]).below(60), End::PowerLost).unwrap();
     world.finish();

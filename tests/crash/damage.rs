@@ -193,7 +193,7 @@ fn agent(store: &Store, ledger: &Ledger, name: &str, differ: &mut Differ) {
 
 /// Whether an entry that once was looks like this.
 fn was(one: &Item, seen: &Item) -> bool {
-    let mut told = Item { at: one.at.or(seen.at), ..one.clone() };
+    let mut told = Item { at: one.at.or(seen.at), expires: None, ..one.clone() };
     if seen.redacted {
         told = Item { redacted: true, meta: hash(&[]), payload: hash(&[]), ..told };
     }

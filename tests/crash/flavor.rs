@@ -1,7 +1,7 @@
 //! How a history's store is opened, what is put in, and what is to go wrong.
 
 use memlog::sim::SimFault;
-use memlog::{Durability, Maintenance, Options, Verify};
+use memlog::{Durability, Maintenance, Options, Retention, Verify};
 
 use crate::rng::Rng;
 
@@ -14,6 +14,10 @@ pub struct Flavor {
     pub large: u64,
     /// One in so many entries takes a segment of its own.
     pub huge: u64,
+    /// Whether there are compactions, purges and backups.
+    pub compacts: bool,
+    /// The most entries kept by default.
+    pub keep: Option<u64>,
 }
 
 impl Flavor {
@@ -27,7 +31,35 @@ impl Flavor {
             .segment_bytes(if wide { 2 << 20 } else { 256 << 10 })
             .resident_bytes(if rng.one_in(2) { 0 } else { 64 << 10 });
         let large = *rng.pick(&[3, 8, 20]);
-        Flavor { options, default, large, huge: if wide { 12 } else { 60 } }
+        Flavor {
+            options,
+            default,
+            large,
+            huge: if wide { 12 } else { 60 },
+            compacts: false,
+            keep: None,
+        }
+    }
+
+    /// One with compactions, purges and backups.
+    pub fn compacting(rng: &mut Rng) -> Flavor {
+        let flavor = Flavor::of(rng);
+        let options = flavor.options.segment_bytes(256 << 10);
+        let mut flavor = Flavor { options, compacts: true, ..flavor };
+        if rng.one_in(3) {
+            flavor.turn(rng);
+        }
+        flavor
+    }
+
+    /// Another default of retention.
+    pub fn turn(&mut self, rng: &mut Rng) {
+        self.keep = (!rng.one_in(3)).then(|| 2 + rng.below(12));
+        let retention = Retention::new();
+        self.options = self.options.clone().retention(match self.keep {
+            Some(most) => retention.max_entries(most),
+            None => retention,
+        });
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memlog::{Entry, Store, View};
 
-use crate::model::{self, Done, Item, Life, Model, Seen, Value, agrees, apply, differences, hash};
+use crate::bytes::Bytes;
+use crate::model::{
+    self, Done, Item, Life, Model, Op, Seen, Value, agrees, apply, differences, hash,
+};
 
 /// How the last process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,14 @@ pub struct Ledger {
     pub doubtful: Vec<(String, Option<u64>)>,
     /// Every entry that ever was, by agent and seq.
     pub ever: Option<BTreeMap<(String, u64), Vec<Item>>>,
+    /// The most entries kept by default.
+    pub default: Option<u64>,
+    /// What is known of the bytes on the disk.
+    pub bytes: Bytes,
+    /// Hours that have passed.
+    pub hours: u64,
+    /// Up to when entries have expired.
+    time: u64,
 }
 
 impl Ledger {
@@ -49,6 +60,10 @@ impl Ledger {
             incarnation: 0,
             doubtful: Vec::new(),
             ever: None,
+            default: None,
+            bytes: Bytes::default(),
+            hours: 0,
+            time: 0,
         }
     }
 
@@ -75,6 +90,32 @@ impl Ledger {
         self.numbers += 1;
         self.tail.push((self.numbers, done));
         self.numbers
+    }
+
+    /// A batch of these changes.
+    pub fn done(&self, ops: Vec<(String, Op)>) -> Done {
+        Done { ops, lsn: None, default: self.default }
+    }
+
+    /// Time has passed: what expires by then shows nothing any more, whenever it was appended.
+    pub fn expire(&mut self, time: u64) {
+        self.time = time;
+        model::expire(&mut self.base, time);
+        for (_, op) in self.tail.iter_mut().flat_map(|(_, done)| &mut done.ops) {
+            if let Op::Append(item) = op {
+                item.expire(time);
+            }
+        }
+        self.rebuild();
+    }
+
+    /// What a backup of that moment shows now.
+    pub fn backed_up(&self) -> Option<(std::path::PathBuf, Model)> {
+        let (path, mut model) = self.bytes.backup.clone()?;
+        model::expire(&mut model, self.time);
+        let new = Op::Default(self.default);
+        apply(&mut model, &self.done(vec![(String::new(), new)]));
+        Some((path, model))
     }
 
     /// The batch never took place after all.
@@ -137,7 +178,14 @@ impl Ledger {
     }
 
     /// After a reopening: finds the prefix of batches that is there, or says why there is none.
-    pub fn reopened(&mut self, end: End, seen: &BTreeMap<String, Seen>) -> Result<(), String> {
+    pub fn reopened(
+        &mut self,
+        end: End,
+        default: Option<u64>,
+        seen: &BTreeMap<String, Seen>,
+    ) -> Result<(), String> {
+        let turn = self.done(vec![(String::new(), Op::Default(default))]);
+        self.default = default;
         let least = match end {
             End::Clean => self.tail.len(),
             End::Killed => self.written,
@@ -151,14 +199,17 @@ impl Ledger {
                 apply(&mut model, &self.tail[count - 1].1);
             }
             if count >= least {
+                let mut model = model.clone();
+                apply(&mut model, &turn);
                 first.get_or_insert_with(|| model.clone());
                 if agrees(&model, seen) {
-                    found.push(model.clone());
+                    found.push(model);
                 }
             }
         }
         let Some(mut chosen) = found.pop() else {
             let least_model = first.unwrap_or_default();
+            apply(&mut model, &turn);
             return Err(format!(
                 "no prefix of the batches is what the store holds ({end:?}: {least} to {} of {})\n\
                  against the least:{}\nagainst all:{}",
@@ -207,6 +258,7 @@ pub fn item(entry: &Entry<'_>) -> Item {
         redacted: entry.is_redacted(),
         meta: hash(entry.meta()),
         payload: hash(entry.payload()),
+        expires: None,
     }
 }
 

@@ -12,20 +12,23 @@
     unreachable_pub
 )]
 
+mod bytes;
 mod campaign;
 mod damage;
+mod drafts;
 mod fixed;
 mod flavor;
 mod ledger;
 mod model;
 mod reads;
 mod rng;
+mod tend;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use campaign::{NESTED, STATES};
+use campaign::{NESTED, STATES, Sort};
 
 /// Seeds and points that once found something: agents() without what was buffered, a torn header of
 /// a segment that nobody lists taken for data, files of dropped segments left behind.
@@ -40,31 +43,53 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn random_histories_survive_every_crash() {
-    const TEST: &str = "random_histories_survive_every_crash";
-    let started = Instant::now();
-    if let Some(seed) = number("MEMLOG_SEED") {
-        campaign::seed(TEST, seed, POINTS, number("MEMLOG_POINT"));
-        return;
-    }
     // What debug builds check besides takes its time.
     let usual = if cfg!(debug_assertions) { 10_500 } else { 30_000 };
+    campaign("random_histories_survive_every_crash", Sort::Plain, usual);
+}
+
+#[test]
+fn compacting_histories_survive_every_crash() {
+    let usual = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
+    campaign("compacting_histories_survive_every_crash", Sort::Compacting, usual);
+    let seen = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "{} compactions, {} purges, {} backups, {} full disks",
+        seen(&tend::COMPACTED),
+        seen(&tend::PURGED),
+        seen(&tend::BACKED_UP),
+        seen(&tend::FULL)
+    );
+}
+
+/// Goes through histories until so many states were looked at.
+fn campaign(test: &str, sort: Sort, usual: u64) {
+    let started = Instant::now();
+    if let Some(seed) = number("MEMLOG_SEED") {
+        campaign::seed(test, sort, seed, POINTS, number("MEMLOG_POINT"));
+        return;
+    }
     let wanted = number("MEMLOG_CRASH_STATES").unwrap_or(usual);
     let threads = number("MEMLOG_CRASH_THREADS").unwrap_or(2);
     let first = number("MEMLOG_CRASH_FROM").unwrap_or(0);
     let next = AtomicU64::new(first);
+    let (states, nested) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while STATES.load(Ordering::Relaxed) < wanted {
-                    campaign::seed(TEST, next.fetch_add(1, Ordering::Relaxed), POINTS, None);
+                while states.load(Ordering::Relaxed) < wanted {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    campaign::seed(test, sort, seed, POINTS, None);
+                    states.fetch_add(STATES.take(), Ordering::Relaxed);
+                    nested.fetch_add(NESTED.take(), Ordering::Relaxed);
                 }
             });
         }
     });
     println!(
         "{} crash states, {} of them inside of recoveries, of {} histories, in {:.1?}",
-        STATES.load(Ordering::Relaxed),
-        NESTED.load(Ordering::Relaxed),
+        states.load(Ordering::Relaxed),
+        nested.load(Ordering::Relaxed),
         next.load(Ordering::Relaxed) - first,
         started.elapsed()
     );
@@ -73,7 +98,13 @@ fn random_histories_survive_every_crash() {
 #[test]
 fn seeds_that_once_found_something() {
     for (seed, point) in REGRESSIONS {
-        campaign::seed("random_histories_survive_every_crash", *seed, POINTS, Some(*point));
+        campaign::seed(
+            "random_histories_survive_every_crash",
+            Sort::Plain,
+            *seed,
+            POINTS,
+            Some(*point),
+        );
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Item {
     pub redacted: bool,
     pub meta: u64,
     pub payload: u64,
+    /// From when on it shows nothing; a reader is not told.
+    pub expires: Option<u64>,
 }
 
 /// A value of a state: hash of the bytes, and revision if the model knows it.
@@ -31,8 +33,10 @@ pub struct Life {
     pub floor: u64,
     pub items: BTreeMap<u64, Item>,
     pub state: BTreeMap<String, Value>,
-    /// The most entries kept.
+    /// The most entries kept, by its own policy,
     pub policy: Option<u64>,
+    /// or else by the store's.
+    pub default: Option<u64>,
 }
 
 /// What a view shows of an agent.
@@ -57,6 +61,8 @@ pub enum Op {
     Forget,
     Policy(Option<u64>),
     ForgetPrefix,
+    /// The store's default of retention was another from here on.
+    Default(Option<u64>),
 }
 
 /// A batch: changes of agents in order (for `ForgetPrefix` the name is the prefix), and its lsn.
@@ -64,6 +70,8 @@ pub enum Op {
 pub struct Done {
     pub ops: Vec<(String, Op)>,
     pub lsn: Option<u64>,
+    /// The most entries kept by default.
+    pub default: Option<u64>,
 }
 
 pub fn hash(bytes: &[u8]) -> u64 {
@@ -71,14 +79,23 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl Life {
-    pub fn new() -> Life {
+    pub fn new(default: Option<u64>) -> Life {
         let (items, state) = Default::default();
-        Life { next: 1, floor: 1, items, state, policy: None }
+        Life { next: 1, floor: 1, items, state, policy: None, default }
     }
 
     pub fn view_floor(&self) -> u64 {
-        let kept = self.policy.map_or(1, |most| self.next.saturating_sub(most));
+        let kept = self.policy.or(self.default).map_or(1, |most| self.next.saturating_sub(most));
         self.floor.max(kept).min(self.next)
+    }
+
+    /// What the old default has dropped stays dropped.
+    fn set_default(&mut self, most: Option<u64>) {
+        if self.policy.is_none() {
+            self.floor = self.view_floor();
+            self.items = self.items.split_off(&self.floor);
+        }
+        self.default = most;
     }
 
     pub fn seen(&self) -> Seen {
@@ -94,24 +111,26 @@ impl Life {
 
 /// What a view shows of an agent that need not exist.
 pub fn seen(model: &Model, name: &str) -> Seen {
-    model.get(name).map_or_else(|| Life::new().seen(), Life::seen)
+    model.get(name).map_or_else(|| Life::new(None).seen(), Life::seen)
 }
 
 pub fn apply(model: &mut Model, done: &Done) {
+    let new = || Life::new(done.default);
     for (name, op) in &done.ops {
         match op {
             Op::Append(item) => {
-                let life = model.entry(name.clone()).or_insert_with(Life::new);
+                let life = model.entry(name.clone()).or_insert_with(new);
                 life.items.insert(life.next, item.clone());
                 life.next += 1;
             }
             Op::Set(key, hash) => {
-                let life = model.entry(name.clone()).or_insert_with(Life::new);
+                let life = model.entry(name.clone()).or_insert_with(new);
                 life.state.insert(key.clone(), Value { hash: *hash, revision: done.lsn });
             }
             Op::Policy(policy) => {
-                model.entry(name.clone()).or_insert_with(Life::new).policy = *policy;
+                model.entry(name.clone()).or_insert_with(new).policy = *policy;
             }
+            Op::Default(most) => model.values_mut().for_each(|life| life.set_default(*most)),
             Op::Forget => drop(model.remove(name)),
             Op::ForgetPrefix => model.retain(|agent, _| !agent.starts_with(name.as_str())),
             Op::Unset(_) | Op::Truncate(_) | Op::Redact(_) => {
@@ -132,19 +151,34 @@ fn change(life: &mut Life, op: &Op) {
         }
         Op::Redact(seq) => {
             if let Some(item) = life.items.get_mut(seq) {
-                item.redacted = true;
-                item.meta = hash(&[]);
-                item.payload = hash(&[]);
+                item.hide();
             }
         }
         _ => {}
     }
 }
 
+/// What expires by then shows nothing any more.
+pub fn expire(model: &mut Model, time: u64) {
+    model.values_mut().flat_map(|life| life.items.values_mut()).for_each(|item| item.expire(time));
+}
+
 impl Item {
+    fn hide(&mut self) {
+        self.redacted = true;
+        self.meta = hash(&[]);
+        self.payload = hash(&[]);
+    }
+
+    pub fn expire(&mut self, time: u64) {
+        if self.expires.is_some_and(|expires| expires <= time) {
+            self.hide();
+        }
+    }
+
     /// Whether this is what a reader may have seen, where the model knows it.
     fn matches(&self, seen: &Item) -> bool {
-        let told = Item { at: self.at.or(seen.at), ..self.clone() };
+        let told = Item { at: self.at.or(seen.at), expires: None, ..self.clone() };
         told == *seen
     }
 }

@@ -40,11 +40,20 @@ impl Rng {
     }
 }
 
-/// Bytes that follow from a number, so that a payload need not be remembered.
+/// What is before the number in bytes that follow from it, and how often.
+pub const MARK: u64 = u64::from_le_bytes(*b"\xee<mark>\xef");
+pub const MARK_EACH: usize = 64;
+
+/// Bytes that follow from a number, so that a payload need not be remembered. Any hundred of them
+/// tell the number.
 pub fn bytes(id: u64, len: usize) -> Vec<u8> {
     let mut rng = Rng::new(id);
     let mut out = Vec::with_capacity(len + 8);
     while out.len() < len {
+        if out.len() % MARK_EACH == 0 {
+            out.extend_from_slice(&MARK.to_le_bytes());
+            out.extend_from_slice(&id.to_le_bytes());
+        }
         out.extend_from_slice(&rng.next().to_le_bytes());
     }
     out.truncate(len);

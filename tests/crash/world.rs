@@ -4,17 +4,18 @@ use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use memlog::sim::SimDisk;
-use memlog::{
-    Batch, Commit, Durability, Error, ErrorKind, Kind, NewEntry, Receipt, Retention, Store, View,
-};
+use memlog::{Commit, Durability, Error, ErrorKind, Receipt, Retention, Store, View};
 
+use crate::drafts::Draft;
 use crate::flavor::{Flavor, Trap};
 use crate::ledger::{End, Ledger, look_at_all};
-use crate::model::{self, Done, Item, Op, Seen, hash};
-use crate::rng::{Rng, bytes};
+use crate::model::{Done, Op, Seen};
+use crate::rng::Rng;
 
 pub const DIR: &str = "/data/store";
 pub const NAMES: &[&str] = &["t/a/1", "t/a/2", "t/a", "t/b", "t/", "solo", "u/x", "u/y/z"];
+/// Agents of histories that compact: few, so that each has entries in several segments.
+const FEW: &[&str] = &["t/a/1", "t/a/1", "t/a", "t/b", "solo", "u/x"];
 const PREFIXES: &[&str] = &["t/", "t/a/", "u/", "none/", "u/y/"];
 pub const KEYS: &[&str] = &["goal", "k", "plan/1", "plan/2"];
 pub const EPOCH: u64 = 1_700_000_000_000;
@@ -40,22 +41,17 @@ pub struct World {
     pub rng: Rng,
     pub pending: Vec<Pending>,
     pub held: Vec<Held>,
-    ids: u64,
     /// Errors are to be expected: a fault or a crash has been ordered.
     pub trouble: bool,
     pub trap: Trap,
     /// A write or sync of the log has failed.
     pub poisoned: bool,
+    /// There is almost no room on the disk.
+    pub is_full: bool,
+    /// How the store is opened from the next time on.
+    pub next_flavor: Option<Flavor>,
     pub trail: Vec<String>,
     pub verbose: bool,
-}
-
-/// A batch in the making, for the store and for the ledger.
-struct Draft {
-    batch: Batch,
-    ops: Vec<(String, Op)>,
-    model: model::Model,
-    durability: Durability,
 }
 
 impl World {
@@ -68,16 +64,17 @@ impl World {
             rng,
             pending: Vec::new(),
             held: Vec::new(),
-            ids: 0,
             trouble: false,
             trap: Trap::None,
             poisoned: false,
+            is_full: false,
+            next_flavor: None,
             trail: Vec::new(),
             verbose: std::env::var_os("MEMLOG_TRAIL").is_some(),
         }
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
+    pub fn note(&mut self, what: impl FnOnce() -> String) {
         if self.verbose {
             let line = format!("[call {}] {}", self.disk.calls(), what());
             eprintln!("{line}");
@@ -91,6 +88,7 @@ impl World {
 
     /// Opens the store and holds what it shows against the ledger.
     pub fn open(&mut self, end: End) -> Result<(), Error> {
+        self.flavor = self.next_flavor.take().unwrap_or_else(|| self.flavor.clone());
         let opened = self.flavor.options.open_on(&self.disk, DIR);
         self.note(|| format!("open after {end:?}: {:?}", opened.as_ref().err()));
         let store = opened?;
@@ -104,7 +102,7 @@ impl World {
         let report = store.recovery_report();
         assert!(report.damage.is_empty(), "recovery reports damage: {report:?}");
         let seen = look_at_all(store).unwrap_or_else(|e| panic!("reading after open: {e}"));
-        if let Err(why) = self.ledger.reopened(end, &seen) {
+        if let Err(why) = self.ledger.reopened(end, self.flavor.keep, &seen) {
             panic!("{why}\nreport: {report:?}");
         }
         assert!(store.incarnation() > self.ledger.incarnation, "the incarnation is an old one");
@@ -116,6 +114,7 @@ impl World {
             let damage = store.verify().unwrap();
             assert!(damage.is_empty(), "verify after open: {damage:?}");
         }
+        self.check_bytes();
         for name in NAMES {
             if !self.ledger.now().contains_key(*name) {
                 let view = store.agent(name).unwrap().view().unwrap();
@@ -144,7 +143,8 @@ impl World {
     /// One step; an error is one that trouble explains.
     pub fn step(&mut self) -> Result<(), Error> {
         self.disk.advance(Duration::from_millis(self.rng.below(50)));
-        let outcome = match self.rng.below(100) {
+        let dice = if self.flavor.compacts { self.rng.below(150) } else { self.rng.below(100) };
+        let outcome = match dice {
             0..58 => self.commit_some(false),
             58..68 => self.commit_some(true),
             68..73 => self.wait_one(),
@@ -158,6 +158,7 @@ impl World {
             95..97 => self.check_errors(),
             97 => self.close_and_reopen(),
             98 => self.kill(End::Killed),
+            100.. => self.tend(dice - 100),
             _ => self.kill(End::PowerLost),
         };
         self.see_lsn();
@@ -175,34 +176,15 @@ impl World {
 
     pub fn name(&mut self) -> String {
         match self.rng.below(8) {
+            _ if self.flavor.compacts => (*self.rng.pick(FEW)).to_owned(),
             0 => format!("u/many/{}", self.rng.below(30)),
             1..5 => NAMES[self.rng.below(3) as usize].to_owned(),
             _ => (*self.rng.pick(NAMES)).to_owned(),
         }
     }
 
-    fn size(&mut self) -> usize {
-        let size = if self.rng.one_in(self.flavor.huge) {
-            (200 << 10) + self.rng.below(1100 << 10)
-        } else if self.rng.one_in(self.flavor.large) {
-            8000 + self.rng.below(60_000)
-        } else if self.rng.one_in(3) {
-            self.rng.below(5000)
-        } else {
-            self.rng.below(120)
-        };
-        size as usize
-    }
-
-    fn draft(&mut self) -> Draft {
-        let store = self.store();
-        let batch = store.batch();
-        let durability = self.flavor.default;
-        Draft { batch, ops: Vec::new(), model: self.ledger.now().clone(), durability }
-    }
-
     /// A batch of anything.
-    fn commit_some(&mut self, submit: bool) -> Result<(), Error> {
+    pub fn commit_some(&mut self, submit: bool) -> Result<(), Error> {
         let mut draft = self.draft();
         let agents = if self.rng.one_in(4) { 2 + self.rng.below(3) } else { 1 };
         let names: Vec<String> = (0..agents).map(|_| self.name()).collect();
@@ -230,97 +212,9 @@ impl World {
         if submit { self.submit(draft) } else { self.commit(draft) }
     }
 
-    fn expect(&mut self, draft: &mut Draft, name: &str, wrong: bool) {
-        if !wrong && !self.rng.one_in(3) {
-            return;
-        }
-        let agent = self.store().agent(name).unwrap();
-        let life = draft.model.get(name);
-        let key = *self.rng.pick(KEYS);
-        let value = life.and_then(|life| life.state.get(key));
-        let revision = match value {
-            None => Some(0),
-            Some(value) => value.revision,
-        };
-        match revision {
-            Some(revision) if self.rng.one_in(2) => {
-                let told = revision + if wrong { 1 + self.rng.below(2) * 8 } else { 0 };
-                let at = (told != 0).then_some(memlog::Lsn(told));
-                draft.batch.expect_revision(&agent, key, at);
-            }
-            _ => {
-                let next = life.map_or(1, |life| life.next) + u64::from(wrong);
-                draft.batch.expect_next(&agent, next);
-            }
-        }
-    }
-
-    /// Adds one change of an agent to a batch.
-    fn change(&mut self, draft: &mut Draft, name: &str) {
-        let agent = self.store().agent(name).unwrap();
-        let (next, floor) = draft.model.get(name).map_or((1, 1), |life| (life.next, life.floor));
-        let key = *self.rng.pick(KEYS);
-        let op = match self.rng.below(40) {
-            0..24 => self.append(&mut draft.batch, &agent),
-            24..29 => {
-                let value = self.fill();
-                draft.batch.set(&agent, key, &value);
-                Op::Set(key.into(), hash(&value))
-            }
-            29..31 => {
-                draft.batch.unset(&agent, key);
-                Op::Unset(key.into())
-            }
-            31..34 => {
-                let seq = floor + self.rng.below((next - floor).min(6) + 1);
-                draft.batch.truncate_before(&agent, seq);
-                Op::Truncate(seq)
-            }
-            34..38 if next > 1 => {
-                let seq = next - 1 - self.rng.below((next - 1).min(9));
-                draft.batch.redact(&agent, seq);
-                Op::Redact(seq)
-            }
-            38 => {
-                draft.batch.forget(&agent);
-                Op::Forget
-            }
-            _ => self.append(&mut draft.batch, &agent),
-        };
-        let op = (name.to_owned(), op);
-        model::apply(&mut draft.model, &Done { ops: vec![op.clone()], lsn: None });
-        draft.ops.push(op);
-    }
-
-    fn fill(&mut self) -> Vec<u8> {
-        self.ids += 1;
-        let len = self.size();
-        bytes(self.rng.next() ^ self.ids, len)
-    }
-
-    fn append(&mut self, batch: &mut Batch, agent: &memlog::Agent) -> Op {
-        let payload = self.fill();
-        let len = self.rng.below(40) as usize;
-        let meta = if self.rng.one_in(3) { bytes(self.rng.next(), len) } else { Vec::new() };
-        let kind = *self.rng.pick(&[1u16, 2, 3, 4, 5, 6, 7, 300, 65535]);
-        let weight = self.rng.below(1000) as u32;
-        let joined = self.rng.one_in(4);
-        let at = (!self.rng.one_in(5)).then(|| EPOCH - 5000 + self.rng.below(20_000));
-        let mut entry = NewEntry::new(Kind::new(kind), &payload).meta(&meta).weight(weight);
-        if joined {
-            entry = entry.joined();
-        }
-        if let Some(at) = at {
-            entry = entry.at(time(at));
-        }
-        batch.append(agent, entry);
-        let (meta, payload) = (hash(&meta), hash(&payload));
-        Op::Append(Item { at, kind, weight, joined, redacted: false, meta, payload })
-    }
-
     fn commit(&mut self, mut draft: Draft) -> Result<(), Error> {
         let seqs = self.expected_seqs(&draft);
-        let done = Done { ops: std::mem::take(&mut draft.ops), lsn: None };
+        let done = self.ledger.done(std::mem::take(&mut draft.ops));
         let summary = self.verbose.then(|| describe(&done));
         let before = self.store().stats().next_lsn.0;
         let outcome = draft.batch.commit();
@@ -393,7 +287,7 @@ impl World {
 
     fn submit(&mut self, mut draft: Draft) -> Result<(), Error> {
         let seqs = self.expected_seqs(&draft);
-        let done = Done { ops: std::mem::take(&mut draft.ops), lsn: None };
+        let done = self.ledger.done(std::mem::take(&mut draft.ops));
         self.note(|| format!("submit {:?} {}", draft.durability, describe(&done)));
         let before = self.store().stats().next_lsn;
         let commit = draft.batch.submit();
@@ -433,7 +327,7 @@ impl World {
         }
     }
 
-    fn wait_all(&mut self) -> Result<(), Error> {
+    pub fn wait_all(&mut self) -> Result<(), Error> {
         while !self.pending.is_empty() {
             self.wait_one()?;
         }
@@ -471,7 +365,7 @@ impl World {
         let prefix = *self.rng.pick(PREFIXES);
         let outcome = self.store().forget_prefix(prefix);
         self.note(|| format!("forget_prefix {prefix} -> {outcome:?}"));
-        let mut done = Done { ops: vec![(prefix.to_owned(), Op::ForgetPrefix)], lsn: None };
+        let mut done = self.ledger.done(vec![(prefix.to_owned(), Op::ForgetPrefix)]);
         match outcome {
             Ok(lsn) => {
                 done.lsn = Some(lsn.0);
@@ -497,7 +391,7 @@ impl World {
         let outcome = agent.set_retention(policy.map(|most| Retention::new().max_entries(most)));
         self.note(|| format!("policy {name} {policy:?} -> {outcome:?}"));
         let op = |op| (name.to_owned(), op);
-        let done = Done { ops: vec![op(Op::Truncate(floor)), op(Op::Policy(policy))], lsn: None };
+        let done = self.ledger.done(vec![op(Op::Truncate(floor)), op(Op::Policy(policy))]);
         match outcome {
             Ok(()) => {
                 let number = self.ledger.ordered(done);
@@ -520,7 +414,7 @@ impl World {
         self.abandon();
     }
 
-    fn close_and_reopen(&mut self) -> Result<(), Error> {
+    pub fn close_and_reopen(&mut self) -> Result<(), Error> {
         self.wait_all()?;
         self.check_held();
         self.held.clear();

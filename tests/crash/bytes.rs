@@ -1,0 +1,75 @@
+//! Which bytes lie in the files of a store: what was purged must not, ever again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use memlog::sim::SimDisk;
+
+use crate::model::{Model, hash};
+use crate::rng::{MARK, MARK_EACH, Rng};
+
+/// What is known of the bytes that were put in.
+#[derive(Clone, Default)]
+pub struct Bytes {
+    /// The hash of all bytes that follow from a number.
+    known: BTreeMap<u64, u64>,
+    /// Numbers whose bytes were purged.
+    purged: BTreeSet<u64>,
+    /// The last backup, and what it has.
+    pub backup: Option<(PathBuf, Model)>,
+}
+
+impl Bytes {
+    /// A number that there was not yet: a life after a crash may throw the same dice again.
+    pub fn fresh(&self, dice: u64) -> u64 {
+        Rng::of(&[dice, self.known.len() as u64]).next()
+    }
+
+    /// These bytes follow from that number.
+    pub fn know(&mut self, id: u64, bytes: &[u8]) {
+        self.known.insert(id, hash(bytes));
+    }
+
+    /// All that the model does not show is purged.
+    pub fn purge(&mut self, model: &Model) {
+        let mut live = BTreeSet::new();
+        for seen in model.values().map(crate::model::Life::seen) {
+            live.extend(seen.items.values().flat_map(|item| [item.meta, item.payload]));
+            live.extend(seen.state.values().map(|value| value.hash));
+        }
+        let dead = self.known.iter().filter(|(_, hash)| !live.contains(hash));
+        self.purged = dead.map(|(id, _)| *id).collect();
+    }
+
+    /// Nothing that was purged is in any file of the directory.
+    pub fn check(&self, disk: &SimDisk, dir: &str, when: &str) {
+        if self.purged.is_empty() {
+            return;
+        }
+        for file in disk.files().into_iter().filter(|file| file.starts_with(dir)) {
+            let bytes = disk.read_file(&file).unwrap();
+            self.check_file(&file, &bytes, when);
+        }
+    }
+
+    fn check_file(&self, file: &Path, bytes: &[u8], when: &str) {
+        let (first, mark) = (MARK.to_le_bytes()[0], MARK.to_le_bytes());
+        let mut at = 0;
+        while at + 16 <= bytes.len() {
+            if at + 4096 <= bytes.len() && is_zero(&bytes[at..at + 4096]) {
+                at += 4096;
+            } else if bytes[at] == first && bytes[at..at + 8] == mark {
+                let id = u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap());
+                let purged = self.purged.contains(&id);
+                assert!(!purged, "{when}: purged bytes {id:x} in {file:?} at {at}");
+                at += MARK_EACH - 16;
+            } else {
+                at += 1;
+            }
+        }
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes[0] == 0 && bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |or, byte| or | byte) == 0)
+}
