@@ -18,6 +18,9 @@ pub struct Flavor {
     pub compacts: bool,
     /// The most entries kept by default.
     pub keep: Option<u64>,
+    /// Whether that changes. Then no policy of an agent's own ends: what a default drops after that
+    /// comes back with the next one (known, and not about compaction).
+    pub turns: bool,
 }
 
 impl Flavor {
@@ -38,6 +41,7 @@ impl Flavor {
             huge: if wide { 12 } else { 60 },
             compacts: false,
             keep: None,
+            turns: false,
         }
     }
 
@@ -46,6 +50,7 @@ impl Flavor {
         let flavor = Flavor::of(rng);
         let options = flavor.options.segment_bytes(256 << 10);
         let mut flavor = Flavor { options, compacts: true, ..flavor };
+        flavor.turns = rng.one_in(2);
         if rng.one_in(3) {
             flavor.turn(rng);
         }
