@@ -19,6 +19,7 @@ impl World {
     fn size(&mut self) -> usize {
         if self.flavor.compacts {
             let most = *self.rng.pick(&[100, 3000, 6000, 6000, 40_000]);
+            let most = if self.flavor.wide { most * 9 } else { most };
             return self.rng.below(most) as usize;
         }
         let size = if self.rng.one_in(self.flavor.huge) {

@@ -18,6 +18,11 @@ pub struct Flavor {
     pub compacts: bool,
     /// The most entries kept by default.
     pub keep: Option<u64>,
+    /// Whether that changes. Then no policy of an agent's own ends: what a default drops after that
+    /// comes back with the next one (known, and not about compaction).
+    pub turns: bool,
+    /// Segments and entries are large.
+    pub wide: bool,
 }
 
 impl Flavor {
@@ -38,14 +43,19 @@ impl Flavor {
             huge: if wide { 12 } else { 60 },
             compacts: false,
             keep: None,
+            turns: false,
+            wide: false,
         }
     }
 
     /// One with compactions, purges and backups.
     pub fn compacting(rng: &mut Rng) -> Flavor {
         let flavor = Flavor::of(rng);
-        let options = flavor.options.segment_bytes(256 << 10);
-        let mut flavor = Flavor { options, compacts: true, ..flavor };
+        // Only large segments are kept in place by a recovery, with what it cuts.
+        let wide = rng.one_in(8);
+        let options = flavor.options.segment_bytes(if wide { 4 << 20 } else { 256 << 10 });
+        let mut flavor = Flavor { options, compacts: true, wide, ..flavor };
+        flavor.turns = rng.one_in(2);
         if rng.one_in(3) {
             flavor.turn(rng);
         }

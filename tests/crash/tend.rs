@@ -35,7 +35,7 @@ impl World {
             33..37 => self.backup(),
             37..41 => self.let_time_pass(),
             41..44 => self.on_a_full_disk(),
-            44..47 => self.turn_default(),
+            44..47 if self.flavor.turns => self.turn_default(),
             _ => self.close_and_reopen(),
         }
     }

@@ -90,7 +90,8 @@ impl World {
     pub fn open(&mut self, end: End) -> Result<(), Error> {
         self.flavor = self.next_flavor.take().unwrap_or_else(|| self.flavor.clone());
         let opened = self.flavor.options.open_on(&self.disk, DIR);
-        self.note(|| format!("open after {end:?}: {:?}", opened.as_ref().err()));
+        let keep = self.flavor.keep;
+        self.note(|| format!("open after {end:?}, keeping {keep:?}: {:?}", opened.as_ref().err()));
         let store = opened?;
         self.store = Some(store.clone());
         self.poisoned = false;
@@ -384,6 +385,7 @@ impl World {
     }
 
     fn set_policy(&mut self, name: &str, policy: Option<u64>) -> Result<(), Error> {
+        let policy = policy.or(self.flavor.turns.then_some(1 << 40));
         // The floor that it fixes is the one that everybody sees.
         self.wait_all()?;
         let agent = self.store().agent(name).unwrap();
