@@ -31,9 +31,11 @@ impl Compactor {
         let _busy = self.take_busy();
         engine.seal_active()?;
         let Some(writing) = &engine.writing else { return Ok(Lsn(0)) };
+        // Segments of which nothing is left are in no set, and what they forgot stays forgotten.
+        let unsealed = engine.order.lock().oldest_unsealed();
         let set = engine.catalog.segments();
         let current = writing.manifest.current();
-        let end = set.sealed.iter().map(|segment| segment.end_lsn()).max().unwrap_or(0);
+        let end = set.sealed.iter().map(|segment| segment.end_lsn()).fold(unsealed, u64::max);
         io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
         for segment in &set.sealed {
             self.go_on()?;
