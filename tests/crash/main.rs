@@ -34,6 +34,9 @@ use campaign::{NESTED, STATES, Sort};
 /// a segment that nobody lists taken for data, files of dropped segments left behind.
 const REGRESSIONS: &[(u64, u64)] =
     &[(1, 84), (9, 20), (10, 52), (12, 3), (121, 4_294_967_333), (184, 4_294_967_439)];
+/// The same of histories that compact: lives that a purge left in memory, what had only expired,
+/// tombstones dropped too early, and files that a purge could not unlink.
+const COMPACTING: &[(u64, u64)] = &[(0, 0), (0, 146), (7, 823), (10, 110), (18, 120), (22, 39)];
 /// Crash points of one history.
 const POINTS: u64 = 24;
 
@@ -50,7 +53,7 @@ fn random_histories_survive_every_crash() {
 
 #[test]
 fn compacting_histories_survive_every_crash() {
-    let usual = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
+    let usual = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
     campaign("compacting_histories_survive_every_crash", Sort::Compacting, usual);
     let seen = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
@@ -105,6 +108,10 @@ fn seeds_that_once_found_something() {
             POINTS,
             Some(*point),
         );
+    }
+    for (seed, point) in COMPACTING {
+        let test = "compacting_histories_survive_every_crash";
+        campaign::seed(test, Sort::Compacting, *seed, POINTS, Some(*point));
     }
 }
 
