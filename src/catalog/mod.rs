@@ -10,7 +10,8 @@ pub(crate) mod part;
 pub(crate) mod resident;
 pub(crate) mod version;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -49,21 +50,75 @@ pub(crate) struct Catalog {
 
 #[derive(Default)]
 struct Shard {
-    agents: HashMap<Key, Arc<Resident>, BuildHasherDefault<Passed>>,
+    agents: HashSet<Known, BuildHasherDefault<Passed>>,
     /// The same agents in the order of the eviction clock.
     clock: VecDeque<Arc<Resident>>,
 }
 
-/// A name with its hash.
-#[derive(PartialEq, Eq)]
-struct Key {
+/// An agent in the table of its shard. The hash is beside it, so that a table grows without looking
+/// at its agents.
+struct Known {
     hash: u64,
-    name: Arc<str>,
+    resident: Arc<Resident>,
 }
 
-impl std::hash::Hash for Key {
+/// What an agent is found by, in the table and by whoever looks for it.
+trait Named {
+    fn name(&self) -> (u64, &str);
+}
+
+impl Named for Known {
+    fn name(&self) -> (u64, &str) {
+        (self.hash, &self.resident.name)
+    }
+}
+
+impl Named for (u64, &str) {
+    fn name(&self) -> (u64, &str) {
+        *self
+    }
+}
+
+impl PartialEq for dyn Named + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        let ((hash, name), (other_hash, other_name)) = (self.name(), other.name());
+        // Mostly it is the very string that the agent was made with.
+        hash == other_hash && (std::ptr::eq(name, other_name) || name == other_name)
+    }
+}
+
+impl Eq for dyn Named + '_ {}
+
+impl std::hash::Hash for dyn Named + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.name().0);
+    }
+}
+
+impl<'a> Borrow<dyn Named + 'a> for Known {
+    fn borrow(&self) -> &(dyn Named + 'a) {
+        self
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        let other: &dyn Named = other;
+        self as &dyn Named == other
+    }
+}
+
+impl Eq for Known {}
+
+impl std::hash::Hash for Known {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
+    }
+}
+
+impl Shard {
+    fn find(&self, name: &str, hash: u64) -> Option<&Arc<Resident>> {
+        self.agents.get(&(hash, name) as &dyn Named).map(|known| &known.resident)
     }
 }
 
@@ -111,23 +166,21 @@ impl Catalog {
 
     /// The agent of this name, made resident if it was not.
     pub(crate) fn resident(&self, name: &Arc<str>, hash: u64, progress: Progress) -> Arc<Resident> {
-        let key = Key { hash, name: Arc::clone(name) };
         let mut shard = self.shard(hash).lock();
-        if let Some(resident) = shard.agents.get(&key) {
+        if let Some(resident) = shard.find(name, hash) {
             resident.touch();
             return Arc::clone(resident);
         }
         let resident = Arc::new(Resident::new(Arc::clone(name), hash));
         self.make_room(&mut shard, progress);
-        shard.agents.insert(key, Arc::clone(&resident));
+        shard.agents.insert(Known { hash, resident: Arc::clone(&resident) });
         shard.clock.push_back(Arc::clone(&resident));
         resident
     }
 
     /// The agent of this name, if it is resident.
     pub(crate) fn peek(&self, name: &str, hash: u64) -> Option<Arc<Resident>> {
-        let key = Key { hash, name: Arc::from(name) };
-        self.shard(hash).lock().agents.get(&key).cloned()
+        self.shard(hash).lock().find(name, hash).cloned()
     }
 
     /// Calls `each` with every resident agent.
@@ -195,8 +248,7 @@ impl Catalog {
             return false;
         }
         let Some(slot) = candidate.lock_idle(progress) else { return false };
-        let key = Key { hash: candidate.hash, name: Arc::clone(&candidate.name) };
-        shard.agents.remove(&key);
+        shard.agents.remove(&(candidate.hash, &*candidate.name) as &dyn Named);
         self.resident_bytes.fetch_sub(slot.charged, Ordering::Relaxed);
         true
     }

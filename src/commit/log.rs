@@ -6,7 +6,7 @@
 //! position, so that whoever arrives meanwhile waits for the next flush.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -54,6 +54,8 @@ pub(crate) struct Log {
     durable: AtomicU64,
     /// The durable lsn that the last written frame carries.
     witnessed: AtomicU64,
+    /// Somebody waited for the flush of a small group since it was last asked.
+    small: AtomicBool,
     writer: Mutex<Writer>,
     gathering: Mutex<Gathering>,
     wakers: Mutex<Vec<Waiting>>,
@@ -67,6 +69,7 @@ impl Log {
             written: AtomicU64::new(durable),
             durable: AtomicU64::new(durable),
             witnessed: AtomicU64::new(durable),
+            small: AtomicBool::new(false),
             writer: Mutex::default(),
             gathering: Mutex::new(Gathering {
                 has_leader: false,
@@ -89,6 +92,12 @@ impl Log {
     /// The durable lsn that the medium itself bears witness of.
     pub(crate) fn witnessed(&self) -> u64 {
         self.witnessed.load(Ordering::Acquire)
+    }
+
+    /// Whether small groups were flushed since this was last asked: they gain by blocks that are
+    /// filled ahead.
+    pub(crate) fn takes_small_groups(&self) -> bool {
+        self.small.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -158,11 +167,24 @@ impl Log {
             return Ok(false);
         }
         let mut writer = self.writer.lock();
+        self.write_by(&mut writer, end, queue)
+    }
+
+    /// Writes everything queued, unless somebody is writing already. Wakes nobody.
+    pub(crate) fn write_if_free(&self, end: u64, queue: &impl Queue) -> Result<()> {
+        match self.writer.try_lock() {
+            Some(mut writer) => self.write_by(&mut writer, end, queue).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// True if there was something to write.
+    fn write_by(&self, writer: &mut Writer, end: u64, queue: &impl Queue) -> Result<bool> {
         self.in_doubt()?;
         if self.written() >= end {
             return Ok(false);
         }
-        self.write_under(&mut writer, queue, false)?;
+        self.write_under(writer, queue, false)?;
         if self.written() < end {
             // Whoever took it from the queue has failed, and poisoned the log under this lock.
             self.poison(&Error::new(ErrorKind::Io, "a batch was ordered and not written"));
@@ -200,6 +222,7 @@ impl Log {
             }
             let len = write_frames(&group)?;
             if flush && len < SMALL {
+                self.small.store(true, Ordering::Relaxed);
                 // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
                 let _ = group.file.zero_ahead(end);
             }

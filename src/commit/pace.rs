@@ -1,4 +1,5 @@
-//! Pacing: appenders that outrun the disk are slowed down to its rate, in small steps.
+//! Pacing: appenders that outrun the disk, or compaction, are slowed down to its rate, in small
+//! steps.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,12 +19,51 @@ pub(crate) struct Pace {
     rate: AtomicU64,
     /// Nanoseconds on the monotonic clock at which paced appends are free again.
     due: AtomicU64,
+    debt: Debt,
+}
+
+/// What compaction is behind by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// Dead bytes to be reclaimed.
+    pub(crate) dead: u64,
+    /// Beyond these appends are slowed down,
+    pub(crate) soft: u64,
+    /// and to a quarter of the rate here.
+    pub(crate) hard: u64,
+    /// Dead bytes reclaimed in a second.
+    pub(crate) rate: u64,
+    /// The end of the log as of which that holds;
+    pub(crate) end: u64,
+    /// of a thousand bytes appended behind it, so many are expected to kill others.
+    pub(crate) kill: u64,
+}
+
+impl Owed {
+    /// How far it is between the limits, in percent.
+    pub(crate) fn urgency(&self) -> u64 {
+        let room = self.hard.saturating_sub(self.soft).max(1);
+        (self.dead.saturating_sub(self.soft).saturating_mul(100) / room).min(100)
+    }
+}
+
+/// What compaction told last of how far it is behind. Read without a lock: what is read while it
+/// is told misleads one append at most.
+#[derive(Default)]
+struct Debt {
+    /// From the soft limit to the hard one; 0: nobody is slowed down.
+    room: AtomicU64,
+    soft: AtomicU64,
+    dead: AtomicU64,
+    rate: AtomicU64,
+    end: AtomicU64,
+    kill: AtomicU64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         // A slow guess: the first flush corrects it.
-        Pace { rate: AtomicU64::new(200 << 20), due: AtomicU64::new(0) }
+        Pace { rate: AtomicU64::new(200 << 20), due: AtomicU64::new(0), debt: Debt::default() }
     }
 }
 
@@ -40,34 +80,68 @@ impl Pace {
         self.rate.store(before / 4 * 3 + now / 4, Ordering::Relaxed);
     }
 
-    /// How many nanoseconds an append of `len` bytes is to take when `over` of `room` bytes between
-    /// the soft and the hard limit are used: half way it is the disk's own rate.
-    fn cost(&self, len: u64, over: u64, room: u64) -> u64 {
-        let rate = self.rate.load(Ordering::Relaxed).max(1 << 20);
-        let left = room.saturating_sub(over).max(room / 32).max(1);
-        // len / (rate * 2 * left / room), in nanoseconds.
-        let whole = u128::from(len) * 1_000_000_000 * u128::from(room);
-        u64::try_from(whole / (u128::from(rate) * 2 * u128::from(left))).unwrap_or(u64::MAX)
+    /// Takes what compaction tells; `None`: it is behind by nothing that it could do anything about.
+    pub(crate) fn owe(&self, owed: Option<Owed>) {
+        let debt = &self.debt;
+        let Some(owed) = owed else { return debt.room.store(0, Ordering::Relaxed) };
+        debt.soft.store(owed.soft, Ordering::Relaxed);
+        debt.dead.store(owed.dead, Ordering::Relaxed);
+        debt.rate.store(owed.rate, Ordering::Relaxed);
+        debt.end.store(owed.end, Ordering::Relaxed);
+        debt.kill.store(owed.kill, Ordering::Relaxed);
+        debt.room.store(owed.hard.saturating_sub(owed.soft), Ordering::Relaxed);
+    }
+
+    /// How many nanoseconds an append of `len` bytes, with which the log ends at `end`, is to take
+    /// for the sake of compaction: a quarter of its rate is left in any case.
+    fn debt_cost(&self, len: u64, end: u64) -> u64 {
+        let debt = &self.debt;
+        let room = debt.room.load(Ordering::Relaxed);
+        if room == 0 {
+            return 0;
+        }
+        let since = end.saturating_sub(debt.end.load(Ordering::Relaxed));
+        let killed = since.saturating_mul(debt.kill.load(Ordering::Relaxed)) / 1000;
+        let dead = debt.dead.load(Ordering::Relaxed).saturating_add(killed);
+        match dead.saturating_sub(debt.soft.load(Ordering::Relaxed)) {
+            0 => 0,
+            over => cost(len, over.min(room / 8 * 7), room, debt.rate.load(Ordering::Relaxed)),
+        }
     }
 }
 
+/// How many nanoseconds an append of `len` bytes is to take when `over` of `room` bytes between the
+/// soft and the hard limit are used: half way it is ``rate`, at which
+/// they are made free.
+fn cost(len: u64, over: u64, room: u64, rate: u64) -> u64 {
+    let rate = rate.max(1 << 20);
+    let left = room.saturating_sub(over).max(room / 32).max(1);
+    // len / (rate * 2 * left / room), in nanoseconds.
+    let whole = u128::from(len) * 1_000_000_000 * u128::from(room);
+    u64::try_from(whole / (u128::from(rate) * 2 * u128::from(left))).unwrap_or(u64::MAX)
+}
+
 impl Engine {
-    /// Called after each order, outside of all locks: has buffered bytes written in time, and
-    /// keeps unsynced ones within their bound.
+    /// Called after each order, outside of all locks: has buffered bytes written in time, keeps
+    /// unsynced ones within their bound, and dead ones in proportion.
     pub(crate) fn pace(&self, len: u64, ordered: Ordered) {
         if ordered.durability == Durability::Buffer {
             let queued = ordered.end.saturating_sub(self.log.written());
-            if queued > MAX_QUEUED || (queued > CHUNK && !self.has_threads()) {
-                // An error poisons the log, and whoever waits hears of it.
+            // An error poisons the log, and whoever waits hears of it.
+            if queued > MAX_QUEUED {
                 let _ = self.log.write_to(ordered.end, self);
             } else if queued > CHUNK {
-                self.work.write_now();
+                let _ = self.log.write_if_free(ordered.end, self);
             }
         }
+        let owed = self.pace.debt_cost(len, ordered.end);
         let hard = self.options.max_unsynced;
         let soft = hard / 2;
         let unsynced = self.unsynced();
         if unsynced <= soft || ordered.durability == Durability::Sync {
+            if owed > 0 {
+                self.slow_down(owed);
+            }
             return;
         }
         if !self.has_threads() {
@@ -77,7 +151,8 @@ impl Engine {
             return;
         }
         self.work.sync_now();
-        self.slow_down(self.pace.cost(len, unsynced - soft, hard - soft));
+        let rate = self.pace.rate.load(Ordering::Relaxed);
+        self.slow_down(cost(len, unsynced - soft, hard - soft, rate).max(owed));
         // The pacing keeps clear of the hard limit; a disk that stops altogether does not.
         while self.unsynced() > hard && self.log.poisoned().is_none() {
             self.io.clock.sleep(STEP);

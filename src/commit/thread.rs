@@ -168,7 +168,8 @@ impl Engine {
         Some(end)
     }
 
-    fn ordered_end(&self) -> u64 {
+    /// The end of the log, written or not.
+    pub(crate) fn ordered_end(&self) -> u64 {
         self.ordered_end.load(Ordering::SeqCst)
     }
 

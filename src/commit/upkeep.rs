@@ -1,7 +1,7 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -13,6 +13,7 @@ use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
+use crate::types::Durability;
 
 /// The smallest log segment, and the one that a store begins with.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
@@ -35,6 +36,8 @@ pub(crate) struct Upkeep {
     asked: Mutex<Asked>,
     wanted: Condvar,
     answered: Condvar,
+    /// The longest that the next segments are to be; 0: as long as they may be.
+    most: AtomicU64,
     /// One at a time changes segments.
     pub(super) busy: Mutex<Sizing>,
 }
@@ -59,6 +62,8 @@ pub(super) struct Sizing {
     hurry: bool,
     switched: Duration,
     last_active: u64,
+    /// Whether the next one is worth being filled with zeros.
+    fills: bool,
 }
 
 impl Engine {
@@ -194,6 +199,11 @@ impl Engine {
         let hurry = room > 0 || sizing.hurry;
         if hurry {
             self.see_to_spare(capacity, room, erasing, false)?;
+            // Another one, for the case that the next is full before the last is sealed.
+            if room == 0 {
+                // Nobody waits for this one: where it fails, the next that is needed says so.
+                let _ = self.see_to_another(capacity);
+            }
         }
         if room > 0 {
             // Whoever waits may wait for the first of these only.
@@ -201,7 +211,7 @@ impl Engine {
         } else {
             self.seal_waiting()?;
         }
-        self.see_to_spare(capacity, room, erasing, room == 0)?;
+        self.see_to_spare(capacity, room, erasing, room == 0 && sizing.fills)?;
         self.sweep_obsolete();
         Ok(())
     }
@@ -210,10 +220,10 @@ impl Engine {
         let (base, unfit) = {
             let order = self.order.lock();
             let after = |file: &LogFile| file.segment.base + file.segment.capacity;
-            match order.spares.front() {
-                Some(spare) if spare.segment.capacity >= room => return Ok(()),
-                Some(spare) => (after(spare), true),
-                None => (after(&order.active), false),
+            match (order.spares.front(), order.spares.back()) {
+                (Some(spare), _) if spare.segment.capacity >= room => return Ok(()),
+                (Some(_), Some(last)) => (after(last), true),
+                _ => (after(&order.active), false),
             }
         };
         // Without threads nothing is made ahead, for the sake of stores that are simulated.
@@ -221,7 +231,8 @@ impl Engine {
             return Ok(());
         }
         if unfit {
-            self.drop_spare()?;
+            // Behind one that does not fit there is another: the log goes on behind both.
+            while self.drop_spare()? {}
         }
         let made = match self.make_spare(capacity, base, fill) {
             Err(e) if e.kind() == ErrorKind::DiskFull => {
@@ -233,6 +244,20 @@ impl Engine {
         if !erasing {
             restore_reserve(&self.io, &self.dir);
         }
+        Ok(())
+    }
+
+    /// Makes a second spare if there is one.
+    fn see_to_another(&self, capacity: u64) -> Result<()> {
+        let base = {
+            let order = self.order.lock();
+            match (order.spares.len(), order.spares.back()) {
+                (1, Some(spare)) => spare.segment.base + spare.segment.capacity,
+                _ => return Ok(()),
+            }
+        };
+        let made = self.make_spare(capacity, base, false)?;
+        self.order.lock().spares.push_back(made);
         Ok(())
     }
 
@@ -254,10 +279,19 @@ impl Engine {
         self.make_spare(least, base, false)
     }
 
+    /// Limits the length of the segments to come; 0: as long as they may be.
+    pub(crate) fn limit_segments(&self, most: u64) {
+        self.upkeep.most.store(most, Ordering::Relaxed);
+    }
+
     fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
         // Never more than a small share of what is left is taken ahead of need.
         let free = self.io.fs.free_space(&self.dir).unwrap_or(u64::MAX);
         let most = self.options.segment_bytes.min((free / 16).max(FIRST_SEGMENT));
+        let most = match self.upkeep.most.load(Ordering::Relaxed) {
+            0 => most,
+            limit => most.min(limit.max(FIRST_SEGMENT)),
+        };
         let (active, filled) = {
             let order = self.order.lock();
             (order.active.segment.id, order.last_filled)
@@ -267,6 +301,7 @@ impl Engine {
             sizing.next = FIRST_SEGMENT.min(most);
             sizing.switched = now;
             sizing.last_active = active;
+            sizing.fills = self.options.durability == Durability::Sync;
         }
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
@@ -283,6 +318,7 @@ impl Engine {
             }
             sizing.last_active = active;
             sizing.switched = now;
+            sizing.fills = self.log.takes_small_groups();
         }
         sizing.next.min(most)
     }
@@ -338,17 +374,18 @@ impl Engine {
         drop(filled);
     }
 
-    /// Takes the first spare, which is too small, off the list and away.
-    fn drop_spare(&self) -> Result<()> {
-        let Some(writing) = &self.writing else { return Ok(()) };
+    /// Takes the last spare off the list and away. False if there is none.
+    fn drop_spare(&self) -> Result<bool> {
+        let Some(writing) = &self.writing else { return Ok(false) };
         // Taken first, so that nobody switches to it while it goes.
-        let Some(spare) = self.order.lock().spares.pop_front() else { return Ok(()) };
+        let Some(spare) = self.order.lock().spares.pop_back() else { return Ok(false) };
         let id = spare.segment.id;
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.retain(|line| line.id != id);
             manifest.obsolete.push(id);
         });
-        self.heed(replaced).inspect_err(|_| self.order.lock().spares.push_front(spare))
+        let heeded = self.heed(replaced);
+        heeded.inspect_err(|_| self.order.lock().spares.push_back(spare)).map(|()| true)
     }
 
     /// Unlinks the files of segments that the manifest has dropped.

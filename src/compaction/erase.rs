@@ -41,7 +41,7 @@ impl Compactor {
             } else {
                 &mut report.rewritten
             };
-            into.extend(installed.replaced.iter().map(|segment| segment.path().to_owned()));
+            into.extend(installed.replaced);
         }
         busy.surveyed = None;
         self.unlink_leftovers()?;

@@ -49,12 +49,17 @@ pub(crate) struct Job {
     made: Vec<PathBuf>,
     /// Agents of which something was left out.
     pub(crate) erased: Vec<String>,
+    /// What of the inputs lived and what was dead when it began, and what has been handled.
+    live: u64,
+    dead: u64,
+    handled: u64,
 }
 
 /// What a finished job did.
 #[derive(Default)]
 pub(crate) struct Installed {
-    pub(crate) replaced: Vec<Arc<Segment>>,
+    /// The files of the inputs.
+    pub(crate) replaced: Vec<PathBuf>,
     pub(crate) written: Vec<Arc<Segment>>,
     pub(crate) erased: Vec<String>,
 }
@@ -72,6 +77,8 @@ impl Job {
         inputs.iter().for_each(|input| input.will_need(0..input.capacity));
         let cleaned = engine.log.durable();
         let time = engine.now();
+        let content = inputs.iter().filter_map(|input| crate::compaction::content_of(input));
+        let content = content.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let knowledge = Knowledge { engine, newer, older };
         let outputs = plan::outputs(&knowledge, &set, &inputs, &shape)?;
         let Knowledge { newer, older, .. } = knowledge;
@@ -93,7 +100,16 @@ impl Job {
             done: Vec::new(),
             made: Vec::new(),
             erased: Vec::new(),
+            live: content.0,
+            dead: content.1,
+            handled: 0,
         })
+    }
+
+    /// How much that is dead it has left behind, as far as it has got.
+    pub(crate) fn dropped(&self) -> u64 {
+        let part = u128::from(self.dead) * u128::from(self.handled.min(self.live));
+        u64::try_from(part / u128::from(self.live.max(1))).unwrap_or(self.dead)
     }
 
     /// The ids of its inputs.
@@ -134,6 +150,7 @@ impl Job {
             }
             let did = self.agent(&name)?;
             handled += did;
+            self.handled += did;
             manners(did)?;
         }
         Ok(false)
@@ -227,9 +244,12 @@ impl Job {
         let written: Vec<Arc<Segment>> =
             self.done.iter().map(|(file, _)| Arc::clone(&file.segment)).collect();
         engine.catalog.exchange(&self.inputs, &written);
-        let replaced = std::mem::take(&mut self.inputs);
+        let replaced = self.inputs.iter().map(|input| input.path().to_owned()).collect();
+        let erased = std::mem::take(&mut self.erased);
+        // Or it would itself be what holds the room that the unlinking is to give back.
+        drop(self);
         engine.sweep_obsolete();
-        Ok(Installed { replaced, written, erased: std::mem::take(&mut self.erased) })
+        Ok(Installed { replaced, written, erased })
     }
 }
 

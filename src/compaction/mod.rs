@@ -7,6 +7,7 @@
 //! store while it is written. `thread` does what nobody waits for.
 
 pub(crate) mod backup;
+mod debt;
 pub(crate) mod erase;
 mod fate;
 mod job;
@@ -21,11 +22,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::commit::Engine;
 use crate::commit::order::closed;
+use crate::compaction::debt::Debt;
 use crate::compaction::job::{Installed, Job, Shape, names};
 use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
 use crate::error::{ErrorKind, Result};
@@ -53,6 +56,18 @@ pub enum CompactOutcome {
 const STEP: u64 = 4 << 20;
 /// Bytes handled between two looks at whether to stop.
 const TURN: u64 = 256 << 10;
+/// All footers are walked again once so large a part of the store was appended.
+const SURVEY_SHARE: u64 = 8;
+/// A job in the background writes at most this part of what lives,
+const JOB_SHARE: u64 = 6;
+/// in so many runs, when it merges log segments;
+const FIRST_RUNS: u64 = 6;
+/// and a run is not rewritten to gain less than this part of a job.
+const LEAST_GAIN: u64 = 64;
+/// While entries die young, so much of the log is left alone: this part of what lives, up to so many
+/// segments.
+const LAG_SHARE: u64 = 6;
+const LAG_SEGMENTS: u64 = 6;
 /// Runs are cut at this many log segments' size.
 const SEGMENTS_A_RUN: u64 = 4;
 /// A compaction leaves at least this much of the disk free, beyond what it needs itself.
@@ -79,6 +94,9 @@ struct Busy {
     surveyed: Option<(u64, u64)>,
     /// Segments that a job could not read; it is not tried again before the store is reopened.
     quarantined: Vec<u64>,
+    debt: Debt,
+    /// When the last job was done, or there was nothing to do.
+    worked_since: Duration,
 }
 
 /// What a turn of work came to.
@@ -155,10 +173,13 @@ impl Compactor {
         thorough: bool,
         manners: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Turn> {
-        if busy.job.is_none() {
+        if busy.job.is_none() || !thorough {
+            // In the background a long job is no reason not to hear of the dead.
             self.survey_if_due(busy, thorough, manners)?;
+        }
+        if busy.job.is_none() {
             let stats = self.stats(&busy.quarantined)?;
-            let policy = self.policy(thorough);
+            let policy = self.policy(thorough, &stats);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
             match self.begin(busy, &picked) {
                 Ok(Some(full)) => return Ok(full),
@@ -214,13 +235,18 @@ impl Compactor {
     fn install(&self, busy: &mut Busy, job: Job) -> Result<Installed> {
         let deaths = self.engine.catalog.deaths();
         let since = job.deaths_before();
+        let dropped = job.dropped();
         let installed = job.install()?;
-        for run in &installed.written {
-            self.written.fetch_add(run.disk_len(), Ordering::Relaxed);
-        }
+        let written = installed.written.iter().map(|run| run.disk_len()).sum();
+        self.written.fetch_add(written, Ordering::Relaxed);
+        let now = self.engine.io.clock.monotonic();
+        let took = now.saturating_sub(std::mem::replace(&mut busy.worked_since, now));
+        busy.debt.reclaimed(dropped, written, took);
         if deaths != since {
-            // Deaths during the job were accounted on what is gone now.
-            busy.surveyed = None;
+            // Deaths during the job were accounted on what is gone now: they are surveyed, at once
+            // if there is a date by which they have to be erased.
+            let dated = self.engine.options.erase_within.is_some();
+            busy.surveyed = busy.surveyed.filter(|_| !dated).map(|(set, _)| (set, u64::MAX));
         }
         Ok(installed)
     }
@@ -247,20 +273,35 @@ impl Compactor {
         let due = match busy.surveyed {
             None => true,
             Some(then) if thorough => then != now,
-            Some((generation, unaccounted)) => {
-                // Footers are walked again when there are enough new ones to tell of something.
-                let segments = self.engine.catalog.segments().sealed.len() as u64;
-                let enough = (segments / 8).max(2);
-                (unaccounted != now.1 || self.expires()) && now.0 >= generation + enough
+            Some((_, unaccounted)) => {
+                // Footers are walked again when enough was appended to tell of something.
+                let appended = self.engine.ordered_end().saturating_sub(busy.debt.surveyed_to());
+                (unaccounted != now.1 || self.expires()) && appended >= self.survey_each()
             }
         };
         if due {
             // Nothing but a date tells that something has expired: it is read for a reason only.
             let expired = thorough || self.engine.options.erase_within.is_some();
+            let (_, booked) = self.content();
+            let end = self.engine.ordered_end();
             survey::survey(&self.engine, expired, &mut || manners(0))?;
+            busy.debt.surveyed(end, booked, self.content().1);
             busy.surveyed = Some(now);
         }
         Ok(())
+    }
+
+    /// Bytes that are appended between two surveys.
+    fn survey_each(&self) -> u64 {
+        let (live, dead) = self.content();
+        (live.saturating_add(dead) / SURVEY_SHARE).max(self.engine.options.segment_bytes)
+    }
+
+    /// Bytes of content of all sealed segments that live, and that are dead.
+    fn content(&self) -> (u64, u64) {
+        let set = self.engine.catalog.segments();
+        let each = set.sealed.iter().filter_map(|segment| content_of(segment));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Whether entries die by policies alone.
@@ -274,14 +315,22 @@ impl Compactor {
         set.sealed.iter().map(|segment| stats_of(segment, quarantined)).collect()
     }
 
-    fn policy(&self, thorough: bool) -> Policy {
+    fn policy(&self, thorough: bool, stats: &[SegmentStats]) -> Policy {
         let options = &self.engine.options;
         let max_run = self.max_run();
+        let live: u64 = stats.iter().map(|one| one.live_bytes).sum();
+        // What a job writes is on the disk twice until it is done: it is kept in proportion.
+        let most = max_run.saturating_mul(2);
+        let least = options.segment_bytes.saturating_mul(2).min(most);
+        let max_job = if thorough { most } else { (live / JOB_SHARE).clamp(least, most) };
         Policy {
             target_extent: options.extent_bytes,
             dead_share: options.dead_share,
             max_run,
-            max_job: max_run.saturating_mul(2),
+            max_job,
+            max_first_run: max_job / FIRST_RUNS,
+            least_gain: max_job / LEAST_GAIN,
+            lag: (live / LAG_SHARE).min(options.segment_bytes.saturating_mul(LAG_SEGMENTS)),
             thorough,
             erase_before: self.erase_before().filter(|_| !thorough),
             ..Policy::default()

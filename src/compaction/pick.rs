@@ -16,6 +16,10 @@ const THOROUGH_EXTENT: u64 = 16;
 /// A thorough pick rewrites from this dead share on, in percent.
 const THOROUGH_SHARE: u64 = 5;
 
+/// While at least so much of the store is dead, in percent, log segments wait for deaths, and runs
+/// are not clustered.
+const DYING: u64 = 12;
+
 /// What is known of one sealed segment.
 #[derive(Clone, Debug)]
 pub(crate) struct SegmentStats {
@@ -67,16 +71,26 @@ pub(crate) struct Policy {
     pub target_extent: u64,
     /// A segment is rewritten once so much of it is dead, in percent.
     pub dead_share: u64,
-    /// The worst segments are rewritten once so much of the store is dead, in percent.
+    /// Once so much of the store is dead, in percent,
     pub store_dead_share: u64,
+    /// segments are rewritten of which so much is, the worst first.
+    pub full_share: u64,
     /// How many log segments are merged at least.
     pub log_fan_in: usize,
     /// How many tiers of runs are merged at least.
     pub run_fan_in: usize,
     /// The longest run, unless one agent alone is longer.
     pub max_run: u64,
+    /// The longest run of the first generation: cut finer, more tiers of the same names fit into
+    /// the job that merges them.
+    pub max_first_run: u64,
     /// The most that a job writes, unless one input alone is more.
     pub max_job: u64,
+    /// So many bytes of the newest log segments are left alone while much dies: much of them is
+    /// dead before it was copied once.
+    pub lag: u64,
+    /// What a run must have that is dead to be rewritten for it.
+    pub least_gain: u64,
     /// An explicit compaction: merge whatever gains anything, reclaim from a low share on.
     pub thorough: bool,
     /// Segments with deaths at or before this moment (ms since the epoch) come first.
@@ -88,11 +102,15 @@ impl Default for Policy {
         Self {
             target_extent: 64 << 10,
             dead_share: 50,
-            store_dead_share: 36,
+            store_dead_share: 23,
+            full_share: 30,
             log_fan_in: 12,
             run_fan_in: 8,
             max_run: 256 << 20,
+            max_first_run: 64 << 20,
             max_job: 512 << 20,
+            lag: 0,
+            least_gain: 0,
             thorough: false,
             erase_before: None,
         }
@@ -149,11 +167,8 @@ fn share_names(one: &SegmentStats, other: &SegmentStats) -> bool {
 /// The next job, if anything is worth one. Repeated, with its outcome, it ends with none.
 pub(crate) fn pick(segments: &[SegmentStats], policy: &Policy) -> Option<Pick> {
     let field = Field::new(segments, policy);
-    let share = if field.is_full {
-        policy.dead_share.min(policy.store_dead_share)
-    } else {
-        policy.dead_share
-    };
+    let share =
+        if field.is_full { policy.dead_share.min(policy.full_share) } else { policy.dead_share };
     // What is dead as a whole costs nothing and makes room for the rest.
     let job = field.all_dead().or_else(|| field.erase()).or_else(|| field.reclaim(share));
     if !policy.thorough {
@@ -172,6 +187,19 @@ struct Place<'a> {
     names: Range<usize>,
     /// The highest lsn that this one or one before it covers.
     reach: u64,
+}
+
+/// The lowest lsn of the newest log segments that have so many bytes together.
+fn young_from(places: &[Place<'_>], bytes: u64) -> u64 {
+    let (mut from, mut sum) = (u64::MAX, 0);
+    for place in places.iter().rev().filter(|place| place.segment.generation == 0) {
+        sum += place.segment.file_bytes;
+        if sum > bytes {
+            break;
+        }
+        from = place.segment.lsns.start;
+    }
+    from
 }
 
 /// Segments that may be merged.
@@ -249,6 +277,11 @@ struct Field<'a> {
     policy: &'a Policy,
     /// More of the store is dead than the policy allows.
     is_full: bool,
+    /// So much of it is dead that what is copied is to give back room: runs are not clustered, and
+    /// the newest log segments wait.
+    is_dying: bool,
+    /// Log segments that begin at or above this lsn are left alone.
+    young_from: u64,
 }
 
 impl<'a> Field<'a> {
@@ -277,7 +310,10 @@ impl<'a> Field<'a> {
         let dead = segments.iter().filter(|one| one.has_dead()).map(|one| one.dead_bytes).sum();
         let whole = segments.iter().map(|one| one.dead_bytes.saturating_add(one.live_bytes)).sum();
         let is_full = is_share(dead, whole, policy.store_dead_share);
-        Self { places, policy, is_full }
+        let is_dying = is_share(dead, whole, DYING);
+        let lags = !policy.thorough && is_dying;
+        let young_from = if lags { young_from(&places, policy.lag) } else { u64::MAX };
+        Self { places, policy, is_full, is_dying, young_from }
     }
 
     fn segment(&self, index: usize) -> Option<&'a SegmentStats> {
@@ -398,18 +434,16 @@ impl<'a> Field<'a> {
                 sums.generation.saturating_add(1).min(LAST_GENERATION)
             };
         }
-        let runs = sums.output.div_ceil(self.policy.max_run.max(1)).max(1);
+        let is_first = generation == 1 && !self.policy.thorough;
+        let most = if is_first { self.policy.max_first_run } else { self.policy.max_run };
+        let runs = sums.output.div_ceil(most.max(1)).max(1);
         Pick {
             inputs: self.members(window).map(|segment| segment.id).collect(),
             reason,
             output_bytes: sums.output,
             generation,
             run_bytes: sums.output.div_ceil(runs),
-            cut_from: if reason == Reason::Align {
-                0
-            } else {
-                WHOLE_TIER.min(self.policy.max_run / 4)
-            },
+            cut_from: if reason == Reason::Align { 0 } else { WHOLE_TIER.min(most / 4) },
         }
     }
 
@@ -424,8 +458,8 @@ impl<'a> Field<'a> {
         for seed in self.seeds() {
             let Some(oldest) = self.segment(seed) else { continue };
             let admits = |other: &SegmentStats| admits(oldest, other);
-            // Of the windows of a seed the longest counts: what is merged now is not merged later.
             let worthy = |window: Window| Some((worth(&self.sums(&window))?, window));
+            // Of the windows of a seed the longest counts: what is merged now is not merged later.
             let longest = self.windows(seed, &admits).filter_map(worthy).last();
             let Some(found) = longest else { continue };
             if best.as_ref().is_none_or(|(ratio, _)| found.0.compare(*ratio).is_gt()) {
@@ -438,7 +472,12 @@ impl<'a> Field<'a> {
     /// Segments without anything live.
     fn all_dead(&self) -> Option<Pick> {
         let admits = |_: &_, other: &SegmentStats| other.has_dead() && other.live_bytes == 0;
-        self.best(Reason::Reclaim, &admits, &|sums| Some(sums.yields()))
+        self.best(Reason::Reclaim, &admits, &|sums| self.gains(sums).then(|| sums.yields()))
+    }
+
+    /// Whether what a job gives back is worth the files that it makes and takes away.
+    fn gains(&self, sums: &Sums) -> bool {
+        sums.generation == 0 || self.policy.thorough || sums.dead >= self.policy.least_gain
     }
 
     /// Segments with deaths that are due.
@@ -452,7 +491,7 @@ impl<'a> Field<'a> {
     fn reclaim(&self, percent: u64) -> Option<Pick> {
         let policy = self.policy;
         let admits = |seed: &SegmentStats, other: &SegmentStats| {
-            other.has_dead() && other.generation == seed.generation
+            other.has_dead() && other.generation == seed.generation && !self.is_young(other)
         };
         let worth = |sums: &Sums| {
             // Log segments with small extents are merged soon anyway: one copy does both.
@@ -462,7 +501,7 @@ impl<'a> Field<'a> {
                 && sums.tiers < policy.log_fan_in
                 && !self.is_full_job(sums)
                 && sums.is_below(policy.target_extent);
-            (!waits && sums.is_dead_by(percent)).then(|| sums.yields())
+            (!waits && self.gains(sums) && sums.is_dead_by(percent)).then(|| sums.yields())
         };
         self.best(Reason::Reclaim, &admits, &worth)
     }
@@ -471,7 +510,9 @@ impl<'a> Field<'a> {
     fn cluster(&self) -> Option<Pick> {
         let policy = self.policy;
         let admits = |seed: &SegmentStats, other: &SegmentStats| {
-            other.generation == seed.generation && other.generation < LAST_GENERATION
+            other.generation == seed.generation
+                && other.generation < if self.is_dying { 1 } else { LAST_GENERATION }
+                && !self.is_young(other)
         };
         let worth = |sums: &Sums| {
             let fan_in = if sums.generation == 0 { policy.log_fan_in } else { policy.run_fan_in };
@@ -489,9 +530,14 @@ impl<'a> Field<'a> {
         self.best(Reason::Cluster, &|_, _| true, &worth)
     }
 
-    /// Whether a job has no room for many more tiers: waiting for them gains nothing.
+    fn is_young(&self, segment: &SegmentStats) -> bool {
+        segment.generation == 0 && segment.lsns.start >= self.young_from
+    }
+
+    /// Whether there is no use in waiting for more tiers: a job would not have room for them.
     fn is_full_job(&self, sums: &Sums) -> bool {
-        sums.tiers > 1 && is_share(sums.output, self.policy.max_job, 75)
+        let bytes = if sums.generation == 0 { sums.live + sums.dead } else { sums.output };
+        sums.tiers > 1 && is_share(bytes, self.policy.max_job, 75)
     }
 
     /// Whether extents are so small that a thorough job merges them.

@@ -118,6 +118,35 @@ fn each_case_picks_what_the_rules_say() {
 }
 
 #[test]
+fn the_newest_logs_wait_while_much_dies() {
+    let policy = Policy { lag: 6 * 64 * MIB, ..Policy::default() };
+    let logs = |dead| (0..12).map(|place| log(place, dead)).collect::<Vec<_>>();
+    assert_eq!(inputs(&logs(60), &policy), Some((Reason::Reclaim, (0..6).collect())));
+    assert_eq!(inputs(&logs(60)[6..], &policy), None);
+    // Where little dies nothing is gained by waiting, nor when all of it is asked for.
+    assert_eq!(inputs(&logs(5), &policy), Some((Reason::Cluster, (0..8).collect())));
+    let thorough = Policy { thorough: true, ..policy };
+    assert_eq!(inputs(&logs(60), &thorough), Some((Reason::Reclaim, (0..12).collect())));
+}
+
+#[test]
+fn runs_are_not_clustered_while_much_dies() {
+    let tiers =
+        |dead| -> Vec<_> { (0..8).map(|n| dies(run(n, n..n + 1, ("a", "b"), 20), dead)).collect() };
+    let policy = Policy::default();
+    assert_eq!(inputs(&tiers(5), &policy), Some((Reason::Cluster, (0..8).collect())));
+    assert_eq!(inputs(&tiers(15), &policy), None);
+}
+
+#[test]
+fn a_run_is_not_rewritten_for_next_to_nothing() {
+    let policy = Policy { least_gain: 4 * MIB, ..Policy::default() };
+    let small = |mib| vec![dies(run(1, 0..1, ("a", "b"), mib), 60)];
+    assert_eq!(inputs(&small(5), &policy), None);
+    assert_eq!(inputs(&small(7), &policy), Some((Reason::Reclaim, vec![1])));
+}
+
+#[test]
 fn inputs_that_span_the_age_of_another_are_not_valid() {
     let all = [log(0, 0), run(1, 1..2, ("a", "c"), 1), log(2, 0), run(3, 3..4, ("d", "e"), 1)];
     let [old, run, new, late] = &all;
@@ -135,7 +164,9 @@ fn a_job_cuts_its_outputs_evenly_and_counts_generations() {
     let segments: Vec<_> = (0..12).map(|n| log(n, 40)).collect();
     let job = pick(&segments, &Policy::default()).unwrap();
     assert_eq!((job.output_bytes, job.generation), (12 * 40 * MIB, 1));
-    assert_eq!(job.run_bytes, 240 * MIB);
+    assert_eq!(job.run_bytes, 60 * MIB);
+    let job = pick(&segments, &Policy { thorough: true, ..Policy::default() }).unwrap();
+    assert_eq!((job.output_bytes, job.run_bytes), (12 * 40 * MIB, 240 * MIB));
 }
 
 /// Outcome of a job whose agents are spread evenly over names of one letter.

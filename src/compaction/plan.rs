@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalog::base::SegmentSet;
+use crate::catalog::dead;
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::job::{Shape, names};
 use crate::compaction::merge::{Merge, Told};
@@ -32,13 +33,16 @@ pub(crate) struct Output {
 /// Sizes of an output in the planning.
 struct Draft {
     from: Box<str>,
+    /// The most that its data can get,
     data: u64,
+    /// and what they are likely to.
+    likely: u64,
     footer: Bound,
 }
 
 impl Draft {
     fn new(from: Box<str>) -> Self {
-        Draft { from, data: FIRST_FRAME, footer: Bound::new() }
+        Draft { from, data: FIRST_FRAME, likely: FIRST_FRAME, footer: Bound::new() }
     }
 
     fn close(&mut self, to: Option<Box<str>>, outputs: &mut Vec<Output>) {
@@ -82,10 +86,10 @@ pub(crate) fn outputs(
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
         let living = knowledge.living(&name, &told)?;
-        let (data, mut footer) = (size(&name, &living, &told), draft.footer);
+        let (size, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
-        let full = draft.data + data + footer.bytes() > most;
-        let aligned = draft.data >= shape.cut_from
+        let full = draft.likely + size.likely + footer.bytes() > most;
+        let aligned = draft.likely >= shape.cut_from
             && last.as_ref().is_some_and(|last| {
                 let between = (std::ops::Bound::Excluded(last), std::ops::Bound::Included(&name));
                 bounds.range::<Box<str>, _>(between).next().is_some()
@@ -96,7 +100,8 @@ pub(crate) fn outputs(
             footer = draft.footer;
             bound(&mut footer, &name, &living);
         }
-        draft.data += data;
+        draft.data += size.most;
+        draft.likely += size.likely;
         draft.footer = footer;
         last = Some(name);
     }
@@ -132,15 +137,25 @@ fn bounds(set: &SegmentSet, inputs: &[Arc<Segment>]) -> Result<BTreeSet<Box<str>
     Ok(bounds)
 }
 
-/// The most that an agent takes of a run's data.
-fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> u64 {
-    let Some(head) = living.head else { return 0 };
+/// What an agent takes of a run's data.
+#[derive(Default)]
+struct Size {
+    most: u64,
+    likely: u64,
+}
+
+fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> Size {
+    let Some(head) = living.head else { return Size::default() };
     let mut records = 4 + living.redacted.len() as u64 + living.state.len() as u64;
-    let mut bytes = 0u64;
+    let (mut bytes, mut left_out) = (0u64, 0u64);
     for (index, seqs) in &living.entries {
-        records += seqs.end - seqs.start;
+        let count = seqs.end.saturating_sub(seqs.start);
+        records += count;
+        let Some(told) = told.get(*index) else { continue };
         // Of an extent that goes in part it is not known how much.
-        bytes += told.get(*index).map_or(0, |told| told.block.bytes());
+        let (all, of) = (told.block.bytes(), u64::from(told.block.count()));
+        bytes += all;
+        left_out += dead::share(all, of.saturating_sub(count), of);
     }
     let last = living.entries.last().map_or(head.next, |(_, seqs)| seqs.end);
     let lost = head.next.saturating_sub(last);
@@ -149,7 +164,8 @@ fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> u64 {
         living.state.iter().map(|(key, (_, c))| u64::from(c.len) + key.len() as u64).sum::<u64>();
     let data = bytes + records * RECORD_COST;
     let frames = 2 + data / FRAME_EACH;
-    data + frames * (FRAME_LEN + AGENT_LEN + align(name.len())) as u64
+    let most = data + frames * (FRAME_LEN + AGENT_LEN + align(name.len())) as u64;
+    Size { most, likely: most.saturating_sub(left_out) }
 }
 
 /// Counts what an agent takes of a run's footer.

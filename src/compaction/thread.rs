@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::compaction::{Compactor, TURN, Turn};
+use crate::compaction::debt::State;
+use crate::compaction::job::Job;
+use crate::compaction::{Busy, Compactor, TURN, Turn};
 use crate::error::Result;
 
 /// How long nothing is tried after a full disk or a failure.
@@ -15,6 +17,11 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_millis(2);
 /// Naps in a row at most: compaction must get on, or the disk fills up.
 const NAPS: u32 = 4;
+
+/// While appenders wait for compaction, a log segment is this part of what lives at most,
+const SEGMENT_SHARE: u64 = 64;
+/// but not shorter than this.
+const LEAST_SEGMENT: u64 = 8 << 20;
 
 impl Compactor {
     /// Spawns the thread, unless the store has none or takes no writes.
@@ -65,7 +72,11 @@ impl Compactor {
             pause = match self.run_jobs() {
                 Ok(()) => self.idle(),
                 // Whoever writes hears of a poisoned log, whoever compacts by hand of the rest.
-                Err(_) => Some(AFTER_FAILURE),
+                Err(_) => {
+                    // Whatever is owed, nobody is at it.
+                    self.engine.pace.owe(None);
+                    Some(AFTER_FAILURE)
+                }
             };
             if self.stop.load(Ordering::Acquire) {
                 self.busy.lock().job = None;
@@ -89,6 +100,7 @@ impl Compactor {
 
     fn run_jobs(&self) -> Result<()> {
         let mut pace = Pace::new(self);
+        self.busy.lock().worked_since = self.engine.io.clock.monotonic();
         loop {
             while self.wanted.load(Ordering::SeqCst) > 0 {
                 self.go_on()?;
@@ -97,6 +109,7 @@ impl Compactor {
             self.go_on()?;
             let mut busy = self.busy.lock();
             self.seal_if_due()?;
+            pace.urgency = self.tell_debt(&mut busy);
             match self.turn(&mut busy, false, &mut |bytes| pace.after(bytes))? {
                 Turn::Worked => {}
                 Turn::Idle => return Ok(()),
@@ -112,16 +125,40 @@ impl Compactor {
     }
 }
 
+impl Compactor {
+    /// Tells appenders how far compaction is behind; gives it in percent.
+    fn tell_debt(&self, busy: &mut Busy) -> u64 {
+        let engine = &self.engine;
+        let (live, dead) = self.content();
+        let owed = busy.debt.owed(&State {
+            live,
+            dead,
+            dropped: busy.job.as_ref().map_or(0, Job::dropped),
+            end: engine.ordered_end(),
+            survey_each: self.survey_each(),
+            segment_bytes: engine.options.segment_bytes,
+            rate: engine.options.compaction_rate,
+        });
+        engine.pace.owe(Some(owed));
+        // Where much dies, the active segment and its spare are to be a small part of the store.
+        let limit = (live / SEGMENT_SHARE).max(LEAST_SEGMENT);
+        engine.limit_segments(if owed.urgency() > 0 { limit } else { 0 });
+        owed.urgency()
+    }
+}
+
 /// Keeps a job within the rate, and out of the way of the log.
 struct Pace<'c> {
     compactor: &'c Compactor,
     since: Duration,
     bytes: u64,
+    /// How far compaction is behind, in percent.
+    urgency: u64,
 }
 
 impl<'c> Pace<'c> {
     fn new(compactor: &'c Compactor) -> Self {
-        Pace { compactor, since: compactor.engine.io.clock.monotonic(), bytes: 0 }
+        Pace { compactor, since: compactor.engine.io.clock.monotonic(), bytes: 0, urgency: 0 }
     }
 
     fn after(&mut self, bytes: u64) -> Result<()> {
@@ -132,14 +169,16 @@ impl<'c> Pace<'c> {
         }
         let engine = &self.compactor.engine;
         let clock = &engine.io.clock;
-        let due = self.bytes.saturating_mul(1_000_000) / engine.options.compaction_rate.max(1);
+        // Beyond the soft limit up to four times the rate, and no more yielding.
+        let rate = engine.options.compaction_rate.saturating_mul(100 + 3 * self.urgency) / 100;
+        let due = self.bytes.saturating_mul(1_000_000) / rate.max(1);
         let due = self.since + Duration::from_micros(due);
         let now = clock.monotonic();
         if due > now {
             clock.sleep(due.saturating_sub(now));
         }
         for _ in 0..NAPS {
-            if engine.unsynced() < engine.options.max_unsynced / 2 {
+            if self.urgency > 0 || engine.unsynced() < engine.options.max_unsynced / 2 {
                 break;
             }
             clock.sleep(NAP);
