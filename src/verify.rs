@@ -125,7 +125,8 @@ fn check_footer(segment: &Segment, replay: Option<Replay>) -> Result<(), Fault> 
     };
     let Some(replay) = replay else { return Ok(()) };
     let trailer = footer.trailer();
-    let Contents { record_bytes, agents, prefixes, .. } = replay.contents(trailer.facts.data_end);
+    let Contents { record_bytes, prefixes, .. } = replay.contents(trailer.facts.data_end);
+    let agents = replay.at_end();
     if trailer.facts.record_bytes != record_bytes {
         return Err(Fault("the footer and the frames count different bytes of records"));
     }

@@ -55,3 +55,35 @@ fn a_forgotten_agent_stays_so_after_each_step_of_compaction() {
         }
     }
 }
+
+#[test]
+fn a_segment_of_very_many_agents_is_sealed_with_each_of_them_once() {
+    const AGENTS: usize = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().durability(Durability::Buffer).open(dir.path().join("mem")).unwrap();
+    let name = |agent: usize| format!("crowd/{}/{}", agent / 1000, agent * 7919 % AGENTS);
+    for from in (0..AGENTS).step_by(1000) {
+        let append = || {
+            let mut batch = store.batch();
+            for agent in (from..from + 1000).map(|agent| store.agent(&name(agent)).unwrap()) {
+                batch.append(&agent, NewEntry::user("hello"));
+            }
+            batch.commit().unwrap();
+        };
+        append();
+        // The new life is one in the same segment mostly, which then counts the agent twice.
+        store.forget_prefix(&format!("crowd/{}/", from / 1000)).unwrap();
+        append();
+    }
+    store.backup(dir.path().join("copy")).unwrap();
+    // Only what the footers tell is in the copy.
+    for store in [Store::open(dir.path().join("copy")).unwrap(), store] {
+        assert!(store.verify().unwrap().is_empty());
+        assert_eq!(store.agents("crowd/").count(), AGENTS);
+        for agent in (0..AGENTS).step_by(501) {
+            let view = store.agent(&name(agent)).unwrap().view().unwrap();
+            assert_eq!((view.next_seq(), view.iter().count()), (2, 1));
+        }
+        store.close().unwrap();
+    }
+}

@@ -26,6 +26,8 @@ use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
 
 const SHARDS: usize = 64;
+/// Agents looked at for eviction when a new one comes.
+const STEPS: usize = 4;
 
 /// The agents in use and the set of sealed segments.
 pub(crate) struct Catalog {
@@ -166,13 +168,15 @@ impl Catalog {
 
     /// The agent of this name, made resident if it was not.
     pub(crate) fn resident(&self, name: &Arc<str>, hash: u64, progress: Progress) -> Arc<Resident> {
+        // Let go of behind the lock: giving memory back may take the allocator long.
+        let _evicted;
         let mut shard = self.shard(hash).lock();
         if let Some(resident) = shard.find(name, hash) {
             resident.touch();
             return Arc::clone(resident);
         }
         let resident = Arc::new(Resident::new(Arc::clone(name), hash));
-        self.make_room(&mut shard, progress);
+        _evicted = self.make_room(&mut shard, progress);
         shard.agents.insert(Known { hash, resident: Arc::clone(&resident) });
         shard.clock.push_back(Arc::clone(&resident));
         resident
@@ -227,18 +231,21 @@ impl Catalog {
     }
 
     /// Lets go of agents at rest that were not used lately, if the shard is over its budget.
-    /// A few steps at each new agent keep up with any rate of arrival.
-    fn make_room(&self, shard: &mut Shard, progress: Progress) {
-        const STEPS: usize = 4;
+    /// A few steps at each new agent keep up with any rate of arrival. Gives those that went.
+    fn make_room(&self, shard: &mut Shard, progress: Progress) -> [Option<Arc<Resident>>; STEPS] {
+        let mut evicted = [const { None }; STEPS];
         if self.resident_bytes() / SHARDS <= self.budget {
-            return;
+            return evicted;
         }
-        for _ in 0..STEPS {
-            let Some(candidate) = shard.clock.pop_front() else { return };
-            if !self.evict(shard, &candidate, progress) {
+        for place in &mut evicted {
+            let Some(candidate) = shard.clock.pop_front() else { break };
+            if self.evict(shard, &candidate, progress) {
+                *place = Some(candidate);
+            } else {
                 shard.clock.push_back(candidate);
             }
         }
+        evicted
     }
 
     fn evict(&self, shard: &mut Shard, candidate: &Arc<Resident>, progress: Progress) -> bool {

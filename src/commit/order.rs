@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
@@ -27,6 +29,41 @@ const TABLE_LIMIT: usize = 32 << 20;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 
+/// Agents in a list that is made and given back piece by piece.
+///
+/// A large block that goes back to an allocator may have it tidy up whatever was freed before, and
+/// return it to the system, while whoever needs memory waits: 15 ms behind the agents of one
+/// segment. With a block every few thousand agents that comes in small doses.
+#[derive(Default)]
+pub(crate) struct Roll {
+    pieces: Vec<Vec<Arc<Resident>>>,
+}
+
+impl Roll {
+    /// Agents in a piece: 64 KiB of them.
+    const PIECE: usize = 8192;
+
+    pub(crate) fn push(&mut self, agent: Arc<Resident>) {
+        match self.pieces.last_mut() {
+            Some(piece) if piece.len() < Self::PIECE => piece.push(agent),
+            _ => self.pieces.push(vec![agent]),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Resident>> {
+        self.pieces.iter().flatten()
+    }
+
+    /// The pieces, to be given back one by one.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Vec<Arc<Resident>>> {
+        self.pieces.into_iter()
+    }
+}
+
 /// What the order lock guards.
 pub(crate) struct Order {
     pub(crate) active: LogFile,
@@ -37,7 +74,7 @@ pub(crate) struct Order {
     /// Memory that the active segment's table of agents takes, roughly.
     pub(crate) table_bytes: usize,
     /// The agents with changes in the active segment.
-    pub(crate) touched: Vec<Arc<Resident>>,
+    pub(crate) touched: Roll,
     /// The prefixes forgotten in the active segment.
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
     /// Bytes of the bodies of the frames in the active segment.
@@ -66,7 +103,8 @@ pub(crate) struct Sealing {
     pub(crate) hidden: u64,
     /// The lsn behind the first frame of the next segment, which says where this one ends.
     pub(crate) linked: u64,
-    pub(crate) touched: Vec<Arc<Resident>>,
+    /// Nobody but whoever seals takes it. `None`: the segment is sealed.
+    pub(crate) touched: Mutex<Option<Roll>>,
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
 }
 
@@ -105,7 +143,7 @@ impl Order {
             tail,
             bound: Bound::new(),
             table_bytes: 0,
-            touched: Vec::new(),
+            touched: Roll::default(),
             prefixes: Vec::new(),
             record_bytes: 0,
             hidden: 0,
@@ -164,7 +202,7 @@ impl Order {
             record_bytes,
             hidden,
             linked: self.end(),
-            touched: std::mem::take(&mut self.touched),
+            touched: Mutex::new(Some(std::mem::take(&mut self.touched))),
             prefixes: std::mem::take(&mut self.prefixes),
         }));
         true

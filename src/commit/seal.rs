@@ -6,9 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::catalog::part::{Part, StateSlot};
-use crate::catalog::resident::Resident;
 use crate::commit::Engine;
-use crate::commit::order::Sealing;
+use crate::commit::order::{Roll, Sealing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::codec::u32_at;
@@ -47,11 +46,13 @@ impl Engine {
             data_end: job.data_end,
             record_bytes: job.record_bytes,
             hidden: job.hidden,
-            agents: self.agents_at_end(job)?,
             prefixes: &job.prefixes,
             run: None,
         };
-        let footer = build_footer(self.store, segment, segment.capacity, contents)?;
+        let mut touched = job.touched.lock();
+        let agents = touched.as_ref().ok_or_else(|| self.sealed_twice(segment))?;
+        let agents = self.agents_at_end(segment, agents);
+        let footer = build_footer(self.store, segment, segment.capacity, contents, agents)?;
         job.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         job.file.sync().inspect_err(|cause| self.log.poison(cause))?;
         let check = footer_check(&footer);
@@ -72,12 +73,15 @@ impl Engine {
             segment.set_sealed_at(generation);
             sealed.push(Arc::clone(segment));
         });
-        for resident in &job.touched {
-            let mut slot = resident.lock();
-            slot.settle(self.progress());
-            slot.sealed(segment, generation, &resident.name);
-            self.catalog.charge(resident, &mut slot);
+        for piece in touched.take().into_iter().flat_map(Roll::into_pieces) {
+            for resident in &piece {
+                let mut slot = resident.lock();
+                slot.settle(self.progress());
+                slot.sealed(segment, generation, &resident.name);
+                self.catalog.charge(resident, &mut slot);
+            }
         }
+        drop(touched);
         job.file.punch(job.data_end, footer.trailer.footer_at);
         self.order.lock().sealing.pop_front();
         self.tidings.tell();
@@ -96,23 +100,32 @@ impl Engine {
         }
     }
 
-    /// The agents touched in a segment, as they were at its end.
+    /// The agents touched in a segment, as they were at its end, in the order of their names.
     ///
-    /// One of which nobody knows that any more was sealed before: a footer without it would hide
-    /// what is there.
-    fn agents_at_end(&self, job: &Sealing) -> Result<Vec<AgentAtEnd>> {
-        let segment = &job.file.segment;
-        let at_end = |resident: &Arc<Resident>| {
-            let (head, part) = resident.lock().at_end_of(segment.id)?;
-            Some(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
-        };
-        let agents: Option<Vec<_>> = job.touched.iter().map(at_end).collect();
-        agents.ok_or_else(|| {
-            let path = segment.path().display();
-            let cause = Error::new(ErrorKind::Io, format!("{path} was to be sealed twice"));
-            self.log.poison(&cause);
-            self.log.poisoned().unwrap_or(cause)
+    /// One by one: of a hundred thousand the table would be tens of megabytes, which an allocator
+    /// gives back to the system in one go, while appenders wait for it.
+    fn agents_at_end(
+        &self,
+        segment: &Segment,
+        touched: &Roll,
+    ) -> impl Iterator<Item = Result<AgentAtEnd>> {
+        let mut touched: Vec<_> = touched.iter().map(|agent| (&*agent.name, agent)).collect();
+        touched.sort_unstable_by_key(|(name, _)| *name);
+        touched.dedup_by_key(|(name, _)| *name);
+        touched.into_iter().map(|(_, resident)| {
+            let at_end = resident.lock().at_end_of(segment.id);
+            let (head, part) = at_end.ok_or_else(|| self.sealed_twice(segment))?;
+            Ok(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
         })
+    }
+
+    /// Nobody knows any more how an agent was at the end of the segment, or which were touched in it:
+    /// it was sealed before, and a footer without them would hide what is there.
+    fn sealed_twice(&self, segment: &Segment) -> Error {
+        let path = segment.path().display();
+        let cause = Error::new(ErrorKind::Io, format!("{path} was to be sealed twice"));
+        self.log.poison(&cause);
+        self.log.poisoned().unwrap_or(cause)
     }
 
     /// Turns the failure of a manifest's replacement into an error; one of unknown outcome poisons.
@@ -161,7 +174,7 @@ pub(crate) struct AgentAtEnd {
     pub(crate) part: Option<Part>,
 }
 
-/// What the footer of a segment is made from.
+/// What the footer of a segment is made from, its agents aside.
 pub(crate) struct Contents<'a> {
     /// Offset at which its frames end.
     pub(crate) data_end: u64,
@@ -169,7 +182,6 @@ pub(crate) struct Contents<'a> {
     pub(crate) record_bytes: u64,
     /// Bytes of content that died in the segment and that no block tells of.
     pub(crate) hidden: u64,
-    pub(crate) agents: Vec<AgentAtEnd>,
     pub(crate) prefixes: &'a [(u64, Box<str>)],
     /// What a run covers; `None`: it is a log segment.
     pub(crate) run: Option<Run>,
@@ -184,16 +196,16 @@ pub(crate) struct Run {
     pub(crate) names: Option<Names>,
 }
 
-/// Makes the footer of a segment whose file ends at `file_len`.
+/// Makes the footer of a segment whose file ends at `file_len`; its agents come in the order of
+/// their names.
 pub(crate) fn build_footer(
     store: u128,
     segment: &Segment,
     file_len: u64,
     contents: Contents<'_>,
+    agents: impl Iterator<Item = Result<AgentAtEnd>>,
 ) -> Result<Footer> {
-    let Contents { data_end, record_bytes, hidden, mut agents, prefixes, run } = contents;
-    agents.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    agents.dedup_by(|a, b| a.name == b.name);
+    let Contents { data_end, record_bytes, hidden, prefixes, run } = contents;
     let first_lsn = segment.base.saturating_add(crate::segment::writer::FIRST_FRAME);
     let log = first_lsn..segment.base.saturating_add(data_end);
     let lsns = run.as_ref().map_or(log, |run| run.lsns.clone());
@@ -211,17 +223,17 @@ pub(crate) fn build_footer(
         cleaned: run.as_ref().map_or(0, |run| run.cleaned),
         hidden,
     });
-    let mut fill = || {
-        if let Some((from, to)) = run.as_ref().and_then(|run| run.names.as_ref()) {
-            builder.set_bounds(from, to.as_deref())?;
-        }
-        agents.iter().try_for_each(|agent| add(&mut builder, agent))?;
-        prefixes.iter().try_for_each(|(lsn, prefix)| builder.add_prefix(*lsn, prefix))
-    };
-    let filled = fill();
-    filled
-        .and_then(|()| builder.finish(file_len))
-        .map_err(|fault| segment.damage(data_end, fault.0))
+    let damage = |fault: Fault| segment.damage(data_end, fault.0);
+    if let Some((from, to)) = run.as_ref().and_then(|run| run.names.as_ref()) {
+        builder.set_bounds(from, to.as_deref()).map_err(damage)?;
+    }
+    for agent in agents {
+        add(&mut builder, &agent?).map_err(damage)?;
+    }
+    for (lsn, prefix) in prefixes {
+        builder.add_prefix(*lsn, prefix).map_err(damage)?;
+    }
+    builder.finish(file_len).map_err(damage)
 }
 
 /// Adds one agent to a footer.

@@ -83,13 +83,13 @@ impl Replay {
         self.agents.is_empty() && self.prefixes.is_empty()
     }
 
-    /// What the footer is to say.
+    /// What the footer is to say, the agents aside.
     pub(crate) fn contents(&self, data_end: u64) -> Contents<'_> {
-        let (agents, record_bytes, hidden) = (self.at_end(), self.record_bytes, self.hidden);
-        Contents { data_end, record_bytes, hidden, agents, prefixes: &self.prefixes, run: None }
+        let Replay { record_bytes, hidden, ref prefixes, .. } = *self;
+        Contents { data_end, record_bytes, hidden, prefixes, run: None }
     }
 
-    /// What the footer is to say of each agent.
+    /// What the footer is to say of each agent, in the order of their names.
     pub(crate) fn at_end(&self) -> Vec<AgentAtEnd> {
         let id = self.segment.id;
         let at_end = self.agents.iter().map(|(name, version)| AgentAtEnd {

@@ -163,7 +163,9 @@ impl Rewrite<'_> {
             at += frame.header.len();
         }
         let len = segment.capacity;
-        let footer = build_footer(self.store, segment, len, replay.contents(end as u64))?;
+        let (contents, agents) = (replay.contents(end as u64), replay.at_end());
+        let agents = agents.into_iter().map(Ok);
+        let footer = build_footer(self.store, segment, len, contents, agents)?;
         file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         file.sync()?;
         let check = footer_check(&footer);

@@ -494,9 +494,10 @@ impl Salvage<'_> {
         run: Option<Run>,
     ) -> Result<Arc<Segment>> {
         let contents = Contents { run, ..replay.contents(end as u64) };
+        let agents = replay.at_end();
         let mut bound = Bound::new();
         bound.add_bounds(MAX_NAME, MAX_NAME);
-        for agent in &contents.agents {
+        for agent in &agents {
             bound.add_agent(agent.name.len());
             if let Some(part) = &agent.part {
                 (0..part.count).for_each(|_| bound.add_entry());
@@ -508,7 +509,8 @@ impl Salvage<'_> {
         contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
         // As if the file went on far enough for the footer.
         let len = (end as u64).saturating_add(bound.bytes()).next_multiple_of(4096);
-        let footer = build_footer(self.store, segment, len, contents)?;
+        let agents = agents.into_iter().map(Ok);
+        let footer = build_footer(self.store, segment, len, contents, agents)?;
         for (lsn, prefix) in replay.prefixes {
             self.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
         }
