@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use memlog::sim::SimDisk;
 use memlog::{Damage, ErrorKind, Options, Store};
 
-use crate::campaign::{case, finished_history};
+use crate::campaign::{Sort, finished_history};
 use crate::flavor::Flavor;
 use crate::ledger::{Ledger, item};
 use crate::model::{self, Item, Seen, hash};
+use crate::once::case;
 use crate::rng::Rng;
 use crate::world::DIR;
 
@@ -19,7 +20,7 @@ const MENDED: &str = "/data/mended";
 
 /// One history, closed, and damaged in so many ways, one at a time.
 pub fn seed(test: &str, seed: u64, ways: u64, only: Option<u64>) {
-    let (disk, ledger, flavor) = case(test, seed, None, || finished_history(seed));
+    let (disk, ledger, flavor) = case(test, seed, None, || finished_history(Sort::Plain, seed));
     for way in 0..ways {
         if only.is_none_or(|only| only == way) {
             case(test, seed, Some(way), || {

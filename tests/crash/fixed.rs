@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use memlog::sim::SimDisk;
 use memlog::{Durability, Error, Kind, Maintenance, NewEntry, Options, Result, Retention, Store};
 
-use crate::campaign::{NESTED, STATES, case, count};
+use crate::campaign::count_state;
 use crate::ledger::look_at_all;
 use crate::model::Seen;
+use crate::once::case;
 use crate::rng::bytes;
 use crate::world::DIR;
 
@@ -119,7 +120,7 @@ fn same(a: &All, b: &All) -> bool {
 }
 
 fn one(crashed: &SimDisk, seed: u64, stride: u64, right: &dyn Fn(&All) -> bool) {
-    count(&STATES);
+    count_state(0);
     let disk = crashed.fork_without_power(seed);
     let mut inner = disk.calls() + seed % stride;
     loop {
@@ -131,8 +132,7 @@ fn one(crashed: &SimDisk, seed: u64, stride: u64, right: &dyn Fn(&All) -> bool) 
         if !cut_short {
             break;
         }
-        count(&STATES);
-        count(&NESTED);
+        count_state(1);
         check(&again.fork_without_power(seed ^ inner), right, "after a recovery cut short");
         inner += stride;
     }
