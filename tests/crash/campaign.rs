@@ -342,9 +342,31 @@ fn another_life(mut world: World, mut rng: Rng, life: u64) {
 
 /// A history run to its end without trouble and closed, with what it came to.
 pub fn finished_history(sort: Sort, seed: u64) -> (SimDisk, Ledger, Flavor) {
+    whole_history(sort, seed, |_| {})
+}
+
+/// The same on a disk that does something else with a write than it says. The history has no other
+/// end of a process than a close: it goes on in memory as if nothing were wrong.
+pub fn misled_history(
+    sort: Sort,
+    seed: u64,
+    (call, fault): (u64, SimFault),
+) -> (SimDisk, Ledger, Flavor) {
+    whole_history(sort, seed, |world| {
+        world.stays = true;
+        world.disk.fail_at(call, fault, false);
+    })
+}
+
+fn whole_history(
+    sort: Sort,
+    seed: u64,
+    prepare: impl FnOnce(&mut World),
+) -> (SimDisk, Ledger, Flavor) {
     let case = Case::new("-", sort, seed);
     let mut world = world(&case, Trap::None);
     world.ledger.ever = Some(std::collections::BTreeMap::new());
+    prepare(&mut world);
     run(&mut world, &case, &mut Starts::new()).unwrap();
     world.finish();
     (world.disk.clone(), world.ledger.clone(), world.flavor.clone())

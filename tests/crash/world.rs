@@ -50,6 +50,8 @@ pub struct World {
     pub is_full: bool,
     /// How often the sizes of all that is put in are halved.
     pub halved: u32,
+    /// The power does not fail while the history goes on.
+    pub stays: bool,
     /// How the store is opened from the next time on.
     pub next_flavor: Option<Flavor>,
     pub trail: Vec<String>,
@@ -71,6 +73,7 @@ impl World {
             poisoned: false,
             is_full: false,
             halved: 0,
+            stays: false,
             next_flavor: None,
             trail: Vec::new(),
             verbose: std::env::var_os("MEMLOG_TRAIL").is_some(),
@@ -162,6 +165,7 @@ impl World {
             93..95 => self.check_agents(),
             95..97 => self.check_errors(),
             97 => self.close_and_reopen(),
+            98.. if dice < 100 && self.stays => self.kill(End::Killed),
             98 => self.kill(End::Killed),
             100.. => self.tend(dice - 100),
             _ => self.kill(End::PowerLost),

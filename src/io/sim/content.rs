@@ -196,6 +196,11 @@ impl Content {
         Content::from_medium(durable, len)
     }
 
+    /// What is left of the file at the least when the power fails.
+    pub(super) fn synced(&self) -> Content {
+        Content::from_medium(self.durable.clone(), self.durable_len)
+    }
+
     /// The same bytes, cached and durable, in memory of its own.
     pub(super) fn fork(&self) -> Content {
         Content {

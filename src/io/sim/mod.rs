@@ -110,6 +110,13 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(self.state.lock().after_power_loss(seed))) }
     }
 
+    /// Another disk, with what is left of this one at the least if its power fails now: what was
+    /// synced, and nothing else.
+    #[must_use]
+    pub fn fork_synced(&self) -> SimDisk {
+        SimDisk { state: Arc::new(Mutex::new(self.state.lock().synced())) }
+    }
+
     /// The power fails and comes back. What was not synced survives or not, as the seed has it.
     /// Locks are released, handles dead, faults to come forgotten; maps keep what they show.
     pub fn power_cycle(&self, seed: u64) {

@@ -91,17 +91,34 @@ impl State {
 
     pub(super) fn after_power_loss(&self, seed: u64) -> State {
         let mut chance = Chance::new(seed);
-        let tree = self.tree.after_power_loss(&mut chance);
+        let tree = self.tree.after_power_loss(Some(&mut chance));
+        let files = self.left_files(&tree, |content| content.after_power_loss(&mut chance));
+        State { files, ..self.next_run(tree, chance) }
+    }
+
+    /// The least that a loss of power may leave.
+    pub(super) fn synced(&self) -> State {
+        let tree = self.tree.after_power_loss(None);
+        let files = self.left_files(&tree, Content::synced);
+        State { files, ..self.next_run(tree, self.chance.clone()) }
+    }
+
+    /// The files that a tree names, with what is left of each.
+    fn left_files(
+        &self,
+        tree: &Tree,
+        mut left: impl FnMut(&Content) -> Content,
+    ) -> BTreeMap<u64, Node> {
         let mut files = BTreeMap::new();
         for (name, id) in tree.files() {
             let Some(node) = self.files.get(&id) else { continue };
-            let left = files.entry(id).or_insert_with(|| {
-                let content = node.content.after_power_loss(&mut chance);
+            let file = files.entry(id).or_insert_with(|| {
+                let content = left(&node.content);
                 Node { name, links: 0, ..node.alone(content) }
             });
-            left.links += 1;
+            file.links += 1;
         }
-        State { files, ..self.next_run(tree, chance) }
+        files
     }
 
     pub(super) fn restart(&mut self) {

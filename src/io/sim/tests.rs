@@ -71,6 +71,22 @@ fn a_synced_write_survives_and_so_does_its_sector() {
 }
 
 #[test]
+fn the_least_that_is_left_is_what_was_synced() {
+    let disk = SimDisk::new(1);
+    let fs = disk.io().fs;
+    let file = durable_file(&*fs, "/f");
+    write(&*file, b"kept", 0);
+    file.sync().unwrap();
+    write(&*file, b"lost", 4);
+    fs.rename(p("/f"), p("/g")).unwrap();
+    fs.create(p("/h"), LEN).unwrap();
+    let left = disk.fork_synced();
+    assert_eq!(left.files(), [p("/f")]);
+    assert_eq!(left.read_file("/f").unwrap()[..8], *b"kept\0\0\0\0");
+    assert_eq!(disk.files(), [p("/g"), p("/h")]);
+}
+
+#[test]
 fn a_length_needs_a_sync() {
     let disk = SimDisk::new(1);
     let fs = disk.io().fs;

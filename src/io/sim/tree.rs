@@ -161,11 +161,16 @@ impl Tree {
         Ok(dir)
     }
 
-    /// The names after a loss of power: of each directory's pending changes some arrived.
-    pub(super) fn after_power_loss(&self, chance: &mut Chance) -> Tree {
+    /// The names after a loss of power: of each directory's pending changes some arrived, or none
+    /// if nothing is left to chance.
+    pub(super) fn after_power_loss(&self, mut chance: Option<&mut Chance>) -> Tree {
         let mut tree = self.clone();
         for dir in tree.dirs.values_mut() {
-            dir.lose_power(chance);
+            if let Some(chance) = &mut chance {
+                dir.lose_power(chance);
+            }
+            dir.pending.clear();
+            dir.cached.clone_from(&dir.durable);
         }
         let mut reached = BTreeSet::from([ROOT]);
         let mut todo = vec![ROOT];
@@ -268,7 +273,6 @@ impl Dir {
                 }
             }
         }
-        self.cached.clone_from(&self.durable);
     }
 }
 
