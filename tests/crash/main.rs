@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use campaign::{DEEP, NESTED, STATES, Sort};
 use plan::Case;
 
-/// Seeds and points that once found something: agents() without what was buffered, a torn header of
+/// Seeds and points that once found something, in histories as they were thrown then: agents() without what was buffered, a torn header of
 /// a segment that nobody lists taken for data, files of dropped segments left behind.
 const REGRESSIONS: &[(u64, u64)] =
     &[(1, 84), (9, 20), (10, 52), (12, 3), (121, 4_294_967_333), (184, 4_294_967_439)];

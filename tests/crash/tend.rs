@@ -168,7 +168,7 @@ impl World {
     /// The last backup opens by itself, and has what it should; after a power failure too.
     pub fn check_backup(&self, seed: u64) {
         let Some((path, model)) = self.ledger.backed_up() else { return };
-        let disk = if seed.is_multiple_of(3) {
+        let disk = if self.stays || seed.is_multiple_of(3) {
             self.disk.fork()
         } else {
             self.disk.fork_without_power(seed)
