@@ -172,7 +172,7 @@ fn nested(disk: &SimDisk, seed: u64, depth: u64, strides: &[u64], right: &dyn Fn
             if !cut_short {
                 break;
             }
-            let left = if inner % 2 == 0 {
+            let left = if inner.is_multiple_of(2) {
                 again.fork_synced()
             } else {
                 again.fork_without_power(seed ^ inner)

@@ -152,7 +152,7 @@ fn every_call_of_a_small_history() {
 fn every_call_of_all_short_histories() {
     const TEST: &str = "every_call_of_all_short_histories";
     let length = number("MEMLOG_SMALL").unwrap_or(1) as u32;
-    let usual = if cfg!(debug_assertions) { [31, 31, 31] } else { [3, 7, 11] };
+    let usual = if cfg!(debug_assertions) { [31, 31, 31] } else { [7, 11, 13] };
     let strides = number("MEMLOG_CRASH_STRIDE").map_or(usual, |stride| [stride; 3]);
     fixed::all_short(TEST, length, &strides, number("MEMLOG_SEED"));
 }

@@ -112,10 +112,7 @@ impl Case {
     }
 
     fn fails(&self) -> bool {
-        QUIET.set(true);
-        let outcome = catch_unwind(AssertUnwindSafe(|| campaign::run_case(self)));
-        QUIET.set(false);
-        outcome.is_err()
+        quietly(|| campaign::run_case(self)).is_none()
     }
 
     /// The least that was found to fail too: with fewer steps, with smaller ones.
@@ -171,11 +168,17 @@ impl Case {
     }
 
     fn starts(&self) -> Option<Starts> {
-        QUIET.set(true);
-        let starts = catch_unwind(AssertUnwindSafe(|| campaign::starts(self)));
-        QUIET.set(false);
-        starts.ok()
+        quietly(|| campaign::starts(self))
     }
+}
+
+/// What comes of it, or `None` if it panics, of which nothing is said.
+pub fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
+    silence();
+    QUIET.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(false);
+    outcome.ok()
 }
 
 /// Has the panics of searches say nothing.
