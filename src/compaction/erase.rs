@@ -125,12 +125,12 @@ impl Compactor {
         Ok(groups.iter().map(|group| group.iter().map(|member| member.id).collect()).collect())
     }
 
-    /// Those of the segments whose files have names elsewhere.
+    /// Those of the segments whose files have names elsewhere, or may have.
     fn linked_elsewhere(&self, ids: &[u64]) -> Vec<PathBuf> {
         let set = self.engine.catalog.segments();
         let inputs = set.sealed.iter().filter(|segment| ids.contains(&segment.id));
         let linked =
-            |path: &&std::path::Path| self.engine.io.fs.links(path).is_ok_and(|links| links > 1);
+            |path: &&std::path::Path| self.engine.io.fs.links(path).map_or(true, |links| links > 1);
         inputs.map(|segment| segment.path()).filter(linked).map(|path| path.to_owned()).collect()
     }
 

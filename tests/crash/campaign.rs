@@ -1,7 +1,6 @@
 //! Histories from seeds, crashed at many calls, with crashes inside the recoveries.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::thread::LocalKey;
 
@@ -10,34 +9,46 @@ use memlog::{Error, ErrorKind};
 
 use crate::flavor::{Flavor, Trap};
 use crate::ledger::{End, Ledger, look_at_all};
+use crate::plan::{Case, FAULTS, LOOKS, Starts};
 use crate::rng::Rng;
 use crate::world::{DIR, World};
 
 thread_local! {
-    /// Crash states looked at, by this thread.
+    /// Crash states that a store was opened from, by this thread.
     pub static STATES: Cell<u64> = const { Cell::new(0) };
-    /// Of these, crashes inside of a recovery.
+    /// Of these, crashes inside of a recovery, and inside of the recovery from such a crash.
     pub static NESTED: Cell<u64> = const { Cell::new(0) };
+    pub static DEEP: Cell<u64> = const { Cell::new(0) };
+    /// For the test of shrinking: a step that puts in so many bytes fails.
+    static FAIL_WHEN: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 pub fn count(counter: &'static LocalKey<Cell<u64>>) {
     counter.set(counter.get() + 1);
 }
 
-/// Runs one case; if it fails, says how to run it again.
-pub fn case<T>(test: &str, seed: u64, point: Option<u64>, run: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|cause| {
-        let point = point.map(|point| format!("MEMLOG_POINT={point} ")).unwrap_or_default();
-        eprintln!(
-            "\nreproduce: MEMLOG_SEED={seed} {point}MEMLOG_TRAIL=1 cargo test --release \
-             --features sim --test crash -- {test} --exact --nocapture\n"
-        );
-        resume_unwind(cause)
-    })
+/// Counts a state, by how many recoveries were cut short before it.
+pub fn count_state(depth: u64) {
+    count(&STATES);
+    if depth > 0 {
+        count(&NESTED);
+    }
+    if depth > 1 {
+        count(&DEEP);
+    }
+}
+
+pub fn fail_when(bytes: Option<u64>) {
+    FAIL_WHEN.set(bytes);
+}
+
+/// Whether a step that puts in so many bytes is to fail.
+pub fn is_to_fail(bytes: usize) -> bool {
+    FAIL_WHEN.get().is_some_and(|least| bytes as u64 >= least)
 }
 
 /// What histories of a test have in them.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     /// Batches alone.
     Plain,
@@ -45,27 +56,33 @@ pub enum Sort {
     Compacting,
 }
 
-/// A fresh world for a seed.
-fn world(sort: Sort, seed: u64, trap: Trap) -> World {
-    let mut rng = Rng::of(&[seed, 1]);
-    let flavor = match sort {
+/// A fresh world for a case.
+fn world(case: &Case, trap: Trap) -> World {
+    let mut rng = Rng::of(&[case.seed, 1]);
+    let flavor = match case.sort {
         Sort::Plain => Flavor::of(&mut rng),
         Sort::Compacting => Flavor::compacting(&mut rng),
     };
-    let disk = SimDisk::new(seed);
+    let disk = SimDisk::new(case.seed);
+    disk.set_hard_links(flavor.links);
     let mut world = World::new(disk, Ledger::new(), flavor, rng);
+    world.halved = case.halved;
     world.trap = trap;
     world.trouble = !matches!(trap, Trap::None);
     world.arm();
     world
 }
 
-/// Runs a history to its end, or to where its trap lets it get.
-fn run(world: &mut World, steps: u64, end: End) -> Result<(), Error> {
-    world.open(end)?;
+/// Runs a history to its end, or to where its trap lets it get. Each step has dice of its own, so
+/// that it stays what it is when others are left out.
+fn run(world: &mut World, case: &Case, starts: &mut Starts) -> Result<(), Error> {
+    starts.push((world.disk.calls(), world.disk.reads()));
+    world.open(End::PowerLost)?;
     world.clear_doubts()?;
     let mut patience = 6;
-    for _ in 0..steps {
+    for step in &case.steps {
+        starts.push((world.disk.calls(), world.disk.reads()));
+        world.rng = Rng::of(&[case.seed, *step, 7]);
         let outcome = world.step();
         if outcome.is_err() && matches!(world.trap, Trap::Crash { .. }) && world.trapped() {
             return outcome;
@@ -80,51 +97,69 @@ fn run(world: &mut World, steps: u64, end: End) -> Result<(), Error> {
             }
         }
     }
+    starts.push((world.disk.calls(), world.disk.reads()));
     Ok(())
 }
 
-/// How many steps the history of a seed has.
-fn steps(sort: Sort, seed: u64) -> u64 {
-    let more = if sort == Sort::Compacting { 40 } else { 0 };
-    8 + Rng::of(&[seed, 2]).below(40 + more)
+/// Where the steps of a case begin if nothing goes wrong.
+pub fn starts(case: &Case) -> Starts {
+    let mut world = world(case, Trap::None);
+    let mut starts = Starts::new();
+    run(&mut world, case, &mut starts).unwrap();
+    starts
+}
+
+/// Runs a case; gives the calls that its history has, and those that only look.
+pub fn run_case(case: &Case) -> (u64, u64) {
+    match case.point {
+        None => {
+            let mut world = world(case, Trap::None);
+            run(&mut world, case, &mut Starts::new()).unwrap();
+            world.check_held();
+            return (world.disk.calls(), world.disk.reads());
+        }
+        Some(point) if point < FAULTS => crash(case, point),
+        Some(point) => fault(case, point),
+    }
+    (0, 0)
+}
+
+/// Runs a case as far as its trouble, telling each step.
+pub fn tell_case(case: &Case) {
+    eprintln!("its history:");
+    let trap = match case.point {
+        None => Trap::None,
+        Some(point) if point < FAULTS => Trap::Crash { call: point },
+        Some(point) => fault_trap(case, point).0,
+    };
+    let mut world = world(case, trap);
+    world.verbose = true;
+    let _ = run(&mut world, case, &mut Starts::new());
 }
 
 /// One seed: its history without trouble, then crashed, then with faults.
-pub fn seed(test: &str, sort: Sort, seed: u64, points: u64, only: Option<u64>) {
-    let calls = case(test, seed, None, || {
-        let mut world = world(sort, seed, Trap::None);
-        run(&mut world, steps(sort, seed), End::PowerLost).unwrap();
-        world.check_held();
-        world.disk.calls()
-    });
+pub fn seed(test: &'static str, sort: Sort, seed: u64, points: u64) {
+    let case = Case::new(test, sort, seed);
+    let (calls, reads) = case.run();
     let mut rng = Rng::of(&[seed, 3]);
     let mut chosen: Vec<u64> = if calls <= points {
         (0..calls).collect()
     } else {
         (0..points).map(|i| calls * i / points + rng.below(calls / points)).collect()
     };
-    // Beyond the calls there are the faults.
-    let faults: Vec<u64> = (0..points / 3).map(|_| (1 << 32) + rng.below(calls)).collect();
-    chosen.extend(faults);
+    chosen.extend((0..points / 3).map(|_| FAULTS + rng.below(calls)));
+    chosen.extend((0..points / 8).map(|_| LOOKS + rng.below(reads)));
     for point in chosen {
-        if only.is_none_or(|only| only == point) {
-            case(test, seed, Some(point), || {
-                if point < 1 << 32 {
-                    crash(sort, seed, point);
-                } else {
-                    fault(sort, seed, point - (1 << 32));
-                }
-            });
-        }
+        case.at(point).run();
     }
 }
 
 /// The history crashes at a call: each of several outcomes is recovered from.
-fn crash(sort: Sort, seed: u64, call: u64) {
-    let mut world = world(sort, seed, Trap::Crash { call });
+fn crash(case: &Case, call: u64) {
+    let mut world = world(case, Trap::Crash { call });
     // A crash may also hit a call whose failure nobody need mention.
-    let _ = run(&mut world, steps(sort, seed), End::PowerLost);
-    let mut rng = Rng::of(&[seed, call, 4]);
+    let _ = run(&mut world, case, &mut Starts::new());
+    let mut rng = case.rng(4);
     for outcome in 0..4u64 {
         let killed = rng.one_in(4);
         let disk = if killed {
@@ -135,21 +170,39 @@ fn crash(sort: Sort, seed: u64, call: u64) {
             world.disk.fork_without_power(rng.next())
         };
         let end = if killed { End::Killed } else { End::PowerLost };
-        let rng = Rng::of(&[seed, call, outcome, 5]);
+        let rng = Rng::of(&[case.seed, case.dice, outcome, 5]);
         recover(disk, world.ledger.clone(), world.flavor.clone(), end, rng, 0);
     }
     world.abandon();
 }
 
+/// The trap of a case with a fault, and the dice left.
+fn fault_trap(case: &Case, point: u64) -> (Trap, Rng) {
+    let mut rng = case.rng(6);
+    let faults = [
+        SimFault::Eio,
+        SimFault::Eio,
+        SimFault::NoSpace,
+        SimFault::ShortWrite,
+        SimFault::Writeback,
+    ];
+    let fault = *rng.pick(&faults);
+    let sticky = rng.one_in(3);
+    let trap = if point >= LOOKS {
+        Trap::Look { read: point - LOOKS, sticky }
+    } else {
+        Trap::Fault { call: point - FAULTS, fault, sticky }
+    };
+    (trap, rng)
+}
+
 /// The history meets a fault at a call, and its process goes on or ends.
-fn fault(sort: Sort, seed: u64, call: u64) {
-    let mut rng = Rng::of(&[seed, call, 6]);
-    let fault = *rng.pick(&[SimFault::Eio, SimFault::Eio, SimFault::NoSpace, SimFault::ShortWrite]);
-    let trap = Trap::Fault { call, fault, sticky: rng.one_in(3) };
-    let mut world = world(sort, seed, trap);
-    let _ = run(&mut world, steps(sort, seed), End::PowerLost);
+fn fault(case: &Case, point: u64) {
+    let (trap, mut rng) = fault_trap(case, point);
+    let mut world = world(case, trap);
+    let _ = run(&mut world, case, &mut Starts::new());
     world.check_held();
-    count(&STATES);
+    count_state(0);
     let disk = world.disk.clone();
     let same_process = rng.one_in(3);
     if rng.one_in(2) {
@@ -178,20 +231,22 @@ fn fault(sort: Sort, seed: u64, call: u64) {
 /// Opens after a crash, crashing again inside the recovery, up to three times; then goes on with
 /// another life, which crashes too.
 fn recover(disk: SimDisk, ledger: Ledger, flavor: Flavor, mut end: End, mut rng: Rng, life: u64) {
-    count(&STATES);
+    count_state(0);
     let mut world = World::new(disk, ledger, flavor, rng.clone());
+    let mut depth = 0;
     for _ in 0..rng.below(4) {
         world.trouble = true;
         let call = world.disk.calls() + rng.below(26);
-        world.disk.crash_at(call);
+        if rng.one_in(8) {
+            world.disk.fail_read_at(world.disk.reads() + rng.below(26), rng.one_in(2));
+        } else {
+            world.disk.crash_at(call);
+        }
         let opened = world.flavor.options.open_on(&world.disk, DIR);
         check_refusal(opened.as_ref().err());
-        let there = world.disk.calls() > call;
+        depth += u64::from(world.disk.calls() > call);
         drop(opened);
-        if there || rng.one_in(2) {
-            count(&NESTED);
-            count(&STATES);
-        }
+        count_state(depth);
         if rng.one_in(4) {
             world.disk.restart();
         } else {
@@ -234,9 +289,12 @@ fn settled(world: &World, rng: &mut Rng) {
         };
         let again = world.flavor.options.open_on(&disk, DIR);
         let again = again.unwrap_or_else(|e| panic!("the second recovery is refused: {e:?}"));
+        count_state(1);
         let now = look_at_all(&again).unwrap();
         assert!(now == seen, "the second recovery differs:\n{seen:?}\n{now:?}");
-        world.ledger.bytes.check(&disk, DIR, "after the second recovery");
+        if rng.one_in(4) {
+            world.ledger.bytes.check(&disk, DIR, "after the second recovery");
+        }
         assert!(again.incarnation() > store.incarnation(), "the incarnation is an old one");
         if rng.one_in(2) {
             again.close().unwrap();
@@ -283,10 +341,33 @@ fn another_life(mut world: World, mut rng: Rng, life: u64) {
 }
 
 /// A history run to its end without trouble and closed, with what it came to.
-pub fn finished_history(seed: u64) -> (SimDisk, Ledger, Flavor) {
-    let mut world = world(Sort::Plain, seed, Trap::None);
+pub fn finished_history(sort: Sort, seed: u64) -> (SimDisk, Ledger, Flavor) {
+    whole_history(sort, seed, |_| {})
+}
+
+/// The same on a disk that does something else with a write than it says. The history has no other
+/// end of a process than a close: it goes on in memory as if nothing were wrong.
+pub fn misled_history(
+    sort: Sort,
+    seed: u64,
+    (call, fault): (u64, SimFault),
+) -> (SimDisk, Ledger, Flavor) {
+    whole_history(sort, seed, |world| {
+        world.stays = true;
+        world.disk.fail_at(call, fault, false);
+    })
+}
+
+fn whole_history(
+    sort: Sort,
+    seed: u64,
+    prepare: impl FnOnce(&mut World),
+) -> (SimDisk, Ledger, Flavor) {
+    let case = Case::new("-", sort, seed);
+    let mut world = world(&case, Trap::None);
     world.ledger.ever = Some(std::collections::BTreeMap::new());
-    run(&mut world, 10 + Rng::of(&[seed, 2]).below(60), End::PowerLost).unwrap();
+    prepare(&mut world);
+    run(&mut world, &case, &mut Starts::new()).unwrap();
     world.finish();
     (world.disk.clone(), world.ledger.clone(), world.flavor.clone())
 }

@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memlog::sim::SimDisk;
+use memlog::sim::{SimDisk, SimFault};
 use memlog::{Damage, ErrorKind, Options, Store};
 
-use crate::campaign::{case, finished_history};
+use crate::campaign::{Sort, finished_history, misled_history};
 use crate::flavor::Flavor;
 use crate::ledger::{Ledger, item};
 use crate::model::{self, Item, Seen, hash};
+use crate::once::case;
 use crate::rng::Rng;
 use crate::world::DIR;
 
 const MENDED: &str = "/data/mended";
 
 /// One history, closed, and damaged in so many ways, one at a time.
-pub fn seed(test: &str, seed: u64, ways: u64, only: Option<u64>) {
-    let (disk, ledger, flavor) = case(test, seed, None, || finished_history(seed));
+pub fn seed(test: &str, sort: Sort, seed: u64, ways: u64, only: Option<u64>) {
+    let (disk, ledger, flavor) = case(test, seed, None, || finished_history(sort, seed));
     for way in 0..ways {
         if only.is_none_or(|only| only == way) {
             case(test, seed, Some(way), || {
@@ -57,6 +58,57 @@ fn one(disk: &SimDisk, ledger: &Ledger, flavor: &Flavor, rng: &mut Rng) {
             assert!(damage.iter().all(|d| d.file == file), "damage in {file:?}: {damage:?}");
         }
     }
+}
+
+/// A history whose disk loses a write, or puts it elsewhere, and says nothing; then the power fails,
+/// or the memory is read anew. Nothing that is read is wrong, and what is missing is told.
+pub fn astray(test: &str, sort: Sort, seed: u64, ways: u64, only: Option<u64>) -> u64 {
+    let mut told = 0;
+    let calls = case(test, seed, None, || finished_history(sort, seed).0.calls());
+    for way in 0..ways {
+        if only.is_none_or(|only| only == way) {
+            told += u64::from(case(test, seed, Some(way), || {
+                let mut rng = Rng::of(&[seed, way, 9]);
+                let fault = *rng.pick(&[SimFault::LostWrite, SimFault::Misdirected]);
+                let trouble = (rng.below(calls), fault);
+                let (disk, ledger, flavor) = misled_history(sort, seed, trouble);
+                let disk = match rng.below(3) {
+                    0 => {
+                        disk.evict();
+                        disk.fork()
+                    }
+                    1 => disk.fork_synced(),
+                    _ => disk.fork_without_power(rng.next()),
+                };
+                is_told(&disk, &ledger, &flavor)
+            }));
+        }
+    }
+    told
+}
+
+/// Opens a store of which a write went astray; true if something is missing, and it says so.
+fn is_told(disk: &SimDisk, ledger: &Ledger, flavor: &Flavor) -> bool {
+    let store = match flavor.options.open_on(disk, DIR) {
+        Ok(store) => store,
+        Err(error) => {
+            let kinds = [
+                ErrorKind::Damaged,
+                ErrorKind::Version,
+                ErrorKind::StaleManifest,
+                ErrorKind::NotAStore,
+            ];
+            assert!(kinds.contains(&error.kind()), "{error:?}");
+            return true;
+        }
+    };
+    let differ = compare(&store, ledger);
+    assert!(differ.wrong.is_empty(), "wrong data: {:?}", differ.wrong);
+    let report = store.recovery_report().clone();
+    let told = report.possibly_acknowledged || !store.verify().unwrap().is_empty();
+    let lacks = !differ.other.is_empty() || !differ.damaged.is_empty();
+    assert!(told || !lacks, "it says nothing: {differ:?}, {report:?}");
+    told
 }
 
 /// Whether a range lies between the data and the footer of a sealed segment: nothing is there but
@@ -166,7 +218,9 @@ fn agent(store: &Store, ledger: &Ledger, name: &str, differ: &mut Differ) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Damaged, "get: {error:?}");
                 damaged = true;
-                found.items.extend(expected.items.get(&seq).map(|item| (seq, item.clone())));
+                let known = expected.items.get(&seq);
+                let told = known.map(|item| Item { expires: None, ..item.clone() });
+                found.items.extend(told.map(|item| (seq, item)));
             }
         }
     }
@@ -184,6 +238,9 @@ fn agent(store: &Store, ledger: &Ledger, name: &str, differ: &mut Differ) {
         }
     }
     if !expected.matches(&found) {
+        if std::env::var_os("MEMLOG_TRAIL").is_some() {
+            eprintln!("{name}: expected {expected:?}\n    found {found:?}");
+        }
         differ.other.push(name.into());
     }
     if damaged {

@@ -2,6 +2,7 @@
 
 use memlog::{Batch, Durability, Kind, NewEntry};
 
+use crate::campaign;
 use crate::model::{self, Item, Op, hash};
 use crate::rng::bytes;
 use crate::world::{EPOCH, KEYS, World, time};
@@ -17,6 +18,12 @@ pub struct Draft {
 impl World {
     /// How long something gets.
     fn size(&mut self) -> usize {
+        let size = self.full_size() >> self.halved;
+        assert!(!campaign::is_to_fail(size), "so large");
+        size
+    }
+
+    fn full_size(&mut self) -> usize {
         if self.flavor.compacts {
             let most = *self.rng.pick(&[100, 3000, 6000, 6000, 40_000]);
             let most = if self.flavor.wide { most * 9 } else { most };

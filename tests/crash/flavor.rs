@@ -23,6 +23,8 @@ pub struct Flavor {
     pub turns: bool,
     /// Segments and entries are large.
     pub wide: bool,
+    /// The disk has hard links.
+    pub links: bool,
 }
 
 impl Flavor {
@@ -45,6 +47,7 @@ impl Flavor {
             keep: None,
             turns: false,
             wide: false,
+            links: true,
         }
     }
 
@@ -56,6 +59,7 @@ impl Flavor {
         let options = flavor.options.segment_bytes(if wide { 4 << 20 } else { 256 << 10 });
         let mut flavor = Flavor { options, compacts: true, wide, ..flavor };
         flavor.turns = rng.one_in(2);
+        flavor.links = !rng.one_in(4);
         if rng.one_in(3) {
             flavor.turn(rng);
         }
@@ -77,6 +81,17 @@ impl Flavor {
 #[derive(Clone, Copy, Debug)]
 pub enum Trap {
     None,
-    Crash { call: u64 },
-    Fault { call: u64, fault: SimFault, sticky: bool },
+    Crash {
+        call: u64,
+    },
+    Fault {
+        call: u64,
+        fault: SimFault,
+        sticky: bool,
+    },
+    /// At a call that only looks.
+    Look {
+        read: u64,
+        sticky: bool,
+    },
 }

@@ -20,17 +20,20 @@ mod fixed;
 mod flavor;
 mod ledger;
 mod model;
+mod once;
+mod plan;
 mod reads;
 mod rng;
 mod tend;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use campaign::{NESTED, STATES, Sort};
+use campaign::{DEEP, NESTED, STATES, Sort};
+use plan::Case;
 
-/// Seeds and points that once found something: agents() without what was buffered, a torn header of
+/// Seeds and points that once found something, in histories as they were thrown then: agents() without what was buffered, a torn header of
 /// a segment that nobody lists taken for data, files of dropped segments left behind.
 const REGRESSIONS: &[(u64, u64)] =
     &[(1, 84), (9, 20), (10, 52), (12, 3), (121, 4_294_967_333), (184, 4_294_967_439)];
@@ -65,53 +68,74 @@ fn compacting_histories_survive_every_crash() {
     );
 }
 
-/// Goes through histories until so many states were looked at.
-fn campaign(test: &str, sort: Sort, usual: u64) {
+/// Goes through histories until so many states were looked at, or for so long.
+fn campaign(test: &'static str, sort: Sort, usual: u64) {
     let started = Instant::now();
-    if let Some(seed) = number("MEMLOG_SEED") {
-        campaign::seed(test, sort, seed, POINTS, number("MEMLOG_POINT"));
+    if let Some(case) = Case::named(test, sort) {
+        match case.point {
+            None => campaign::seed(test, sort, case.seed, POINTS),
+            Some(_) => drop(case.run()),
+        }
         return;
     }
+    let minutes = number("MEMLOG_CRASH_MINUTES").map(|minutes| Duration::from_secs(minutes * 60));
+    let usual = if minutes.is_some() { u64::MAX } else { usual };
     let wanted = number("MEMLOG_CRASH_STATES").unwrap_or(usual);
     let threads = number("MEMLOG_CRASH_THREADS").unwrap_or(2);
     let first = number("MEMLOG_CRASH_FROM").unwrap_or(0);
     let next = AtomicU64::new(first);
-    let (states, nested) = (AtomicU64::new(0), AtomicU64::new(0));
+    let [states, nested, deep] = [const { AtomicU64::new(0) }; 3];
+    let told = AtomicU64::new(1);
+    let tell = || {
+        let seen = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (all, time) = (seen(&states), started.elapsed());
+        println!(
+            "{test}: {all} crash states, {} of them inside of recoveries and {} at depth 2 or 3, of \
+             {} histories, in {time:.1?}: {:.0} a second",
+            seen(&nested),
+            seen(&deep),
+            seen(&next) - first,
+            all as f64 / time.as_secs_f64()
+        );
+    };
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while states.load(Ordering::Relaxed) < wanted {
+                let over = || minutes.is_some_and(|minutes| started.elapsed() >= minutes);
+                while states.load(Ordering::Relaxed) < wanted && !over() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    campaign::seed(test, sort, seed, POINTS, None);
+                    campaign::seed(test, sort, seed, POINTS);
                     states.fetch_add(STATES.take(), Ordering::Relaxed);
                     nested.fetch_add(NESTED.take(), Ordering::Relaxed);
+                    deep.fetch_add(DEEP.take(), Ordering::Relaxed);
+                    let minute = told.load(Ordering::Relaxed);
+                    let is_due = started.elapsed() >= Duration::from_secs(60 * minute);
+                    let mine = || {
+                        told.compare_exchange(
+                            minute,
+                            minute + 1,
+                            Ordering::Relaxed,
+                            Ordering::Relaxed,
+                        )
+                    };
+                    if is_due && mine().is_ok() {
+                        tell();
+                    }
                 }
             });
         }
     });
-    println!(
-        "{} crash states, {} of them inside of recoveries, of {} histories, in {:.1?}",
-        states.load(Ordering::Relaxed),
-        nested.load(Ordering::Relaxed),
-        next.load(Ordering::Relaxed) - first,
-        started.elapsed()
-    );
+    tell();
 }
 
 #[test]
 fn seeds_that_once_found_something() {
     for (seed, point) in REGRESSIONS {
-        campaign::seed(
-            "random_histories_survive_every_crash",
-            Sort::Plain,
-            *seed,
-            POINTS,
-            Some(*point),
-        );
+        Case::new("random_histories_survive_every_crash", Sort::Plain, *seed).at(*point).run();
     }
     for (seed, point) in COMPACTING {
         let test = "compacting_histories_survive_every_crash";
-        campaign::seed(test, Sort::Compacting, *seed, POINTS, Some(*point));
+        Case::new(test, Sort::Compacting, *seed).at(*point).run();
     }
 }
 
@@ -122,17 +146,50 @@ fn every_call_of_a_small_history() {
     fixed::everywhere(3, stride);
 }
 
+/// `MEMLOG_SMALL=3 MEMLOG_CRASH_STRIDE=1` takes hours: all histories of three steps, and each call
+/// of each recovery, three deep.
+#[test]
+fn every_call_of_all_short_histories() {
+    const TEST: &str = "every_call_of_all_short_histories";
+    let length = number("MEMLOG_SMALL").unwrap_or(1) as u32;
+    let usual = if cfg!(debug_assertions) { [31, 31, 31] } else { [7, 11, 13] };
+    let strides = number("MEMLOG_CRASH_STRIDE").map_or(usual, |stride| [stride; 3]);
+    fixed::all_short(TEST, length, &strides, number("MEMLOG_SEED"));
+}
+
 #[test]
 fn damage_is_never_silent() {
-    const TEST: &str = "damage_is_never_silent";
+    damaged("damage_is_never_silent", 40, |test, seed, only| {
+        damage::seed(test, Sort::Plain, seed, 40, only);
+        0
+    });
+}
+
+#[test]
+fn damage_is_never_silent_where_runs_are() {
+    damaged("damage_is_never_silent_where_runs_are", 10, |test, seed, only| {
+        damage::seed(test, Sort::Compacting, seed, 40, only);
+        0
+    });
+}
+
+#[test]
+fn a_write_that_went_astray_is_never_silent() {
+    damaged("a_write_that_went_astray_is_never_silent", 20, |test, seed, only| {
+        damage::astray(test, Sort::Plain, seed, 40, only)
+            + damage::astray(test, Sort::Compacting, seed, 20, only)
+    });
+}
+
+/// Does something to the disks of so many histories; it counts what it likes.
+fn damaged(test: &str, usual: u64, one: impl Fn(&str, u64, Option<u64>) -> u64) {
     if let Some(seed) = number("MEMLOG_SEED") {
-        damage::seed(TEST, seed, 40, number("MEMLOG_POINT"));
+        one(test, seed, number("MEMLOG_POINT"));
         return;
     }
     let first = number("MEMLOG_CRASH_FROM").unwrap_or(0);
-    for seed in first
-        ..first + number("MEMLOG_DAMAGED").unwrap_or(if cfg!(debug_assertions) { 10 } else { 40 })
-    {
-        damage::seed(TEST, seed, 40, None);
-    }
+    let usual = if cfg!(debug_assertions) { usual.div_ceil(4) } else { usual };
+    let all = number("MEMLOG_DAMAGED").unwrap_or(usual);
+    let told: u64 = (first..first + all).map(|seed| one(test, seed, None)).sum();
+    println!("{test}: {all} histories; {told} times it was told of");
 }

@@ -48,6 +48,10 @@ pub struct World {
     pub poisoned: bool,
     /// There is almost no room on the disk.
     pub is_full: bool,
+    /// How often the sizes of all that is put in are halved.
+    pub halved: u32,
+    /// The power does not fail while the history goes on.
+    pub stays: bool,
     /// How the store is opened from the next time on.
     pub next_flavor: Option<Flavor>,
     pub trail: Vec<String>,
@@ -68,6 +72,8 @@ impl World {
             trap: Trap::None,
             poisoned: false,
             is_full: false,
+            halved: 0,
+            stays: false,
             next_flavor: None,
             trail: Vec::new(),
             verbose: std::env::var_os("MEMLOG_TRAIL").is_some(),
@@ -113,7 +119,8 @@ impl World {
         self.ledger.highest_lsn = next;
         if !self.trapped() {
             let damage = store.verify().unwrap();
-            assert!(damage.is_empty(), "verify after open: {damage:?}");
+            // Verifying looks too, and may have met the trap itself.
+            assert!(damage.is_empty() || self.trapped(), "verify after open: {damage:?}");
         }
         self.check_bytes();
         for name in NAMES {
@@ -158,6 +165,7 @@ impl World {
             93..95 => self.check_agents(),
             95..97 => self.check_errors(),
             97 => self.close_and_reopen(),
+            98.. if dice < 100 && self.stays => self.kill(End::Killed),
             98 => self.kill(End::Killed),
             100.. => self.tend(dice - 100),
             _ => self.kill(End::PowerLost),
@@ -457,6 +465,8 @@ impl World {
             Trap::Crash { call } => self.disk.crash_at(call),
             Trap::Fault { call, .. } if self.disk.calls() > call => {}
             Trap::Fault { call, fault, sticky } => self.disk.fail_at(call, fault, sticky),
+            Trap::Look { read, .. } if self.disk.reads() > read => {}
+            Trap::Look { read, sticky } => self.disk.fail_read_at(read, sticky),
         }
     }
 
@@ -465,6 +475,7 @@ impl World {
         match self.trap {
             Trap::None => false,
             Trap::Crash { call } | Trap::Fault { call, .. } => self.disk.calls() > call,
+            Trap::Look { read, .. } => self.disk.reads() > read,
         }
     }
 }

@@ -29,7 +29,8 @@ pub(super) struct Content {
     /// Sectors that the next sync writes, with the versions that they had since the last one; the
     /// durable version and the cached one come before and after these.
     dirty: BTreeMap<u64, Vec<Arc<Sector>>>,
-    /// Sectors that a failed sync gave up: cached, not durable and not dirty.
+    /// Sectors of which the medium has something else than the cache and never gets that: a failed
+    /// sync gave them up, or a write went elsewhere.
     dropped: BTreeSet<u64>,
 }
 
@@ -118,10 +119,46 @@ impl Content {
         dirty.len() as u64 * SECTOR
     }
 
-    /// A failed sync, as Linux has it: the pages count as clean and keep the new bytes, the medium
-    /// keeps the old ones.
-    pub(super) fn fail_sync(&mut self) {
-        self.dropped.extend(std::mem::take(&mut self.dirty).into_keys());
+    /// A failed sync, as Linux has it: the pages count as clean and keep the new bytes. All of them
+    /// are lost to the medium, or those that the device refused.
+    pub(super) fn fail_sync(&mut self, chance: &mut Chance) {
+        let all = chance.one_in(2);
+        for sector in std::mem::take(&mut self.dirty).into_keys() {
+            if all || chance.one_in(2) {
+                self.dropped.insert(sector);
+            } else {
+                let bytes = self.cached(sector);
+                put(&mut self.durable, sector, &bytes);
+                self.dropped.remove(&sector);
+            }
+        }
+    }
+
+    /// What was just written to a range never gets to the medium. Gives the sectors that should
+    /// have.
+    pub(super) fn give_up(&mut self, offset: u64, len: u64) -> Vec<Sector> {
+        let end = if len == 0 { 0 } else { (offset + len).div_ceil(SECTOR) };
+        (offset / SECTOR..end)
+            .map(|sector| {
+                self.dirty.remove(&sector);
+                self.dropped.insert(sector);
+                self.cached(sector)
+            })
+            .collect()
+    }
+
+    /// The medium gets sectors that were meant for another place; the cache knows nothing of it.
+    pub(super) fn overwrite(&mut self, first: u64, sectors: &[Sector]) {
+        let end = self.durable_len / SECTOR;
+        for (sector, bytes) in (first..end).zip(sectors) {
+            put(&mut self.durable, sector, bytes);
+            self.dropped.insert(sector);
+        }
+    }
+
+    /// Sectors that the medium has for it, the holes among them.
+    pub(super) fn durable_sectors(&self) -> u64 {
+        self.durable_len / SECTOR
     }
 
     /// Clean pages go from memory and are read anew, so what a failed sync gave up is lost.
@@ -157,6 +194,11 @@ impl Content {
             put(&mut durable, *sector, &bytes);
         }
         Content::from_medium(durable, len)
+    }
+
+    /// What is left of the file at the least when the power fails.
+    pub(super) fn synced(&self) -> Content {
+        Content::from_medium(self.durable.clone(), self.durable_len)
     }
 
     /// The same bytes, cached and durable, in memory of its own.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::state::{Handle, State};
+use super::node::Handle;
+use super::state::State;
 use crate::io::{Clock, File, Fs, Io, Lock, Map, Random};
 
 type Shared = Arc<Mutex<State>>;
@@ -34,6 +35,13 @@ impl SimFs {
         Ok(state)
     }
 
+    /// For a call that only looks.
+    fn look(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state()?;
+        state.look()?;
+        Ok(state)
+    }
+
     fn file(&self, handle: Handle) -> Arc<dyn File> {
         Arc::new(SimFile { state: self.state.clone(), handle })
     }
@@ -45,11 +53,11 @@ impl Fs for SimFs {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.state()?.list(dir)
+        self.look()?.list(dir)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = self.state()?.lock(path)?;
+        let file = self.look()?.lock(path)?;
         Ok(Box::new(SimLock { state: self.state.clone(), run: self.run, file }))
     }
 
@@ -59,7 +67,7 @@ impl Fs for SimFs {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
-        let handle = self.state()?.open(path, write)?;
+        let handle = self.look()?.open(path, write)?;
         Ok(self.file(handle))
     }
 
@@ -71,12 +79,12 @@ impl Fs for SimFs {
         self.state()?.remove(path)
     }
 
-    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.state()?.link(from, to)
     }
 
-    fn links(&self, _path: &Path) -> io::Result<u64> {
-        Ok(1)
+    fn links(&self, path: &Path) -> io::Result<u64> {
+        self.look()?.links(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -84,7 +92,7 @@ impl Fs for SimFs {
     }
 
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
-        self.state()?.free_space(dir)
+        self.look()?.free_space(dir)
     }
 }
 
@@ -110,13 +118,23 @@ struct SimFile {
     handle: Handle,
 }
 
+impl SimFile {
+    /// For a call that only looks.
+    fn look(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        state.alive(self.handle.run)?;
+        state.look()?;
+        Ok(state)
+    }
+}
+
 impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state.lock().content(&self.handle)?.len())
+        Ok(self.look()?.content(&self.handle)?.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.state.lock();
+        let state = self.look()?;
         let content = state.content(&self.handle)?;
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > content.len()) {
@@ -139,7 +157,7 @@ impl File for SimFile {
     }
 
     fn map(&self, len: u64) -> io::Result<Map> {
-        let state = self.state.lock();
+        let state = self.look()?;
         let content = state.content(&self.handle)?;
         if len > content.len() {
             return Err(ErrorKind::UnexpectedEof.into());

@@ -1,14 +1,32 @@
 //! A disk that loses power, and a clock that moves when told to: a whole store runs on them,
 //! deterministic from a seed.
 //!
-//! The model is the harshest that a store may meet under the written promises about the medium:
-//! sectors of 512 bytes are lost, torn or reordered until a sync; a file's bytes, its length and
-//! its name become durable separately; a failed sync gives its pages up while the cache goes on
-//! showing them. Bytes of a sector that no write has changed since the last sync are never harmed.
+//! The model is the harshest that a store may meet under the written promises about the medium
+//! (section 10 of `docs/format.md`), and what lies beyond them besides:
+//!
+//! - Sectors of 512 bytes that were written since the last sync are lost, kept, torn, any older
+//!   version, or noise, each by itself. Bytes of a sector that no write has changed since the last
+//!   sync are never harmed.
+//! - A file's bytes, its length and its names become durable separately. Of the names that were
+//!   created, renamed, linked or removed in a directory since its last sync any may have changed on
+//!   the medium, in any order. A rename is atomic for the name that it gives; the old name may stay.
+//! - A failed sync gives up some or all of its pages: the cache goes on showing them, also to those
+//!   who open the file anew, until [`SimDisk::evict`] or a loss of power; the next sync succeeds.
+//!   Each open file reports the error once. So it is where a write fails later, by itself
+//!   ([`SimFault::Writeback`]); if nobody has heard of that, whoever opens the file next does.
+//! - Every call can fail, for once or from then on; a write then happens in part.
+//! - Beyond the promises: writes that never get to the medium or get to another place, and bits that
+//!   flip.
+//!
+//! What it leaves out: a directory whose sync failed keeps its changes for the next one (file
+//! systems with a journal do that or stop altogether); reading a mapped page never fails (on a real
+//! disk that ends the process by a signal), and reads are never short; the medium changes in the
+//! granularity of sectors, where a system writes whole pages; rights and quotas are not modelled.
 
 mod chance;
 mod content;
 mod fs;
+mod node;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -26,9 +44,10 @@ use state::State;
 
 /// How a call fails that [`SimDisk::fail_at`] has picked.
 ///
-/// A write leaves some of its first bytes written, a sync gives up the pages that it should have
-/// written (the cache shows them, the medium never gets them, and the next sync succeeds); any
-/// other call does nothing.
+/// With the first three a write leaves some of its first bytes written, a sync gives up some or all
+/// of the pages that it should have written (the cache shows them, the medium never gets them, and
+/// the next sync succeeds); any other call does nothing. The others concern writes alone, which seem
+/// to succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SimFault {
@@ -38,14 +57,21 @@ pub enum SimFault {
     NoSpace,
     /// A write ends early ([`WriteZero`](std::io::ErrorKind::WriteZero)).
     ShortWrite,
+    /// A write's pages fail on their way to the medium, behind its back: the next sync of each open
+    /// file reports it.
+    Writeback,
+    /// The medium never gets a write, and nobody says so.
+    LostWrite,
+    /// The medium gets a write at another place, of this file or another, and nobody says so.
+    Misdirected,
 }
 
 /// A simulated disk and clock. A clone is the same disk; [`fork`](SimDisk::fork) makes another.
 ///
 /// Relative paths start at the root; `..` and names that are not UTF-8 are refused. Calls that
-/// change or sync something (create, write, sync, punch, rename, remove, sync of a directory,
-/// creation of a directory) are numbered from 0; reading, opening, listing, locking and mapping
-/// are not counted.
+/// change or sync something (create, write, sync, punch, rename, remove, link, sync of a directory,
+/// creation of a directory) are numbered from 0. Those that only look (reading, opening, measuring,
+/// listing, locking, mapping, counting links, asking for free space) have numbers of their own.
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
@@ -84,6 +110,13 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(self.state.lock().after_power_loss(seed))) }
     }
 
+    /// Another disk, with what is left of this one at the least if its power fails now: what was
+    /// synced, and nothing else.
+    #[must_use]
+    pub fn fork_synced(&self) -> SimDisk {
+        SimDisk { state: Arc::new(Mutex::new(self.state.lock().synced())) }
+    }
+
     /// The power fails and comes back. What was not synced survives or not, as the seed has it.
     /// Locks are released, handles dead, faults to come forgotten; maps keep what they show.
     pub fn power_cycle(&self, seed: u64) {
@@ -118,7 +151,31 @@ impl SimDisk {
 
     /// The call of that number fails; if `sticky`, all calls after it too.
     pub fn fail_at(&self, call: u64, fault: SimFault, sticky: bool) {
-        self.state.lock().faults.push(state::Fault { call, fault, sticky });
+        self.state.lock().faults.push(node::Fault { call, fault, sticky });
+    }
+
+    /// How many calls that only look were made so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.state.lock().reads
+    }
+
+    /// The call of that number among those that only look fails; if `sticky`, all after it too.
+    pub fn fail_read_at(&self, read: u64, sticky: bool) {
+        let fault = node::Fault { call: read, fault: SimFault::Eio, sticky };
+        self.state.lock().read_faults.push(fault);
+    }
+
+    /// Whether files can have several names. Without them, linking answers
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported), as across file systems.
+    pub fn set_hard_links(&self, on: bool) {
+        self.state.lock().hard_links = on;
+    }
+
+    /// How many names a file has; 0 if there is none.
+    #[must_use]
+    pub fn links(&self, path: impl AsRef<Path>) -> u64 {
+        self.state.lock().links(path.as_ref()).unwrap_or(0)
     }
 
     /// Forgets the crash and the failures to come.

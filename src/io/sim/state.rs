@@ -3,17 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::SimFault;
 use super::chance::Chance;
 use super::content::{Content, SECTOR};
+use super::node::{BLOCK, Fault, Handle, Node, error};
 use super::tree::{Entry, Tree};
-
-/// What is allocated at once.
-const BLOCK: u64 = 4096;
 
 /// The wall clock's first milliseconds since the epoch.
 const EPOCH: u64 = 1_700_000_000_000;
@@ -26,11 +24,14 @@ pub(super) struct State {
     /// Lock files whose lock is held.
     pub(super) locks: BTreeSet<u64>,
     pub(super) capacity: u64,
+    pub(super) hard_links: bool,
     pub(super) device_bytes: u64,
 
     pub(super) calls: u64,
     pub(super) crash_at: Option<u64>,
     pub(super) faults: Vec<Fault>,
+    pub(super) reads: u64,
+    pub(super) read_faults: Vec<Fault>,
     without_power: bool,
     pub(super) trace: Option<Vec<String>>,
 
@@ -40,35 +41,6 @@ pub(super) struct State {
     chance: Chance,
     /// What the store draws from.
     pub(super) random: Chance,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Fault {
-    pub(super) call: u64,
-    pub(super) fault: SimFault,
-    pub(super) sticky: bool,
-}
-
-/// A file, by whatever name or none.
-struct Node {
-    content: Content,
-    /// The name it had last, for the trace.
-    name: PathBuf,
-    linked: bool,
-    open: u64,
-    /// Blocks that were punched and not written since.
-    holes: BTreeSet<u64>,
-    /// Counts its failed syncs: each open file reports each once.
-    failed_syncs: u64,
-}
-
-/// An open file: which one, and since which of its failed syncs.
-pub(super) struct Handle {
-    run: u64,
-    file: u64,
-    write: bool,
-    /// Used under the lock of the disk only.
-    seen: AtomicU64,
 }
 
 /// How a call goes.
@@ -89,10 +61,13 @@ impl State {
             files: BTreeMap::new(),
             locks: BTreeSet::new(),
             capacity,
+            hard_links: true,
             device_bytes: 0,
             calls: 0,
             crash_at: None,
             faults: Vec::new(),
+            reads: 0,
+            read_faults: Vec::new(),
             without_power: false,
             trace: None,
             monotonic: Duration::ZERO,
@@ -108,6 +83,7 @@ impl State {
             files: self.named_files().map(|(id, node)| (*id, fork(node))).collect(),
             crash_at: self.crash_at,
             faults: self.faults.clone(),
+            read_faults: self.read_faults.clone(),
             without_power: self.without_power,
             ..self.next_run(self.tree.clone(), self.chance.clone())
         }
@@ -115,15 +91,34 @@ impl State {
 
     pub(super) fn after_power_loss(&self, seed: u64) -> State {
         let mut chance = Chance::new(seed);
-        let tree = self.tree.after_power_loss(&mut chance);
+        let tree = self.tree.after_power_loss(Some(&mut chance));
+        let files = self.left_files(&tree, |content| content.after_power_loss(&mut chance));
+        State { files, ..self.next_run(tree, chance) }
+    }
+
+    /// The least that a loss of power may leave.
+    pub(super) fn synced(&self) -> State {
+        let tree = self.tree.after_power_loss(None);
+        let files = self.left_files(&tree, Content::synced);
+        State { files, ..self.next_run(tree, self.chance.clone()) }
+    }
+
+    /// The files that a tree names, with what is left of each.
+    fn left_files(
+        &self,
+        tree: &Tree,
+        mut left: impl FnMut(&Content) -> Content,
+    ) -> BTreeMap<u64, Node> {
         let mut files = BTreeMap::new();
         for (name, id) in tree.files() {
-            if let Some(node) = self.files.get(&id) {
-                let content = node.content.after_power_loss(&mut chance);
-                files.insert(id, Node { name, linked: true, ..node.alone(content) });
-            }
+            let Some(node) = self.files.get(&id) else { continue };
+            let file = files.entry(id).or_insert_with(|| {
+                let content = left(&node.content);
+                Node { name, links: 0, ..node.alone(content) }
+            });
+            file.links += 1;
         }
-        State { files, ..self.next_run(tree, chance) }
+        files
     }
 
     pub(super) fn restart(&mut self) {
@@ -136,12 +131,13 @@ impl State {
     }
 
     pub(super) fn evict(&mut self) {
-        self.files.values_mut().for_each(|node| node.content.evict());
+        self.files.values_mut().for_each(Node::evict);
     }
 
     pub(super) fn clear_faults(&mut self) {
         self.crash_at = None;
         self.faults.clear();
+        self.read_faults.clear();
     }
 
     /// Fails for whoever is not of the run that goes on.
@@ -158,8 +154,10 @@ impl State {
             run: self.run + 1,
             tree,
             capacity: self.capacity,
+            hard_links: self.hard_links,
             device_bytes: self.device_bytes,
             calls: self.calls,
+            reads: self.reads,
             trace: self.trace.clone(),
             monotonic: self.monotonic,
             wall_offset: self.wall_offset,
@@ -182,8 +180,22 @@ impl State {
     }
 }
 
-/// Calls that are not counted.
+/// Calls that only look.
 impl State {
+    /// Counts a look, which may fail.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        let read = self.reads;
+        self.reads += 1;
+        let Some(fault) = self.read_faults.iter().find(|fault| fault.hits(read)) else {
+            return Ok(());
+        };
+        let fails = error(fault.fault);
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("read {read}: {fails}"));
+        }
+        Err(fails)
+    }
+
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.tree.list(dir)
     }
@@ -205,7 +217,7 @@ impl State {
         let run = self.run;
         let node = self.node_mut(file)?;
         node.open += 1;
-        Ok(Handle { run, file, write, seen: node.failed_syncs.into() })
+        Ok(Handle { run, file, write, seen: node.heard().into() })
     }
 
     pub(super) fn close(&mut self, handle: &Handle) {
@@ -219,6 +231,10 @@ impl State {
     pub(super) fn content(&self, handle: &Handle) -> io::Result<&Content> {
         self.alive(handle.run)?;
         Ok(&self.node(handle.file)?.content)
+    }
+
+    pub(super) fn links(&self, path: &Path) -> io::Result<u64> {
+        Ok(self.node(self.tree.file(path)?)?.links)
     }
 
     pub(super) fn free_space(&self, dir: &Path) -> io::Result<u64> {
@@ -239,7 +255,7 @@ impl State {
 impl State {
     pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {
         let what = format_args!("create_dir {}", dir.display());
-        let result = match self.next_fate() {
+        let result = match self.next_fate(false) {
             Fate::Whole => self.tree.create_dir(dir),
             // Perhaps only some of the parents.
             Fate::Crash => {
@@ -279,17 +295,25 @@ impl State {
         self.name_call(what, |s| {
             let (file, lost) = s.tree.rename(from, to)?;
             s.node_mut(file)?.name = to.to_path_buf();
-            if let Some(lost) = lost {
-                s.node_mut(lost)?.linked = false;
-            }
-            Ok(())
+            lost.map_or(Ok(()), |lost| s.lose_name(lost))
         })
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.name_call(format_args!("remove {}", path.display()), |s| {
             let file = s.tree.remove(path)?;
-            s.node_mut(file)?.linked = false;
+            s.lose_name(file)
+        })
+    }
+
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let what = format_args!("link {} {}", from.display(), to.display());
+        self.name_call(what, |s| {
+            if !s.hard_links {
+                return Err(ErrorKind::Unsupported.into());
+            }
+            let file = s.tree.link(from, to)?;
+            s.node_mut(file)?.links += 1;
             Ok(())
         })
     }
@@ -303,7 +327,7 @@ impl State {
         self.alive(handle.run)?;
         let len = bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
         let end = offset.checked_add(len).ok_or(ErrorKind::InvalidInput)?;
-        let fate = self.next_fate();
+        let fate = self.next_fate(true);
         let result = match fate {
             _ if !handle.write => Err(ErrorKind::PermissionDenied.into()),
             Fate::Whole => self.write_part(handle.file, bufs, offset, len),
@@ -314,6 +338,9 @@ impl State {
                 let part = cut.saturating_sub(offset);
                 self.write_part(handle.file, bufs, offset, part).and(Err(power_lost()))
             }
+            Fate::Fails(fault) if fault.is_silent() => self
+                .write_part(handle.file, bufs, offset, len)
+                .and_then(|()| self.mislead(handle.file, fault, offset, len)),
             Fate::Fails(fault) => {
                 let part = self.chance.below(len);
                 self.write_part(handle.file, bufs, offset, part).and(Err(error(fault)))
@@ -325,19 +352,22 @@ impl State {
 
     pub(super) fn sync(&mut self, handle: &Handle) -> io::Result<()> {
         self.alive(handle.run)?;
-        let result = match self.next_fate() {
+        let result = match self.next_fate(false) {
             Fate::Whole => self.sync_file(handle.file),
             // Which of the sectors arrived is for the power failure to say.
             Fate::Crash => Err(power_lost()),
-            Fate::Fails(fault) => self.node_mut(handle.file).and_then(|node| {
-                node.content.fail_sync();
-                node.failed_syncs += 1;
-                handle.seen.store(node.failed_syncs, Relaxed);
-                Err(error(fault))
-            }),
+            Fate::Fails(fault) => {
+                let mut chance = self.chance.clone();
+                let failed = self.node_mut(handle.file).map(|node| node.fail_sync(&mut chance));
+                self.chance = chance;
+                failed.and(Err(error(fault)))
+            }
         };
-        let failed_syncs = self.node(handle.file)?.failed_syncs;
-        let missed = handle.seen.swap(failed_syncs, Relaxed) < failed_syncs;
+        // A failure that this very call met is heard of by its own error.
+        let is_new = result.is_err();
+        let node = self.node_mut(handle.file)?;
+        let missed = handle.seen.swap(node.failed_syncs, Relaxed) < node.failed_syncs && !is_new;
+        node.unheard &= !(missed || is_new);
         let result = result.and(if missed { Err(error(SimFault::Eio)) } else { Ok(()) });
         self.record(handle.file, format_args!("sync"), &result);
         result
@@ -345,7 +375,7 @@ impl State {
 
     pub(super) fn punch(&mut self, handle: &Handle, offset: u64, len: u64) -> io::Result<()> {
         self.alive(handle.run)?;
-        let result = match self.next_fate() {
+        let result = match self.next_fate(false) {
             _ if !handle.write => Err(ErrorKind::PermissionDenied.into()),
             Fate::Whole => self.punch_file(handle.file, offset, len),
             Fate::Crash if self.chance.one_in(2) => {
@@ -364,7 +394,7 @@ impl State {
         what: fmt::Arguments<'_>,
         act: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
-        let result = match self.next_fate() {
+        let result = match self.next_fate(false) {
             Fate::Whole => act(self),
             Fate::Crash if self.chance.one_in(2) => act(self).and(Err(power_lost())),
             Fate::Crash => Err(power_lost()),
@@ -374,15 +404,15 @@ impl State {
         result
     }
 
-    /// Counts the call.
-    fn next_fate(&mut self) -> Fate {
+    /// Counts the call. What happens to writes silently happens to nothing else.
+    fn next_fate(&mut self, write: bool) -> Fate {
         let call = self.calls;
         self.calls += 1;
         if self.crash_at.is_some_and(|at| call >= at) {
             self.without_power = true;
             return Fate::Crash;
         }
-        let hit = |fault: &&Fault| fault.call == call || (fault.sticky && call > fault.call);
+        let hit = |fault: &&Fault| fault.hits(call) && (write || !fault.fault.is_silent());
         self.faults.iter().find(hit).map_or(Fate::Whole, |fault| Fate::Fails(fault.fault))
     }
 
@@ -410,6 +440,31 @@ impl State {
         Ok(())
     }
 
+    /// What was just written to a range does not get to the medium, or not to its place.
+    fn mislead(&mut self, file: u64, fault: SimFault, offset: u64, len: u64) -> io::Result<()> {
+        let node = self.node_mut(file)?;
+        let sectors = node.content.give_up(offset, len);
+        if fault == SimFault::Writeback {
+            node.failed_syncs += 1;
+            node.unheard = true;
+        }
+        if fault != SimFault::Misdirected {
+            return Ok(());
+        }
+        let durable = |(id, node): (&u64, &Node)| (*id, node.content.durable_sectors());
+        let targets: Vec<(u64, u64)> =
+            self.named_files().map(durable).filter(|(_, sectors)| *sectors > 0).collect();
+        let picked = self.chance.index(targets.len());
+        let Some((other, room)) = targets.get(picked).copied() else { return Ok(()) };
+        let at = self.chance.below(room);
+        self.node_mut(other)?.content.overwrite(at, &sectors);
+        if let Some(trace) = &mut self.trace {
+            let there = self.files.get(&other).map(|node| node.name.display().to_string());
+            trace.push(format!("  misdirected to {} {}", there.unwrap_or_default(), at * SECTOR));
+        }
+        Ok(())
+    }
+
     fn sync_file(&mut self, file: u64) -> io::Result<()> {
         let written = self.node_mut(file)?.content.sync();
         self.device_bytes += written;
@@ -427,10 +482,13 @@ impl State {
     fn new_file(&mut self, path: &Path, content: Content) -> io::Result<()> {
         let id = self.tree.new_id();
         self.tree.put(path, Entry::File(id))?;
-        let name = path.to_path_buf();
-        let holes = BTreeSet::new();
-        let node = Node { content, name, linked: true, open: 0, holes, failed_syncs: 0 };
-        self.files.insert(id, node);
+        self.files.insert(id, Node::new(content, path.to_path_buf()));
+        Ok(())
+    }
+
+    fn lose_name(&mut self, file: u64) -> io::Result<()> {
+        let node = self.node_mut(file)?;
+        node.links = node.links.saturating_sub(1);
         Ok(())
     }
 
@@ -476,7 +534,7 @@ impl State {
         self.tree.create_dir(dir)?;
         match self.tree.get(path)? {
             Some(Entry::Dir(_)) => return Err(ErrorKind::IsADirectory.into()),
-            Some(Entry::File(old)) => self.node_mut(old)?.linked = false,
+            Some(Entry::File(old)) => self.lose_name(old)?,
             None => {}
         }
         self.new_file(path, Content::durable(bytes))?;
@@ -485,7 +543,7 @@ impl State {
 
     pub(super) fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         let file = self.tree.remove(path)?;
-        self.node_mut(file)?.linked = false;
+        self.lose_name(file)?;
         self.tree.sync_dir(path.parent().unwrap_or(Path::new("")))
     }
 
@@ -517,39 +575,6 @@ impl State {
     }
 }
 
-impl Node {
-    /// The same file with other content, which nobody has open.
-    fn alone(&self, content: Content) -> Node {
-        let is_hole = |block: &&u64| content.is_hole(**block * BLOCK, BLOCK);
-        let end = content.len().div_ceil(BLOCK);
-        let holes = self.holes.range(..end).filter(is_hole).copied().collect();
-        Node {
-            content,
-            name: self.name.clone(),
-            linked: self.linked,
-            open: 0,
-            holes,
-            failed_syncs: 0,
-        }
-    }
-
-    fn is_used(&self) -> bool {
-        self.linked || self.open > 0 || self.content.is_mapped()
-    }
-
-    fn allocated(&self) -> u64 {
-        (self.content.len().div_ceil(BLOCK) - self.holes.len() as u64) * BLOCK
-    }
-}
-
 fn power_lost() -> io::Error {
     io::Error::other("power lost")
-}
-
-fn error(fault: SimFault) -> io::Error {
-    match fault {
-        SimFault::Eio => io::Error::from_raw_os_error(5),
-        SimFault::NoSpace => ErrorKind::StorageFull.into(),
-        SimFault::ShortWrite => ErrorKind::WriteZero.into(),
-    }
 }

@@ -71,6 +71,22 @@ fn a_synced_write_survives_and_so_does_its_sector() {
 }
 
 #[test]
+fn the_least_that_is_left_is_what_was_synced() {
+    let disk = SimDisk::new(1);
+    let fs = disk.io().fs;
+    let file = durable_file(&*fs, "/f");
+    write(&*file, b"kept", 0);
+    file.sync().unwrap();
+    write(&*file, b"lost", 4);
+    fs.rename(p("/f"), p("/g")).unwrap();
+    fs.create(p("/h"), LEN).unwrap();
+    let left = disk.fork_synced();
+    assert_eq!(left.files(), [p("/f")]);
+    assert_eq!(left.read_file("/f").unwrap()[..8], *b"kept\0\0\0\0");
+    assert_eq!(disk.files(), [p("/g"), p("/h")]);
+}
+
+#[test]
 fn a_length_needs_a_sync() {
     let disk = SimDisk::new(1);
     let fs = disk.io().fs;
@@ -108,12 +124,14 @@ fn a_rename_is_atomic() {
     fs.rename(p("/t"), p("/m")).unwrap();
     fs.create(p("/later"), 0).unwrap();
     assert_eq!(disk.files(), [p("/later"), p("/m")]);
-    for seed in 0..50 {
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..200 {
         let after = disk.fork_without_power(seed);
         let (m, t) = (after.read_file("/m").unwrap(), after.read_file("/t"));
-        assert!(m == b"old" && t.as_deref() == Some(b"new") || m == b"new" && t.is_none());
-        assert!(after.read_file("/later").is_none() || m == b"new", "in order");
+        assert!(m == b"old" && t.as_deref() == Some(b"new") || m == b"new");
+        found.insert((m == b"new", t.is_some(), after.read_file("/later").is_some()));
     }
+    assert_eq!(found.len(), 6, "in any order, and the old name stays or goes: {found:?}");
     assert_eq!(seen(&disk, "/m", |b| b == Some(b"old")), SOMETIMES);
     fs.sync_dir(p("/")).unwrap();
     assert_eq!(seen(&disk, "/m", |b| b == Some(b"new")), ALWAYS);
@@ -132,7 +150,7 @@ fn a_failed_sync_gives_its_pages_up() {
     assert!(other.sync().is_err(), "each open file hears of it");
     other.sync().unwrap();
     assert_eq!(disk.read_file("/f").unwrap()[..4], *b"gone");
-    assert_eq!(seen(&disk, "/f", |b| b.unwrap()[..4] == [0; 4]), ALWAYS);
+    assert_eq!(seen(&disk, "/f", |b| b.unwrap()[..4] == [0; 4]), ALWAYS, "by the seed of the disk");
     let fork = disk.fork();
     assert_eq!(fork.read_file("/f").unwrap()[..4], *b"gone");
     fork.evict();
@@ -140,6 +158,128 @@ fn a_failed_sync_gives_its_pages_up() {
     write(&*file, b"back", 100);
     file.sync().unwrap();
     assert_eq!(seen(&disk, "/f", |b| b.unwrap()[..4] == *b"gone"), ALWAYS);
+}
+
+#[test]
+fn a_failed_sync_may_have_written_some_of_its_pages() {
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..40 {
+        let disk = SimDisk::new(seed);
+        let file = durable_file(&*disk.io().fs, "/f");
+        write(&*file, &[7; 1024], 0);
+        disk.fail_at(disk.calls(), SimFault::Eio, false);
+        assert!(file.sync().is_err() && file.sync().is_ok());
+        let left = disk.fork_without_power(0).read_file("/f").unwrap();
+        found.insert((left[0], left[512]));
+        assert!(left.iter().all(|byte| [0, 7].contains(byte)));
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
+fn a_write_that_fails_later_is_heard_of_once_by_each() {
+    let disk = SimDisk::new(1);
+    let fs = disk.io().fs;
+    let file = durable_file(&*fs, "/f");
+    let other = fs.open(p("/f"), true).unwrap();
+    disk.fail_at(disk.calls(), SimFault::Writeback, false);
+    write(&*file, b"gone", 0);
+    write(&*file, b"kept", 1000);
+    assert_eq!(disk.read_file("/f").unwrap()[..4], *b"gone");
+    assert!(file.sync().is_err() && file.sync().is_ok());
+    assert!(other.sync().is_err() && other.sync().is_ok());
+    assert!(fs.open(p("/f"), true).unwrap().sync().is_ok(), "it is known already");
+    assert_eq!(seen(&disk, "/f", |b| b.unwrap()[..4] == [0; 4]), ALWAYS);
+    assert_eq!(seen(&disk, "/f", |b| b.unwrap()[1000..1004] == *b"kept"), ALWAYS);
+    for evicted in [false, true] {
+        disk.fail_at(disk.calls(), SimFault::Writeback, false);
+        write(&*disk.io().fs.open(p("/f"), true).unwrap(), b"gone", 0);
+        disk.restart();
+        if evicted {
+            disk.evict();
+        }
+        let fs = disk.io().fs;
+        let told = fs.open(p("/f"), true).unwrap().sync().is_err();
+        assert_eq!(told, !evicted, "whoever opens it next hears of it, if memory lasted");
+        assert!(fs.open(p("/f"), true).unwrap().sync().is_ok());
+    }
+}
+
+/// Nobody says anything, and the medium differs from what was synced.
+#[test]
+fn a_lost_and_a_misdirected_write_are_silent() {
+    for (fault, elsewhere) in [(SimFault::LostWrite, false), (SimFault::Misdirected, true)] {
+        let disk = SimDisk::new(3);
+        let fs = disk.io().fs;
+        let (file, _) = (durable_file(&*fs, "/f"), durable_file(&*fs, "/g"));
+        disk.fail_at(disk.calls(), fault, false);
+        disk.fail_at(disk.calls() + 1, fault, false);
+        write(&*file, &[9; 512], 512);
+        file.sync().unwrap();
+        assert_eq!(disk.read_file("/f").unwrap()[512..1024], [9; 512]);
+        let after = disk.fork_without_power(0);
+        let (f, g) = (after.read_file("/f").unwrap(), after.read_file("/g").unwrap());
+        assert_eq!(f[512..1024], [0; 512]);
+        let moved = f.iter().chain(&g).filter(|byte| **byte == 9).count();
+        assert_eq!(moved, if elsewhere { 512 } else { 0 });
+        disk.evict();
+        assert_eq!((disk.read_file("/f").unwrap(), disk.read_file("/g").unwrap()), (f, g));
+    }
+}
+
+#[test]
+fn a_file_lives_by_any_of_its_names() {
+    let disk = SimDisk::with_capacity(1, 4 * LEN);
+    let fs = disk.io().fs;
+    fs.create_dir(p("/b")).unwrap();
+    let file = durable_file(&*fs, "/f");
+    write(&*file, b"same", 0);
+    file.sync().unwrap();
+    fs.link(p("/f"), p("/b/f")).unwrap();
+    assert_eq!(fs.link(p("/f"), p("/b/f")).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!((fs.links(p("/f")).unwrap(), disk.links("/b/f"), disk.used()), (2, 2, LEN));
+    assert_eq!(seen(&disk, "/b/f", |b| b.is_some()), SOMETIMES);
+    fs.sync_dir(p("/b")).unwrap();
+    write(&*file, b"both", 4);
+    let after = disk.fork_without_power(1);
+    assert_eq!(after.read_file("/f"), after.read_file("/b/f"), "one file");
+    assert_eq!((after.links("/f"), disk.fork().links("/f")), (2, 2));
+    fs.remove(p("/f")).unwrap();
+    fs.sync_dir(p("/")).unwrap();
+    assert_eq!((disk.links("/f"), disk.links("/b/f")), (0, 1));
+    assert_eq!(seen(&disk, "/b/f", |b| b.unwrap()[..4] == *b"same"), ALWAYS);
+    fs.remove(p("/b/f")).unwrap();
+    drop(file);
+    assert_eq!(disk.used(), 0);
+    disk.set_hard_links(false);
+    durable_file(&*fs, "/g");
+    assert_eq!(fs.link(p("/g"), p("/h")).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_look_can_fail() {
+    let disk = SimDisk::new(1);
+    let fs = disk.io().fs;
+    let file = durable_file(&*fs, "/f");
+    let looks: [&dyn Fn() -> std::io::Result<()>; 7] = [
+        &|| fs.open(p("/f"), false).map(drop),
+        &|| fs.list(p("/")).map(drop),
+        &|| fs.links(p("/f")).map(drop),
+        &|| fs.free_space(p("/")).map(drop),
+        &|| file.len().map(drop),
+        &|| file.read_at(&mut [0], 0),
+        &|| file.map(1).map(drop),
+    ];
+    for look in looks {
+        disk.fail_read_at(disk.reads(), false);
+        assert_eq!(look().unwrap_err().raw_os_error(), Some(5));
+        look().unwrap();
+    }
+    disk.fail_read_at(disk.reads() + 1, true);
+    assert!(file.len().is_ok() && file.len().is_err() && fs.lock(p("/l")).is_err());
+    file.sync().unwrap();
+    disk.clear_faults();
+    fs.lock(p("/l")).unwrap();
 }
 
 #[test]

@@ -27,7 +27,7 @@ enum Change {
 struct Dir {
     cached: BTreeMap<String, Entry>,
     durable: BTreeMap<String, Entry>,
-    /// The way from durable to cached. The medium takes them in this order.
+    /// The way from durable to cached.
     pending: Vec<Change>,
 }
 
@@ -66,6 +66,16 @@ impl Tree {
         let (dir, name) = self.resolve(path)?;
         self.change(dir, Change::Put(name.to_owned(), entry));
         Ok(())
+    }
+
+    /// Gives a file another name; answers the file.
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<u64> {
+        let file = self.file(from)?;
+        if self.get(to)?.is_some() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.put(to, Entry::File(file))?;
+        Ok(file)
     }
 
     /// Removes a file's name; answers the file.
@@ -151,14 +161,15 @@ impl Tree {
         Ok(dir)
     }
 
-    /// The names after a loss of power: of each directory's pending changes, the first few arrived.
-    pub(super) fn after_power_loss(&self, chance: &mut Chance) -> Tree {
+    /// The names after a loss of power: of each directory's pending changes some arrived, or none
+    /// if nothing is left to chance.
+    pub(super) fn after_power_loss(&self, mut chance: Option<&mut Chance>) -> Tree {
         let mut tree = self.clone();
         for dir in tree.dirs.values_mut() {
-            let arrived = chance.index(dir.pending.len() + 1);
-            for change in std::mem::take(&mut dir.pending).into_iter().take(arrived) {
-                apply(&mut dir.durable, change);
+            if let Some(chance) = &mut chance {
+                dir.lose_power(chance);
             }
+            dir.pending.clear();
             dir.cached.clone_from(&dir.durable);
         }
         let mut reached = BTreeSet::from([ROOT]);
@@ -238,6 +249,29 @@ impl Tree {
             Some(Entry::Dir(inner)) => Ok(*inner),
             Some(Entry::File(_)) => Err(ErrorKind::NotADirectory.into()),
             None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Dir {
+    /// The first few of the changes arrived, as a journal has it; or any of them, in any order, as
+    /// where each name is written by itself. A name has one of the entries that it had since the
+    /// last sync. Where a rename arrived, the old name may have stayed besides.
+    fn lose_power(&mut self, chance: &mut Chance) {
+        let pending = std::mem::take(&mut self.pending);
+        if chance.one_in(2) {
+            let arrived = chance.index(pending.len() + 1);
+            pending.into_iter().take(arrived).for_each(|change| apply(&mut self.durable, change));
+        } else {
+            for change in pending {
+                match change {
+                    _ if chance.one_in(2) => {}
+                    Change::Rename(_, to, entry) if chance.one_in(4) => {
+                        apply(&mut self.durable, Change::Put(to, entry));
+                    }
+                    change => apply(&mut self.durable, change),
+                }
+            }
         }
     }
 }
