@@ -220,8 +220,10 @@ impl Log {
                 Some((file, lsn)) if file.segment.id == segment.id => *lsn = end_lsn,
                 _ => writer.unsynced.push((group.file.clone(), end_lsn)),
             }
-            let len = write_frames(&group)?;
-            if flush && len < SMALL {
+            write_frames(&group)?;
+            // All of what the flush is for, whoever has written it.
+            let unsynced = end_lsn.saturating_sub(durable);
+            if flush && unsynced < SMALL {
                 self.small.store(true, Ordering::Relaxed);
                 // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
                 let _ = group.file.zero_ahead(end);
@@ -338,12 +340,10 @@ impl Log {
     }
 }
 
-/// Writes a group; gives its length.
-fn write_frames(group: &Group) -> Result<u64> {
-    let (Some(first), Some(last)) = (group.runs.first(), group.runs.last()) else { return Ok(0) };
+fn write_frames(group: &Group) -> Result<()> {
+    let Some(first) = group.runs.first() else { return Ok(()) };
     let slices: Vec<_> = group.runs.iter().flat_map(Run::slices).collect();
-    group.file.write(&slices, first.offset())?;
-    Ok(last.end() - first.offset())
+    group.file.write(&slices, first.offset())
 }
 
 /// Poisons the log if its holder unwinds: a role whose holder is gone must not stay taken.

@@ -212,7 +212,10 @@ impl Engine {
             self.seal_waiting()?;
         }
         self.see_to_spare(capacity, room, erasing, room == 0 && sizing.fills)?;
-        self.sweep_obsolete();
+        if !hurry || !self.has_threads() {
+            // To unlink large files takes long: who needs the next segment soon is not kept by it.
+            self.sweep_obsolete();
+        }
         Ok(())
     }
 

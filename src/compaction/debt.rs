@@ -11,15 +11,17 @@ use std::time::Duration;
 use crate::commit::pace::Owed;
 
 /// Appends are slowed down from so many dead bytes on, in percent of those that live,
-const SOFT: u64 = 18;
+const SOFT: u64 = 17;
 /// and to a quarter of what is reclaimed at so many.
-const HARD: u64 = 46;
+const HARD: u64 = 44;
 /// A store of less than this many log segments may carry as much as one of so many.
 const LEAST_SEGMENTS: u64 = 4;
 /// The rate is that of about so long a time,
 const WINDOW: Duration = Duration::from_secs(2);
 /// and nothing is known of it before so long.
 const LEARNT: Duration = Duration::from_millis(100);
+/// The rate is taken for this part of the one allowed at least: small jobs tell too little of it.
+const SLOWEST: u64 = 4;
 /// Of what is reclaimed, one byte in so many goes to dead bytes that were forgiven.
 const FORGIVEN_SHARE: u64 = 4;
 
@@ -102,7 +104,8 @@ impl Debt {
         } else {
             let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
             // Jobs that cluster reclaim little, and say nothing of what others will.
-            self.reclaimed.max(self.written / 2).saturating_mul(1000) / millis
+            let bytes = self.reclaimed.max(self.written / 2);
+            (bytes.saturating_mul(1000) / millis).max(state.rate / SLOWEST)
         };
         Owed {
             dead: dead.saturating_sub(state.dropped).saturating_sub(self.forgiven),
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(debt.owed(&state(1100, 1000, 100)).urgency(), 0);
         let owed = debt.owed(&state(1300, 1000, 300));
         assert_eq!(owed.dead, 300 * MIB);
-        assert_eq!(owed.urgency(), 42);
+        assert_eq!(owed.urgency(), 48);
         assert_eq!(owed.rate, 7 * MIB);
         // What the job under way has left behind counts no more.
         let owed = debt.owed(&State { dropped: 300 * MIB, ..state(1300, 1000, 300) });

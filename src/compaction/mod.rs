@@ -66,7 +66,7 @@ const FIRST_RUNS: u64 = 6;
 const LEAST_GAIN: u64 = 64;
 /// While entries die young, so much of the log is left alone: this part of what lives, up to so many
 /// segments.
-const LAG_SHARE: u64 = 6;
+const LAG_SHARE: u64 = 7;
 const LAG_SEGMENTS: u64 = 6;
 /// Runs are cut at this many log segments' size.
 const SEGMENTS_A_RUN: u64 = 4;

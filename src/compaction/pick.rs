@@ -102,8 +102,8 @@ impl Default for Policy {
         Self {
             target_extent: 64 << 10,
             dead_share: 50,
-            store_dead_share: 23,
-            full_share: 30,
+            store_dead_share: 21,
+            full_share: 28,
             log_fan_in: 12,
             run_fan_in: 8,
             max_run: 256 << 20,

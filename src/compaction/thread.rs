@@ -112,7 +112,11 @@ impl Compactor {
             pace.urgency = self.tell_debt(&mut busy);
             match self.turn(&mut busy, false, &mut |bytes| pace.after(bytes))? {
                 Turn::Worked => {}
-                Turn::Idle => return Ok(()),
+                Turn::Idle => {
+                    // Nothing is worth a job, so that nobody waits for one.
+                    self.engine.pace.owe(None);
+                    return Ok(());
+                }
                 Turn::Full { .. } => {
                     self.engine.io.clock.sleep(NAP);
                     return Err(crate::error::Error::new(
