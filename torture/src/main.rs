@@ -1,0 +1,65 @@
+//! Torture of memlog on a real system: see CONTRIBUTING.md for what there is to run.
+//!
+//! A tool for tests: what it does not expect ends it, loudly.
+#![allow(missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![cfg(target_os = "linux")]
+
+mod acks;
+mod check;
+mod history;
+mod kills;
+mod lane;
+mod rng;
+mod writer;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Kills, failing system calls and failing media against memlog")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// kill -9 of writing processes, and of recoveries
+    Kills(kills::KillArgs),
+    /// What the other commands start
+    #[command(hide = true)]
+    Writer(writer::WriterArgs),
+}
+
+fn main() -> ExitCode {
+    let well = match Args::parse().what {
+        What::Kills(args) => kills::run(&args),
+        What::Writer(args) => match writer::run(&args) {
+            Ok(()) => true,
+            Err(error) => {
+                eprintln!("{:?}: {error}", error.kind());
+                false
+            }
+        },
+    };
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A seed for who names none. It is printed.
+fn seed_of_the_clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.as_millis() as u64 % 1_000_000_000 * 1000
+}
+
+/// A directory of our own, removed at the end unless something failed.
+fn place(dir: Option<&Path>) -> tempfile::TempDir {
+    let builder = tempfile::Builder::new().prefix("memlog-torture-").to_owned();
+    match dir {
+        Some(dir) => builder.tempdir_in(dir).unwrap(),
+        None => builder.tempdir().unwrap(),
+    }
+}
