@@ -1,7 +1,7 @@
 //! What a reopened store must show: all that was acknowledged, each lane up to one step and not
 //! beyond, nothing that was gone before, and one order of all lanes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memlog::{Durability, Store, View};
 
@@ -57,11 +57,6 @@ impl Told {
         }
         told
     }
-
-    /// How many steps must be there.
-    pub fn required(&self) -> u64 {
-        self.must.iter().zip(&self.base).map(|(must, base)| must - base).sum()
-    }
 }
 
 /// Checks a store against what was told; gives the lanes as the store has them, and whether what
@@ -78,20 +73,15 @@ pub fn check(
     if !damage.is_empty() {
         return Err(format!("verify found {damage:?}"));
     }
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     for agent in store.agents("") {
-        names.push(agent.map_err(error)?.name().to_owned());
+        names.insert(agent.map_err(error)?.name().to_owned());
     }
     let mut known = 0;
     let mut lanes = Vec::new();
     for (at, lane) in before.iter().enumerate() {
-        let (lane, single) = check_lane(store, seed, round, lane, told, at)?;
+        let (lane, single) = check_lane(store, &names, (seed, round), lane, told, at)?;
         known += lane.agents.len() + usize::from(names.contains(&lane.clock()));
-        for agent in lane.agents.keys() {
-            if !names.contains(&lane.name(*agent)) {
-                return Err(format!("{} is not listed", lane.name(*agent)));
-            }
-        }
         lanes.push((lane, single));
     }
     if known != names.len() {
@@ -103,8 +93,8 @@ pub fn check(
 
 fn check_lane(
     store: &Store,
-    seed: u64,
-    round: u64,
+    names: &BTreeSet<String>,
+    (seed, round): (u64, u64),
     before: &Lane,
     told: &Told,
     at: usize,
@@ -126,11 +116,11 @@ fn check_lane(
         let step = lane.step(seed, round);
         lane.apply(&step, told.lsns[at].get(&step.number).copied());
     }
-    let differences = compare(store, &lane)?;
+    let differences = compare(store, names, &lane)?;
     let Some(differences) = differences else { return Ok((lane, false)) };
     if let Some(single) = lane.step(seed, round).single {
         lane.apply_single(&single);
-        if compare(store, &lane)?.is_none() {
+        if compare(store, names, &lane)?.is_none() {
             return Ok((lane, true));
         }
     }
@@ -138,7 +128,7 @@ fn check_lane(
 }
 
 /// What differs between the store and the model, in words.
-fn compare(store: &Store, lane: &Lane) -> Result<Option<String>, String> {
+fn compare(store: &Store, names: &BTreeSet<String>, lane: &Lane) -> Result<Option<String>, String> {
     for agent in 0..AGENTS {
         let name = lane.name(agent);
         let view = store.agent(&name).and_then(|agent| agent.view());
@@ -147,6 +137,10 @@ fn compare(store: &Store, lane: &Lane) -> Result<Option<String>, String> {
             Some(life) => against(&view, life),
             None => nothing(&view),
         };
+        if names.contains(&name) != lane.agents.contains_key(&agent) {
+            let is = if names.contains(&name) { "is" } else { "is not" };
+            return Ok(Some(format!("{name} {is} listed")));
+        }
         if let Err(difference) = differs {
             return Ok(Some(format!("{name}: {difference}")));
         }

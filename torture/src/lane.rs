@@ -283,8 +283,8 @@ impl Lane {
 fn size(rng: &mut Rng) -> usize {
     let most = match rng.below(60) {
         0 => 300 << 10,
-        1..4 => 40_000,
-        4..20 => 4000,
+        1..4 => 60_000,
+        4..30 => 6000,
         _ => 300,
     };
     rng.below(most) as usize

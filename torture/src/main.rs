@@ -9,9 +9,11 @@
 mod acks;
 mod check;
 mod history;
+mod inject;
 mod kills;
 mod lane;
 mod rng;
+mod trap;
 mod writer;
 
 use std::path::Path;
@@ -30,14 +32,21 @@ struct Args {
 enum What {
     /// kill -9 of writing processes, and of recoveries
     Kills(kills::KillArgs),
+    /// Each system call of a workload fails, in turn
+    Inject(inject::InjectArgs),
     /// What the other commands start
     #[command(hide = true)]
     Writer(writer::WriterArgs),
+    /// What `inject` starts
+    #[command(hide = true)]
+    Victim(inject::VictimArgs),
 }
 
 fn main() -> ExitCode {
     let well = match Args::parse().what {
         What::Kills(args) => kills::run(&args),
+        What::Inject(args) => inject::run(&args),
+        What::Victim(args) => return inject::victim(&args),
         What::Writer(args) => match writer::run(&args) {
             Ok(()) => true,
             Err(error) => {
