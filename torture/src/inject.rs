@@ -18,6 +18,7 @@ use crate::check::{Told, check};
 use crate::history::History;
 use crate::trap::{self, Fault};
 use crate::writer::{Shared, WriterArgs, is_fitting, options, work};
+use crate::{FITTING, WRONG};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct InjectArgs {
@@ -60,11 +61,6 @@ pub struct VictimArgs {
     sticky: bool,
 }
 
-/// Exit codes of a victim: all went well, or errors that fit; anything else is a failure.
-const WELL: u8 = 0;
-const FITTING: u8 = 10;
-const WRONG: u8 = 11;
-
 /// The workload itself, with the trap set. It opens the store too, so that openings fail as well.
 pub fn victim(args: &VictimArgs) -> ExitCode {
     let history = History::read(&args.writer.history);
@@ -93,7 +89,7 @@ fn end(failures: Vec<memlog::Error>) -> ExitCode {
     if failures.iter().any(|error| !is_fitting(error)) {
         return ExitCode::from(WRONG);
     }
-    ExitCode::from(if failures.is_empty() { WELL } else { FITTING })
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FITTING) }
 }
 
 struct Case {

@@ -8,10 +8,13 @@
 
 mod acks;
 mod check;
+mod fork;
 mod history;
 mod inject;
 mod kills;
 mod lane;
+mod medium;
+mod processes;
 mod rng;
 mod trap;
 mod writer;
@@ -20,6 +23,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+/// How a process ends that met errors which a failing call or medium may lead to,
+const FITTING: u8 = 10;
+/// and others.
+const WRONG: u8 = 11;
 
 #[derive(Parser)]
 #[command(about = "Kills, failing system calls and failing media against memlog")]
@@ -34,9 +42,19 @@ enum What {
     Kills(kills::KillArgs),
     /// Each system call of a workload fails, in turn
     Inject(inject::InjectArgs),
+    /// Two processes, forks, and files cut or removed under a store
+    Processes(processes::ProcessArgs),
+    /// Power failures, errors and want of room under a real file system (needs root)
+    Medium(medium::MediumArgs),
     /// What the other commands start
     #[command(hide = true)]
     Writer(writer::WriterArgs),
+    /// What `processes` starts
+    #[command(hide = true)]
+    Holder(processes::HolderArgs),
+    /// What `medium` starts
+    #[command(hide = true)]
+    Checker(medium::CheckerArgs),
     /// What `inject` starts
     #[command(hide = true)]
     Victim(inject::VictimArgs),
@@ -47,11 +65,15 @@ fn main() -> ExitCode {
         What::Kills(args) => kills::run(&args),
         What::Inject(args) => inject::run(&args),
         What::Victim(args) => return inject::victim(&args),
+        What::Processes(args) => processes::run(&args),
+        What::Holder(args) => processes::hold(&args),
+        What::Medium(args) => medium::run(&args),
+        What::Checker(args) => medium::run_checker(&args),
         What::Writer(args) => match writer::run(&args) {
             Ok(()) => true,
             Err(error) => {
                 eprintln!("{:?}: {error}", error.kind());
-                false
+                return ExitCode::from(if writer::is_fitting(&error) { FITTING } else { WRONG });
             }
         },
     };
