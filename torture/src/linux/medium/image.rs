@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::rng::Rng;
+use crate::linux::rng::Rng;
 
 const BLOCK: usize = 16 << 10;
 const SECTOR: usize = 512;

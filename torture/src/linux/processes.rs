@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use memlog::{Durability, ErrorKind, NewEntry, Options, Store};
 
-use crate::fork::fork;
-use crate::writer::options;
+use crate::linux::fork::fork;
+use crate::linux::writer::options;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProcessArgs {
@@ -42,7 +42,7 @@ const CHECKS: &[(&str, Check)] = &[
 ];
 
 pub fn run(args: &ProcessArgs) -> bool {
-    let place = crate::place(args.dir.as_deref());
+    let place = crate::linux::place(args.dir.as_deref());
     for (at, (name, check)) in CHECKS.iter().enumerate() {
         let dir = place.path().join(at.to_string());
         fs::create_dir(&dir).unwrap();
@@ -60,7 +60,7 @@ const ENTRIES: u64 = 25;
 const BYTES: usize = 4000;
 
 fn payload(agent: u64, seq: u64) -> Vec<u8> {
-    crate::rng::fill(agent * 1000 + seq, BYTES)
+    crate::linux::rng::fill(agent * 1000 + seq, BYTES)
 }
 
 /// A store with several sealed segments, each entry acknowledged at `Sync`.
@@ -166,7 +166,7 @@ fn forks_that_write(dir: &Path) {
     forked(dir, |store| {
         let agent = store.agent("0").unwrap();
         let error = agent.append(NewEntry::user("from a fork")).unwrap_err();
-        assert!(crate::writer::is_fitting(&error), "{error}");
+        assert!(crate::linux::writer::is_fitting(&error), "{error}");
         assert!(error.to_string().contains("fork"), "{error}");
         assert!(agent.forget().is_err());
         assert!(store.sync().is_err());
@@ -213,7 +213,7 @@ fn fork_outlives(dir: &Path) {
 /// The largest segment file, which is sealed.
 fn sealed(dir: &Path) -> PathBuf {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
-    let segments = files.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    let segments = files.filter(|path| path.extension().is_some_and(|e| e == "log" || e == "run"));
     segments.min().expect("no segment file")
 }
 

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::acks::{Ack, read_all};
-use crate::history::History;
+use crate::linux::acks::{Ack, read_all};
+use crate::linux::history::History;
 use device::Device;
 use image::Image;
 
@@ -110,7 +110,7 @@ struct Bench {
 
 impl Bench {
     fn new(kind: Kind) -> Result<Bench, String> {
-        let place = crate::place(None);
+        let place = crate::linux::place(None);
         let device = Device::new(place.path(), kind.bytes())?;
         fs::create_dir(place.path().join("mnt")).unwrap();
         kind.make(&device.path)?;
@@ -192,7 +192,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 }
 
 pub fn run(args: &MediumArgs) -> bool {
-    let seed = args.seed.unwrap_or_else(crate::seed_of_the_clock);
+    let seed = args.seed.unwrap_or_else(crate::linux::seed_of_the_clock);
     let outcome = Bench::new(args.fs).and_then(|bench| match args.mode {
         Mode::Power => points::run(&bench, args, seed),
         Mode::Errors => errors::run(&bench, args, seed),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use memlog::Durability;
 
-use crate::acks::{Ack, read_all};
-use crate::check::{Told, check};
-use crate::history::History;
-use crate::writer::options;
+use crate::linux::acks::{Ack, read_all};
+use crate::linux::check::{Told, check};
+use crate::linux::history::History;
+use crate::linux::writer::options;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CheckerArgs {

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use memlog::{Batch, Durability, Kind, NewEntry, Retention, Store};
 
-use crate::rng::{Rng, fill};
+use crate::linux::rng::{Rng, fill};
 
 /// An entry: what it was given, and whether it shows nothing any more.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use std::time::Instant;
 use super::device::Failing;
 use super::image::Loss;
 use super::{Bench, MediumArgs, checker};
-use crate::rng::Rng;
+use crate::linux::rng::Rng;
 
 /// How a writer ended, in words, or that it must not end like that.
 fn ending(status: ExitStatus, said: &str, reads_fail: bool) -> Result<&'static str, String> {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok("unharmed"),
-        (Some(code), _) if code == i32::from(crate::FITTING) => Ok("typed errors"),
+        (Some(code), _) if code == i32::from(crate::linux::FITTING) => Ok("typed errors"),
         // A map that cannot be read: the documented outcome.
         (_, Some(libc::SIGBUS)) if reads_fail => Ok("SIGBUS"),
         _ => Err(format!("the writer ended with {status}: {said}")),

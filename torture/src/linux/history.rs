@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::lane::Lane;
+use crate::linux::lane::Lane;
 
 /// One round: a process that wrote, and how far each lane came.
 #[derive(Clone, Debug, Default)]

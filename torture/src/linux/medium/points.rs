@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::image::{Event, Image, Loss};
 use super::{Bench, MediumArgs, checker};
-use crate::rng::Rng;
+use crate::linux::rng::Rng;
 
 #[derive(Default)]
 struct Figures {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memlog::{Durability, Store, View};
 
-use crate::acks::{Ack, What};
-use crate::lane::{AGENTS, CLOCK, Lane, Life, Value};
-use crate::rng::fill;
+use crate::linux::acks::{Ack, What};
+use crate::linux::lane::{AGENTS, CLOCK, Lane, Life, Value};
+use crate::linux::rng::fill;
 
 /// No lane has more steps than this under way that it has not told of.
 const AHEAD: u64 = 8;

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use memlog::Durability;
 
-use crate::acks::{Ack, What, read_all};
-use crate::check::{Told, check};
-use crate::history::{History, Round};
-use crate::lane::Lane;
-use crate::rng::Rng;
-use crate::writer::options;
+use crate::linux::acks::{Ack, What, read_all};
+use crate::linux::check::{Told, check};
+use crate::linux::history::{History, Round};
+use crate::linux::lane::Lane;
+use crate::linux::rng::Rng;
+use crate::linux::writer::options;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct KillArgs {
@@ -55,8 +55,8 @@ struct Figures {
 
 /// Runs the campaign; gives whether all went well.
 pub fn run(args: &KillArgs) -> bool {
-    let seed = args.seed.unwrap_or_else(crate::seed_of_the_clock);
-    let place = crate::place(args.dir.as_deref());
+    let seed = args.seed.unwrap_or_else(crate::linux::seed_of_the_clock);
+    let place = crate::linux::place(args.dir.as_deref());
     let figures = Figures::default();
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let failure = Mutex::new(None);

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use memlog::Durability;
 
-use crate::acks::{Ack, What, read_all};
-use crate::check::{Told, check};
-use crate::history::History;
-use crate::trap::{self, Fault};
-use crate::writer::{Shared, WriterArgs, is_fitting, options, work};
-use crate::{FITTING, WRONG};
+use crate::linux::acks::{Ack, What, read_all};
+use crate::linux::check::{Told, check};
+use crate::linux::history::History;
+use crate::linux::trap::{self, Fault};
+use crate::linux::writer::{Shared, WriterArgs, is_fitting, options, work};
+use crate::linux::{FITTING, WRONG};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct InjectArgs {
@@ -108,7 +108,7 @@ struct Outcome {
 }
 
 pub fn run(args: &InjectArgs) -> bool {
-    let place = crate::place(args.dir.as_deref());
+    let place = crate::linux::place(args.dir.as_deref());
     let began = Instant::now();
     let dry = Case { call: u64::MAX, fault: Fault::Io, sticky: false };
     let calls = match one(args, &dry, &place.path().join("dry")) {

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use memlog::{Commit, Error, ErrorKind, Maintenance, Options, Store};
 
-use crate::acks::{Ack, What};
-use crate::history::History;
-use crate::lane::{Lane, Step};
-use crate::rng::{Rng, is_filled};
+use crate::linux::acks::{Ack, What};
+use crate::linux::history::History;
+use crate::linux::lane::{Lane, Step};
+use crate::linux::rng::{Rng, is_filled};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct WriterArgs {
@@ -168,7 +168,7 @@ fn go(shared: &Shared<'_>, mut lane: Lane) -> Result<(), Error> {
 
 fn settle(shared: &Shared<'_>, lane: &Lane) -> Result<(), Error> {
     for (agent, life) in &lane.agents {
-        lane.perform_single(shared.store, &crate::lane::Single::Keep(*agent, life.keep))?;
+        lane.perform_single(shared.store, &crate::linux::lane::Single::Keep(*agent, life.keep))?;
     }
     Ok(())
 }
@@ -243,7 +243,7 @@ fn read(shared: &Shared<'_>, lanes: u64) -> Result<(), Error> {
     let mut rng = Rng::of(&[shared.seed, shared.args.round, 1 << 41]);
     while !shared.is_over() {
         let lane = Lane::new(rng.below(lanes));
-        let name = lane.name(rng.below(crate::lane::AGENTS as u64) as usize);
+        let name = lane.name(rng.below(crate::linux::lane::AGENTS as u64) as usize);
         look_through(shared.store, &name)?;
         std::thread::sleep(Duration::from_millis(1));
     }
