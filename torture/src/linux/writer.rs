@@ -7,7 +7,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use memlog::{Commit, Error, ErrorKind, Maintenance, Options, Store};
@@ -186,7 +188,12 @@ fn step(
     lane.put(shared.store, &mut batch, &step)?;
     lane.apply(&step, None);
     if step.submitted {
-        under_way.push_back((step, batch.submit()));
+        // One that failed at once is not there: nothing may follow it as if it were.
+        let mut commit = batch.submit();
+        match Pin::new(&mut commit).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(receipt) => shared.reached(lane, &step, receipt?.lsn().0),
+            Poll::Pending => under_way.push_back((step, commit)),
+        }
         if under_way.len() > 4 {
             under_way.pop_front().map_or(Ok(()), |oldest| wait(shared, lane, oldest))?;
         }

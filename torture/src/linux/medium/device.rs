@@ -37,6 +37,8 @@ pub struct Medium {
     /// From so many events on, these fail; for good, or so many of them.
     pub failing: Option<(Failing, usize, u64)>,
     pub failed: u64,
+    /// After so many events the first request failed.
+    pub failed_at: usize,
     /// Where the number of events is told.
     stamps: File,
 }
@@ -62,6 +64,9 @@ impl Medium {
     fn fails(&mut self, what: Failing) -> bool {
         let Some((failing, from, count)) = self.failing else { return false };
         let hit = failing == what && self.events.len() >= from && self.failed < count;
+        if hit && self.failed == 0 {
+            self.failed_at = self.events.len();
+        }
         self.failed += u64::from(hit);
         hit
     }
@@ -187,7 +192,8 @@ impl Device {
         let stamps = File::create(place.join("stamps")).unwrap();
         let image = Image::new(bytes);
         let len = image.len();
-        let medium = Medium { image, events: Vec::new(), failing: None, failed: 0, stamps };
+        let medium =
+            Medium { image, events: Vec::new(), failing: None, failed: 0, failed_at: 0, stamps };
         medium.tell();
         let medium = Arc::new(Mutex::new(medium));
         let dir = place.join("fuse");

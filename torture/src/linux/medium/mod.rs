@@ -154,11 +154,15 @@ impl Bench {
 
     /// Has another process open the store and check it.
     fn check(&self, acks: &Path, upto: u64) -> Result<(), String> {
+        said(&mut self.checker(acks, upto)).map(drop)
+    }
+
+    fn checker(&self, acks: &Path, upto: u64) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("checker").arg("--dir").arg(self.store());
         command.arg("--history").arg(self.path("history"));
         command.arg("--acks").arg(acks).arg("--upto").arg(upto.to_string());
-        said(&mut command).map(drop)
+        command
     }
 }
 
