@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::commit::Engine;
 use crate::commit::seal::list_active;
 use crate::commit::upkeep::RESERVE_FILE;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::segment::writer::FIRST_FRAME;
 
@@ -21,6 +21,12 @@ impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let Some(writing) = &self.writing else { return Ok(()) };
+        if !self.io.fs.is_own() {
+            // The threads to wait for are the parent's, and locks that they held stay held here.
+            let message =
+                "this process is a fork of the one that opened the store: it closes nothing";
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
         {
             let mut order = self.order.lock();
             if order.closed {

@@ -32,6 +32,8 @@ pub(crate) struct Job {
     inputs: Vec<Arc<Segment>>,
     newer: Vec<Arc<Segment>>,
     older: Vec<Arc<Segment>>,
+    /// The set of segments that `newer` is of.
+    known: u64,
     hull: Range<u64>,
     generation: u64,
     /// Deaths counted before the job began.
@@ -88,6 +90,7 @@ impl Job {
             inputs,
             newer,
             older,
+            known: set.generation,
             hull,
             generation: shape.generation.max(1),
             deaths: engine.catalog.deaths(),
@@ -158,7 +161,8 @@ impl Job {
 
     /// Writes what lives of one agent; gives about how many bytes that was.
     fn agent(&mut self, name: &str) -> Result<u64> {
-        let knowledge = Knowledge {
+        let ids = self.input_ids();
+        let mut knowledge = Knowledge {
             engine: &self.engine,
             newer: std::mem::take(&mut self.newer),
             older: std::mem::take(&mut self.older),
@@ -167,7 +171,20 @@ impl Job {
             let told: Result<Vec<Option<Told<'_>>>> =
                 self.places.iter().map(|place| self.merge.told(*place)).collect();
             let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
-            let living = knowledge.living(name, &told)?;
+            // What was resident when the outputs were planned may have been sealed and let go of
+            // since: its footer tells it now. Whoever knows less than the plan did keeps more than
+            // it has room for.
+            let living = loop {
+                let set = self.engine.catalog.segments();
+                if set.generation != self.known {
+                    (_, knowledge.newer, _) = surroundings(&set, &ids);
+                    self.known = set.generation;
+                }
+                let living = knowledge.living(name, &told)?;
+                if self.engine.catalog.segments().generation == self.known {
+                    break living;
+                }
+            };
             let left_out = living.leaves_out(&told);
             if left_out {
                 self.erased.push(name.to_owned());

@@ -89,13 +89,19 @@ pub(crate) fn outputs(
         let (size, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
         let full = draft.likely + size.likely + footer.bytes() > most;
-        let aligned = draft.likely >= shape.cut_from
-            && last.as_ref().is_some_and(|last| {
-                let between = (std::ops::Bound::Excluded(last), std::ops::Bound::Included(&name));
-                bounds.range::<Box<str>, _>(between).next().is_some()
-            });
-        if last.is_some() && (full || aligned) {
-            draft.close(Some(name.clone()), &mut outputs);
+        let between = last.as_deref().and_then(|last| {
+            // Nothing lives between the bounds: no run is to cover it, or it would cross them still.
+            let mut between = within(&bounds, last, &name);
+            let first = between.next().filter(|_| draft.likely >= shape.cut_from)?;
+            Some((first.clone(), between.last().unwrap_or(first).clone()))
+        });
+        if last.is_none() && shape.cut_from == 0 {
+            draft.from = within(&bounds, &draft.from, &name).last().unwrap_or(&draft.from).clone();
+        }
+        if last.is_some() && (full || between.is_some()) {
+            let (to, from) = between.unwrap_or_else(|| (name.clone(), name.clone()));
+            draft.close(Some(to), &mut outputs);
+            draft.from = from;
             open(&mut draft);
             footer = draft.footer;
             bound(&mut footer, &name, &living);
@@ -105,8 +111,32 @@ pub(crate) fn outputs(
         draft.footer = footer;
         last = Some(name);
     }
-    draft.close(to, &mut outputs);
+    let behind = last.as_deref().filter(|_| shape.cut_from == 0).and_then(|last| {
+        let inside = |bound: &&Box<str>| to.as_ref().is_none_or(|to| *bound < to);
+        above(&bounds, last).next().filter(inside)
+    });
+    draft.close(behind.cloned().or(to), &mut outputs);
     Ok(outputs)
+}
+
+/// The bounds behind a name.
+fn above<'b>(
+    bounds: &'b BTreeSet<Box<str>>,
+    name: &str,
+) -> impl Iterator<Item = &'b Box<str>> + use<'b> {
+    bounds.range::<str, _>((std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded))
+}
+
+/// The bounds behind a name, up to another and itself included.
+fn within<'b>(
+    bounds: &'b BTreeSet<Box<str>>,
+    name: &str,
+    to: &str,
+) -> impl Iterator<Item = &'b Box<str>> + use<'b> {
+    let range = (std::ops::Bound::Excluded(name), std::ops::Bound::Included(to.max(name)));
+    // A range that excludes where it ends is empty.
+    let range = (name < to).then(|| bounds.range::<str, _>(range));
+    range.into_iter().flatten()
 }
 
 /// The names that these segments cover together.

@@ -37,6 +37,10 @@ impl Compactor {
     /// Stops whatever is compacted, and waits until that is so. Nothing is lost by it.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        if !self.engine.io.fs.is_own() {
+            // In a fork the thread does not run.
+            return;
+        }
         self.engine.tidings.tell();
         if let Some(thread) = self.thread.lock().take() {
             // A panic there has nothing to say to whoever closes.
@@ -47,6 +51,9 @@ impl Compactor {
 
     /// Stops it and closes the store, when the last handle goes.
     pub(crate) fn close_unheard(self: &Arc<Self>) {
+        if !self.engine.io.fs.is_own() {
+            return;
+        }
         let me = std::thread::current().id();
         let is_own = self.thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == me);
         if !is_own {

@@ -20,17 +20,58 @@ const MAX_SLICES: usize = 1024;
 /// The handles of a store on the real system.
 pub(crate) fn system() -> Io {
     Io {
-        fs: Arc::new(Disk),
+        fs: Arc::new(Disk::new()),
         clock: Arc::new(SystemClock { start: Instant::now() }),
         random: Arc::new(SystemRandom),
     }
 }
 
+/// The process that opened a store. A fork of it has the same files open, and memory of its own: it
+/// would write in places that its parent takes too.
+#[derive(Clone, Copy)]
+struct Owner(u32);
+
+impl Owner {
+    fn here() -> Self {
+        Owner(std::process::id())
+    }
+
+    fn is_here(self) -> bool {
+        std::process::id() == self.0
+    }
+
+    /// Nothing that a file or its sync changes is for a fork. (A sync would also take away the
+    /// error that the parent has to hear of.)
+    fn check(self) -> io::Result<()> {
+        if self.is_here() {
+            return Ok(());
+        }
+        Err(io::Error::other("this process is a fork of the one that opened the store"))
+    }
+}
+
 /// The file systems of this machine.
-pub(crate) struct Disk;
+pub(crate) struct Disk {
+    owner: Owner,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        Disk { owner: Owner::here() }
+    }
+
+    fn file(&self, file: fs::File) -> Arc<dyn File> {
+        Arc::new(DiskFile { file, owner: self.owner })
+    }
+}
 
 impl Fs for Disk {
+    fn is_own(&self) -> bool {
+        self.owner.is_here()
+    }
+
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.owner.check()?;
         match fs::create_dir(dir) {
             Ok(()) => self.sync_dir(parent(dir)),
             Err(e) if e.kind() == ErrorKind::NotFound && parent(dir) != dir => {
@@ -58,13 +99,14 @@ impl Fs for Disk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { file })),
+            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner })),
             Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        self.owner.check()?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         if let Err(e) = allocate(&file, len) {
             // The first error says why; a file that cannot be removed either is an orphan, which
@@ -72,23 +114,26 @@ impl Fs for Disk {
             let _ = fs::remove_file(path);
             return Err(e);
         }
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file))
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(write).open(path)?;
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.owner.check()?;
         fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.owner.check()?;
         fs::remove_file(path)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.owner.check()?;
         fs::hard_link(from, to)
     }
 
@@ -97,6 +142,7 @@ impl Fs for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.owner.check()?;
         fs::File::open(dir)?.sync_all()
     }
 
@@ -109,6 +155,7 @@ impl Fs for Disk {
 /// An open lock file: the lock goes with its descriptor.
 struct DiskLock {
     file: fs::File,
+    owner: Owner,
 }
 
 impl Lock for DiskLock {}
@@ -116,13 +163,17 @@ impl Lock for DiskLock {}
 impl Drop for DiskLock {
     fn drop(&mut self) {
         // By name, and not only by closing the file: a child that is just being made, by whoever
-        // starts a process, has the descriptor too until it runs its program.
-        let _ = self.file.unlock();
+        // starts a process, has the descriptor too until it runs its program. A fork that lets go
+        // of it does not unlock what its parent holds.
+        if self.owner.is_here() {
+            let _ = self.file.unlock();
+        }
     }
 }
 
 struct DiskFile {
     file: fs::File,
+    owner: Owner,
 }
 
 impl File for DiskFile {
@@ -135,6 +186,7 @@ impl File for DiskFile {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        self.owner.check()?;
         for bufs in bufs.chunks(MAX_SLICES) {
             offset = write_all(bufs, offset, |bufs, at| write_some(&self.file, bufs, at))?;
         }
@@ -142,10 +194,12 @@ impl File for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.owner.check()?;
         self.file.sync_data()
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.owner.check()?;
         punch(&self.file, offset, len)
     }
 
@@ -342,10 +396,10 @@ mod tests {
     fn a_file_from_creation_to_removal() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("f"), dir.path().join("g"));
-        let file = Disk.create(&path, 300_000).unwrap();
+        let file = Disk::new().create(&path, 300_000).unwrap();
         assert_eq!(file.len().unwrap(), 300_000);
         assert!(read(&*file, 0, 300_000).iter().all(|byte| *byte == 0));
-        assert_eq!(Disk.create(&path, 1).err().unwrap().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(Disk::new().create(&path, 1).err().unwrap().kind(), ErrorKind::AlreadyExists);
 
         let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(5000).collect();
         let slices: Vec<_> =
@@ -362,14 +416,14 @@ mod tests {
         file.punch(286_720, 4096).unwrap();
         assert_eq!(read(&*file, 290_900, 1).len(), 1);
 
-        Disk.rename(&path, &other).unwrap();
-        Disk.sync_dir(dir.path()).unwrap();
-        assert_eq!(Disk.list(dir.path()).unwrap(), ["g"]);
-        let reader = Disk.open(&other, false).unwrap();
+        Disk::new().rename(&path, &other).unwrap();
+        Disk::new().sync_dir(dir.path()).unwrap();
+        assert_eq!(Disk::new().list(dir.path()).unwrap(), ["g"]);
+        let reader = Disk::new().open(&other, false).unwrap();
         assert!(reader.write_at(&[IoSlice::new(b"x")], 0).is_err());
-        Disk.remove(&other).unwrap();
-        assert_eq!(Disk.open(&other, false).err().unwrap().kind(), ErrorKind::NotFound);
-        assert!(Disk.free_space(dir.path()).unwrap() > 0);
+        Disk::new().remove(&other).unwrap();
+        assert_eq!(Disk::new().open(&other, false).err().unwrap().kind(), ErrorKind::NotFound);
+        assert!(Disk::new().free_space(dir.path()).unwrap() > 0);
     }
 
     #[test]
@@ -395,9 +449,9 @@ mod tests {
     fn a_file_without_room_is_not_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        assert!(Disk.create(&path, 1 << 62).is_err());
+        assert!(Disk::new().create(&path, 1 << 62).is_err());
         assert!(!path.exists());
-        Disk.create(&path, 0).unwrap();
+        Disk::new().create(&path, 0).unwrap();
     }
 
     #[test]
@@ -411,25 +465,25 @@ mod tests {
     fn directories_are_made_with_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a/b/c");
-        Disk.create_dir(&inner).unwrap();
-        Disk.create_dir(&inner).unwrap();
-        Disk.create_dir(Path::new(".")).unwrap();
-        Disk.create_dir(Path::new("/")).unwrap();
+        Disk::new().create_dir(&inner).unwrap();
+        Disk::new().create_dir(&inner).unwrap();
+        Disk::new().create_dir(Path::new(".")).unwrap();
+        Disk::new().create_dir(Path::new("/")).unwrap();
         assert!(inner.is_dir());
         fs::write(inner.join("file"), "").unwrap();
-        assert!(Disk.create_dir(&inner.join("file")).is_err());
-        assert!(Disk.create_dir(&inner.join("file/d")).is_err());
-        assert!(Disk.create_dir(Path::new("")).is_err());
+        assert!(Disk::new().create_dir(&inner.join("file")).is_err());
+        assert!(Disk::new().create_dir(&inner.join("file/d")).is_err());
+        assert!(Disk::new().create_dir(Path::new("")).is_err());
     }
 
     #[test]
     fn a_lock_is_held_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let held = Disk.lock(&path).unwrap();
-        assert_eq!(Disk.lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+        let held = Disk::new().lock(&path).unwrap();
+        assert_eq!(Disk::new().lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
         drop(held);
-        Disk.lock(&path).unwrap();
+        Disk::new().lock(&path).unwrap();
     }
 
     #[test]
@@ -439,8 +493,8 @@ mod tests {
         let file = OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
         file.try_lock().unwrap();
         let inherited = file.try_clone().unwrap();
-        drop(DiskLock { file });
-        Disk.lock(&path).unwrap();
+        drop(DiskLock { file, owner: Owner::here() });
+        Disk::new().lock(&path).unwrap();
         drop(inherited);
     }
 

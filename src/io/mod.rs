@@ -62,6 +62,12 @@ pub(crate) trait Fs: Send + Sync {
 
     /// Bytes that an ordinary process may still allocate on the file system of `dir`.
     fn free_space(&self, dir: &Path) -> io::Result<u64>;
+
+    /// Whether this process is the one that opened the store, and not a fork of it: there no thread
+    /// of the store runs, and nothing is written.
+    fn is_own(&self) -> bool {
+        true
+    }
 }
 
 /// Whoever holds it has the lock.
