@@ -1,98 +1,147 @@
-//! A store of small segments is made on a simulated disk, the input damages its files, and then it
-//! is opened, read whole, verified, salvaged and repaired: an error or the truth each time, never a
-//! panic, never wrong data.
+//! A whole directory of hostile files, their checks right or not: salvage, repair, and opening for
+//! writing, and everything that can be asked of what opens. Errors are fine; panics, hangs and
+//! memory out of proportion are not, and what reads must read the same in every way.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use memlog::sim::SimDisk;
-use memlog::{Durability, Kind, Maintenance, NewEntry, Options, Store};
+use memlog::{CompactOutcome, ErrorKind, NewEntry, Options, Store, Verify, View};
+use memlog_fuzz::directory::Directory;
+use memlog_fuzz::memory::bounded;
+use memlog_fuzz::mutate;
+use memlog_fuzz::store::{DIR, options};
 
-/// What a run of the input does to one file.
-struct Damage<'a> {
-    file: usize,
-    offset: u32,
-    bytes: &'a [u8],
-}
+const MENDED: &str = "/mended";
+/// What the disk has room for: a hostile file must not make a store that fills a real one.
+const DISK: u64 = 24 << 20;
+/// The most that is read of one agent, from both ends.
+const MOST: usize = 300;
 
-fn options() -> Options {
-    Options::new().maintenance(Maintenance::Manual).segment_bytes(256 << 10)
-}
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate::directory(data, size, max_size, seed)
+});
 
-fn payload(agent: u64, seq: u64) -> Vec<u8> {
-    let len = (agent * 7 + seq * 13) % 900;
-    (0..len).map(|i| (agent.wrapping_mul(31) ^ seq.wrapping_mul(17) ^ i) as u8).collect()
-}
-
-fn make(disk: &SimDisk) {
-    let Ok(store) = options().durability(Durability::Buffer).open_on(disk, "/mem") else { return };
-    for seq in 1..=40 {
-        for number in 0..4 {
-            let Ok(agent) = store.agent(&format!("t/{number}")) else { return };
-            let mut batch = store.batch();
-            let bytes = payload(number, seq);
-            batch.append(&agent, NewEntry::new(Kind::USER, &bytes)).set(&agent, "seq", &seq.to_le_bytes());
-            if batch.commit().is_err() {
-                return;
-            }
-        }
-    }
-    let big = vec![7; 300 << 10];
-    if let Ok(agent) = store.agent("big") {
-        let _ = agent.append(NewEntry::new(Kind::USER, &big));
-    }
-    let _ = store.forget_prefix("gone/");
-    let _ = store.close();
-}
-
-/// Every entry that reads must be the one that was written.
 fn read(store: &Store) {
+    let mut names = Vec::new();
     for agent in store.agents("") {
         let Ok(agent) = agent else { break };
-        let Ok(view) = agent.view() else { continue };
-        let number = agent.name().strip_prefix("t/").and_then(|n| n.parse::<u64>().ok());
-        for entry in view.iter().flatten() {
-            if let Some(number) = number {
-                assert_eq!(entry.payload(), payload(number, entry.seq()), "wrong data");
-            }
+        names.push(agent.name().to_owned());
+        if let Ok(view) = agent.view() {
+            look(&view);
         }
-        for value in view.states("").flatten() {
-            assert_eq!(value.key(), "seq");
-        }
+        let _ = agent.usage();
     }
-    let _ = store.verify();
+    assert!(names.is_sorted_by(|a, b| a < b), "agents in the order of their names");
+    let back = store.agents("").rev().take_while(Result::is_ok).count();
+    assert!(back <= names.len() || store.agents("").any(|agent| agent.is_err()));
+    let _ = store.agent("acme/none").and_then(|agent| agent.view());
+    let _ = store.stats();
 }
 
-fuzz_target!(|input: (bool, Vec<(u8, u32, Vec<u8>)>)| {
-    let (power, input) = input;
-    let disk = SimDisk::new(1);
-    make(&disk);
-    let files = disk.files();
-    let damages = input.iter().map(|(file, offset, bytes)| Damage {
-        file: usize::from(*file),
-        offset: *offset,
-        bytes,
-    });
-    for damage in damages {
-        let path = &files[damage.file % files.len()];
-        let Some(mut bytes) = disk.read_file(path) else { continue };
-        let offset = damage.offset as usize % (bytes.len() + 1);
-        for (to, from) in bytes[offset..].iter_mut().zip(damage.bytes) {
-            *to ^= from;
+fn look(view: &View) {
+    let (floor, next) = (view.floor(), view.next_seq());
+    assert!(1 <= floor && floor <= next, "a floor above the end");
+    let mut seq = floor;
+    for entry in view.iter().take(MOST) {
+        if let Ok(entry) = entry {
+            assert!(entry.seq() >= seq && entry.seq() < next, "an entry out of order");
+            seq = entry.seq() + 1;
+            let again = view.get(entry.seq()).expect("it reads again").expect("and is there");
+            assert_eq!(again.payload(), entry.payload());
+            let _ = (entry.text().is_ok(), entry.meta(), entry.at(), entry.payload_bytes());
         }
-        disk.write_file(path, &bytes);
     }
-    if power {
-        disk.power_cycle(3);
+    let mut below = next;
+    for entry in view.latest(MOST).rev().flatten() {
+        assert!(entry.seq() < below && entry.seq() >= floor, "an entry out of order");
+        below = entry.seq();
     }
-    if let Ok(store) = options().salvage(true).open_on(&disk, "/mem") {
+    let _ = view.since(std::time::UNIX_EPOCH).next();
+    let mut before = None;
+    for value in view.states("").flatten().take(MOST) {
+        assert!(before.is_none_or(|before| before < value.key().to_owned()), "keys in order");
+        before = Some(value.key().to_owned());
+    }
+    let _ = view.state("goal");
+}
+
+/// Everything that changes a store.
+fn change(store: &Store) {
+    let agents: Vec<_> = store.agents("").flatten().take(8).collect();
+    for agent in &agents {
+        let mut batch = store.batch();
+        batch.append(agent, NewEntry::user("more")).set(agent, "goal", "g").unset(agent, "plan");
+        let _ = batch.commit();
+        if let Ok(view) = agent.view() {
+            look(&view);
+            let _ = agent.redact(view.floor());
+            let _ = agent.truncate_before(view.floor().saturating_add(1));
+        }
+        let _ = agent.set_retention(None);
+    }
+    if let Some(agent) = agents.first() {
+        let _ = agent.forget();
+    }
+    let _ = store.forget_prefix("acme/");
+    for _ in 0..20 {
+        if !matches!(store.compact(), Ok(CompactOutcome::More)) {
+            break;
+        }
+    }
+    let _ = store.backup("/backup");
+    let _ = store.purge();
+    read(store);
+}
+
+fn open(disk: &SimDisk, options: &Options, dir: &str) -> Option<Store> {
+    let opened = options.open_on(disk, dir);
+    if let Err(error) = &opened {
+        let known = [
+            ErrorKind::Damaged,
+            ErrorKind::Version,
+            ErrorKind::StaleManifest,
+            ErrorKind::NotAStore,
+            ErrorKind::DiskFull,
+        ];
+        assert!(known.contains(&error.kind()), "{error:?}");
+    }
+    opened.ok()
+}
+
+fn all(disk: &SimDisk, verify: Verify) {
+    let options = options().verify(verify);
+    let before: Vec<_> = disk.files().iter().map(|file| disk.read_file(file)).collect();
+    if let Some(store) = open(disk, &options.clone().salvage(true), DIR) {
+        read(&store);
+        let _ = store.verify();
+    }
+    let after: Vec<_> = disk.files().iter().map(|file| disk.read_file(file)).collect();
+    assert!(before == after, "salvage changed a file");
+    let other = disk.fork();
+    if options.repair_on(&other, DIR, MENDED).is_ok() {
+        let store = open(&other, &options, MENDED).expect("what was repaired opens");
+        read(&store);
+        let damage = store.verify().expect("what was repaired verifies");
+        assert!(damage.is_empty(), "what was repaired is damaged: {damage:?}");
+    }
+    drop(other);
+    let Some(store) = open(disk, &options, DIR) else { return };
+    read(&store);
+    let _ = store.verify();
+    change(&store);
+    let _ = store.close();
+    drop(store);
+    if let Some(store) = open(disk, &options, DIR) {
         read(&store);
     }
-    if options().repair_on(&disk, "/mem", "/mended").is_ok()
-        && let Ok(store) = options().open_on(&disk, "/mended")
-    {
-        read(&store);
-    }
-    if let Ok(store) = options().open_on(&disk, "/mem") {
-        read(&store);
-    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let directory = Directory::read(input);
+    let verify = if directory.flags & 2 != 0 { Verify::Always } else { Verify::FirstTouch };
+    bounded(128 << 20, || {
+        let disk = SimDisk::with_capacity(1, DISK);
+        directory.put(&disk, DIR);
+        all(&disk, verify);
+    });
 });

@@ -98,9 +98,8 @@ fn push(models: &mut Models, agent: u8, len: usize) {
 
 fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Result<()> {
     let agent = |number: &u8| store.agent(&name(*number)).expect("a good name");
-    let next = |number: &u8| {
-        models.get(&name(*number)).map_or(1, |m| m.floor + m.entries.len() as u64)
-    };
+    let next =
+        |number: &u8| models.get(&name(*number)).map_or(1, |m| m.floor + m.entries.len() as u64);
     let floor = |number: &u8| models.get(&name(*number)).map_or(1, |m| m.floor);
     match operation {
         Operation::Append { agent: number, len, sync } => {

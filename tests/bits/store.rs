@@ -26,8 +26,6 @@ pub enum End {
     KilledLate,
 }
 
-pub const ENDS: [End; 4] = [End::Closed, End::Killed, End::KilledEarly, End::KilledLate];
-
 /// Calls of a seal that creates its manifest, and tries once more.
 const CREATIONS: &[u64] = &[18, 24];
 /// The same of one that waits until a spare was made and listed.
