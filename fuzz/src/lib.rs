@@ -4,6 +4,7 @@ pub mod checks;
 pub mod directory;
 pub mod memory;
 pub mod mutate;
+pub mod open;
 #[path = "../../tests/bits/store.rs"]
 pub mod store;
 

@@ -87,6 +87,9 @@ fn change(directory: &mut Directory, choice: &mut Choice) {
 /// Changes some bytes of a chunk, mostly one field at a multiple of its size in the file.
 fn field(chunk: &mut Chunk, choice: &mut Choice) {
     let len = chunk.bytes.len();
+    if len == 0 {
+        return;
+    }
     if choice.below(5) == 0 {
         fuzzer_mutate(&mut chunk.bytes, len, len);
         return;
