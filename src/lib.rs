@@ -101,8 +101,8 @@
 //!
 //! # Features
 //!
-//! `sim` adds `memlog::sim`, a simulated disk and clock for tests. It is exempt from semantic
-//! versioning.
+//! `sim` adds `memlog::sim`, a simulated disk and clock for tests. `unstable-internals` opens the
+//! decoders to the fuzz targets of the repository. Both are exempt from semantic versioning.
 
 mod agent;
 mod batch;
@@ -130,6 +130,9 @@ pub use batch::{Batch, Commit, NewEntry, Receipt};
 pub use compaction::{CompactOutcome, ErasureReport};
 pub use entry::{Entry, StateValue};
 pub use error::{Damage, Error, ErrorKind, Result};
+#[cfg(feature = "unstable-internals")]
+#[doc(hidden)]
+pub use format::internals;
 #[cfg(feature = "sim")]
 pub use io::sim;
 pub use options::Options;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::commit::prepared::Prepared;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::head::Head;
 use crate::format::record::{Append, Change, LOST, REDACTED};
 use crate::io::Io;
@@ -16,6 +16,9 @@ use crate::store::Store;
 use crate::types::{Durability, Kind, Maintenance};
 use crate::view::View;
 
+/// More seqs without a piece of the timeline than this are no real history's: the timeline of the
+/// copy begins behind them.
+const LARGEST_HOLE: u64 = 1 << 20;
 /// A batch of the copy is committed when it has about this many bytes.
 const BATCH: usize = 1 << 20;
 
@@ -28,11 +31,19 @@ pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Resu
     }
     // Retention of the options must not drop anything on the way.
     let read = Options { retention: Default::default(), ..options.clone() };
-    let (engine, report) = salvage::open(io.clone(), from, &read, Keep::Frames)?;
+    let (engine, mut report) = salvage::open(io.clone(), from, &read, Keep::Frames)?;
     let source = Store::from_parts(engine, report.clone());
     let target = create(io, &read, &source, to)?;
     for agent in source.agents("") {
-        copy(&agent?.view()?, &target)?;
+        let view = agent?.view()?;
+        let begin = begin(&view);
+        if begin > view.floor() {
+            let reason = format!("entries below seq {begin} are left out, behind a hole");
+            let mut damage = Damage::new(from, 0, reason);
+            damage.agents.push(view.agent().name().to_owned());
+            report.damage.push(damage);
+        }
+        copy(&view, begin, &target)?;
     }
     target.sync()?;
     target.close()?;
@@ -59,10 +70,25 @@ fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store
     options.open_with(io.clone(), to)
 }
 
-/// Copies one agent: the same life, seqs, times and kinds.
-fn copy(view: &View, target: &Store) -> Result<()> {
+/// The seq from which on an agent is copied: its floor, or the end of the last hole that is too
+/// large to be filled.
+fn begin(view: &View) -> u64 {
+    let mut pieces: Vec<_> = view.snapshot.stretches().collect();
+    pieces.push((view.next_seq(), view.next_seq(), 0));
+    pieces.sort_unstable();
+    let (mut begin, mut end) = (view.floor(), view.floor());
+    for (first, behind, _) in pieces {
+        if first.saturating_sub(end) > LARGEST_HOLE {
+            begin = first.min(view.next_seq());
+        }
+        end = end.max(behind);
+    }
+    begin
+}
+
+/// Copies one agent from a seq on: the same life, seqs, times and kinds.
+fn copy(view: &View, floor: u64, target: &Store) -> Result<()> {
     let agent = target.agent(view.agent().name())?;
-    let floor = view.floor();
     let head = Head { life: view.snapshot.version.head.life, next: floor, floor, flags: 0 };
     agent.resident().lock().learn_head(head);
     let mut copying = Copying { target, batch: target.engine().scratch(), agent: &agent };

@@ -383,20 +383,22 @@ impl Store {
             resident_bytes: engine.catalog.resident_bytes() as u64,
             ..Stats::default()
         };
+        // The sums of a footer are what it says: nothing bounds those of several together.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         for segment in &set.sealed {
-            stats.disk_bytes += segment.disk_len();
+            add(&mut stats.disk_bytes, segment.disk_len());
             if let Some((live, dead)) = content_of(segment) {
-                stats.live_bytes += live;
-                stats.dead_bytes += dead;
+                add(&mut stats.live_bytes, live);
+                add(&mut stats.dead_bytes, dead);
             }
             if let Some(trailer) = segment.trailer() {
-                stats.data_bytes += trailer.facts.data_end;
-                stats.footer_bytes += trailer.footer_len();
-                stats.sealed_entries += trailer.entries;
+                add(&mut stats.data_bytes, trailer.facts.data_end);
+                add(&mut stats.footer_bytes, trailer.footer_len());
+                add(&mut stats.sealed_entries, trailer.entries);
             }
         }
         for segment in engine.catalog.retired() {
-            stats.pinned_bytes += segment.disk_len();
+            add(&mut stats.pinned_bytes, segment.disk_len());
         }
         stats.compaction_bytes = self.0.compactor.written();
         let order = engine.order.lock();
@@ -406,7 +408,7 @@ impl Store {
         for file in order.spares.iter().chain(sealing).chain([&order.active]) {
             if engine.writing.is_some() {
                 stats.unsealed_segments += 1;
-                stats.disk_bytes += file.segment.capacity;
+                add(&mut stats.disk_bytes, file.segment.capacity);
             }
         }
         stats

@@ -22,8 +22,8 @@ const REPORTED: u64 = 20;
 
 /// What an import did.
 #[derive(Default, Serialize)]
-struct Totals {
-    entries: u64,
+pub(crate) struct Totals {
+    pub(crate) entries: u64,
     agents: u64,
     bytes: u64,
     skipped: u64,
@@ -84,7 +84,7 @@ fn total_bytes(files: &[PathBuf]) -> Option<u64> {
 }
 
 /// A batch that is being filled, and what went before.
-struct Import<'a> {
+pub(crate) struct Import<'a> {
     store: &'a Store,
     durability: Durability,
     max_lines: usize,
@@ -96,11 +96,11 @@ struct Import<'a> {
     content: u64,
     /// How many entries of each agent this batch holds, and which of them are to be redacted.
     pending: BTreeMap<String, (u64, Vec<u64>)>,
-    totals: Totals,
+    pub(crate) totals: Totals,
 }
 
 impl<'a> Import<'a> {
-    fn new(store: &'a Store, durability: Durability, args: &ImportArgs) -> Self {
+    pub(crate) fn new(store: &'a Store, durability: Durability, args: &ImportArgs) -> Self {
         Import {
             store,
             durability,
@@ -116,7 +116,7 @@ impl<'a> Import<'a> {
     }
 
     /// Imports one file.
-    fn file(
+    pub(crate) fn file(
         &mut self,
         lines: &mut Lines,
         skip: bool,
@@ -177,7 +177,7 @@ impl<'a> Import<'a> {
     }
 
     /// Commits the batch, and then redacts what came as redacted.
-    fn flush(&mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         if self.lines == 0 {
             return Ok(());
         }

@@ -1,4 +1,5 @@
-//! Arbitrary operations, power failures and reopenings against a model of what was acknowledged.
+//! Arbitrary operations, compactions, power failures and reopenings against a model of what was
+//! acknowledged.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -10,15 +11,52 @@ use memlog::{ErrorKind, Maintenance, NewEntry, Options, Store};
 
 #[derive(Arbitrary, Debug)]
 enum Operation {
-    Append { agent: u8, len: u16, sync: bool },
-    Both { first: u8, second: u8 },
-    Truncate { agent: u8, back: u8 },
-    Redact { agent: u8, back: u8 },
-    Forget { agent: u8 },
+    Append {
+        agent: u8,
+        len: u16,
+        sync: bool,
+    },
+    Both {
+        first: u8,
+        second: u8,
+    },
+    Truncate {
+        agent: u8,
+        back: u8,
+    },
+    Redact {
+        agent: u8,
+        back: u8,
+    },
+    Forget {
+        agent: u8,
+    },
     ForgetAll,
-    Set { agent: u8, value: u8 },
+    Set {
+        agent: u8,
+        value: u8,
+    },
+    /// Three of these fill a segment.
+    Large {
+        agent: u8,
+    },
     Reopen,
-    Power { after: u8, seed: u64 },
+    Tend {
+        how: Tending,
+    },
+    Power {
+        after: u8,
+        seed: u64,
+        how: Option<Tending>,
+    },
+}
+
+/// What a store does for itself.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Tending {
+    Compact,
+    Purge,
+    Backup,
 }
 
 /// Payload lengths of an agent's live entries, by seq; `None` if redacted.
@@ -28,6 +66,8 @@ struct Model {
     entries: Vec<Option<usize>>,
     state: Option<u8>,
 }
+
+const LARGE: usize = 70 << 10;
 
 fn options() -> Options {
     Options::new().maintenance(Maintenance::Manual).segment_bytes(256 << 10)
@@ -48,6 +88,7 @@ fn observe(store: &Store) -> Models {
         for entry in view.iter() {
             let entry = entry.expect("an entry can be read");
             model.entries.push((!entry.is_redacted()).then_some(entry.payload().len()));
+            assert!(entry.payload().iter().all(|byte| b"x12".contains(byte)), "other bytes");
         }
         let state = view.state("k").expect("state can be read");
         model.state = state.map(|value| value.value()[0]);
@@ -59,6 +100,7 @@ fn observe(store: &Store) -> Models {
 fn apply(models: &mut Models, operation: &Operation) {
     match operation {
         Operation::Append { agent, len, .. } => push(models, *agent, usize::from(*len)),
+        Operation::Large { agent } => push(models, *agent, LARGE),
         Operation::Both { first, second } => {
             push(models, *first, 1);
             push(models, *second, 2);
@@ -87,7 +129,7 @@ fn apply(models: &mut Models, operation: &Operation) {
             let fresh = Model { floor: 1, ..Model::default() };
             models.entry(name(*agent)).or_insert(fresh).state = Some(*value);
         }
-        Operation::Reopen | Operation::Power { .. } => {}
+        Operation::Reopen | Operation::Tend { .. } | Operation::Power { .. } => {}
     }
 }
 
@@ -98,9 +140,8 @@ fn push(models: &mut Models, agent: u8, len: usize) {
 
 fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Result<()> {
     let agent = |number: &u8| store.agent(&name(*number)).expect("a good name");
-    let next = |number: &u8| {
-        models.get(&name(*number)).map_or(1, |m| m.floor + m.entries.len() as u64)
-    };
+    let next =
+        |number: &u8| models.get(&name(*number)).map_or(1, |m| m.floor + m.entries.len() as u64);
     let floor = |number: &u8| models.get(&name(*number)).map_or(1, |m| m.floor);
     match operation {
         Operation::Append { agent: number, len, sync } => {
@@ -111,6 +152,10 @@ fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Res
                 batch.durability(memlog::Durability::Write);
             }
             batch.commit().map(drop)
+        }
+        Operation::Large { agent: number } => {
+            let bytes = vec![b'x'; LARGE];
+            agent(number).append(memlog::NewEntry::new(memlog::Kind::USER, &bytes)).map(drop)
         }
         Operation::Both { first, second } => {
             let mut batch = store.batch();
@@ -134,7 +179,33 @@ fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Res
             let mut batch = store.batch();
             batch.set(&agent(number), "k", &[*value]).commit().map(drop)
         }
+        Operation::Tend { how } => tend(store, *how),
         Operation::Reopen | Operation::Power { .. } => Ok(()),
+    }
+}
+
+fn tend(store: &Store, how: Tending) -> memlog::Result<()> {
+    match how {
+        Tending::Compact => {
+            let mut steps = 0;
+            while store.compact()? == memlog::CompactOutcome::More {
+                steps += 1;
+                assert!(steps < 100, "a compaction does not end");
+            }
+            Ok(())
+        }
+        Tending::Purge => store.purge().map(drop),
+        Tending::Backup => {
+            let outcome = store.backup("/backup");
+            assert!(
+                outcome.is_ok() || outcome.as_ref().is_err_and(|e| e.kind() != ErrorKind::Damaged)
+            );
+            // The second time there is one already.
+            match outcome {
+                Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+                outcome => outcome.map(drop),
+            }
+        }
     }
 }
 
@@ -153,8 +224,11 @@ fuzz_target!(|operations: Vec<Operation>| {
                 assert_eq!(observe(&store), models);
                 possible = vec![models.clone()];
             }
-            Operation::Power { after, seed } => {
-                disk.crash_at(disk.calls() + u64::from(*after % 16));
+            Operation::Power { after, seed, how } => {
+                disk.crash_at(disk.calls() + u64::from(*after % 64));
+                if let Some(how) = how {
+                    let _ = tend(&store, *how);
+                }
                 let extra = Operation::Append { agent: 0, len: 10, sync: true };
                 let mut dying = models.clone();
                 for _ in 0..4 {
@@ -179,6 +253,9 @@ fuzz_target!(|operations: Vec<Operation>| {
                     apply(&mut models, operation);
                     if matches!(operation, Operation::Append { sync: false, .. }) {
                         possible.push(models.clone());
+                    } else if matches!(operation, Operation::Tend { .. }) {
+                        // Changes nothing that can be seen, and whatever it made durable may stay.
+                        assert_eq!(observe(&store), models);
                     } else {
                         possible = vec![models.clone()];
                     }

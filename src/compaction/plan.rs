@@ -112,8 +112,7 @@ pub(crate) fn outputs(
         last = Some(name);
     }
     let behind = last.as_deref().filter(|_| shape.cut_from == 0).and_then(|last| {
-        let inside = |bound: &&Box<str>| to.as_ref().is_none_or(|to| *bound < to);
-        above(&bounds, last).next().filter(inside)
+        above(&bounds, last).next().filter(|bound| to.as_ref().is_none_or(|to| *bound < to))
     });
     draft.close(behind.cloned().or(to), &mut outputs);
     Ok(outputs)

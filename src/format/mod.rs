@@ -9,6 +9,8 @@ pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod head;
 pub(crate) mod header;
+#[cfg(feature = "unstable-internals")]
+pub mod internals;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod touched;

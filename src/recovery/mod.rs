@@ -102,7 +102,10 @@ fn try_open(
                 ));
             }
             files.remove_leftovers(&io, dir)?;
-            create(&io, dir, options)?
+            let created = create(&io, dir, options)?;
+            // What was removed is not there to be asked whether it holds data.
+            files = Files::look(&io, dir)?;
+            created
         }
     };
     files.check_unlisted(&io, dir, &manifest)?;

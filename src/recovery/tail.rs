@@ -144,6 +144,15 @@ impl Tail {
         Ok(())
     }
 
+    /// The first segment behind the whole part whose first frame was durable and is not whole. It
+    /// is this one that is damaged: that the one before it ends early, nothing says.
+    fn unreadable<'a>(&self, segments: &'a [Arc<Segment>]) -> Option<(&'a Arc<Segment>, Fault)> {
+        let last = self.stretches.last()?.segment.base;
+        let begun = |s: &&Arc<Segment>| s.base.saturating_add(FIRST_FRAME) < self.proven;
+        let next = segments.iter().filter(begun).find(|s| s.base > last)?;
+        next.frames().frame(first_frame()).err().map(|fault| (next, fault))
+    }
+
     /// A torn tail is cut; a hole in what was durable is damage.
     fn judge(self, segments: &[Arc<Segment>], broken: bool) -> Result<Tail> {
         let whole_to = match (self.end_lsn(), segments.first()) {
@@ -156,7 +165,10 @@ impl Tail {
             return Ok(self);
         }
         let (segment, at, fault) = match (self.stretches.last(), segments.first()) {
-            (Some(last), _) => (&last.segment, last.end, last.fault),
+            (Some(last), _) => match self.unreadable(segments).filter(|_| !broken) {
+                Some((next, fault)) => (next, first_frame(), fault),
+                None => (&last.segment, last.end, last.fault),
+            },
             (None, Some(first)) => (first, first_frame(), Fault("no frame begins here")),
             (None, None) => return Ok(self),
         };

@@ -63,3 +63,20 @@ fn a_blank_segment_behind_a_break_hides_no_hole() {
     assert_eq!(error.damage().unwrap().file, a.path());
     assert_eq!(error.damage().unwrap().offset, FIRST_FRAME + 64);
 }
+
+#[test]
+fn a_lost_first_frame_is_damage_of_its_own_segment() {
+    let io = SimDisk::new(1).io();
+    let (a, a_end) = segment(&io, 1, &[(None, 0), (None, 0)]);
+    let (b, b_end) = segment(&io, 2, &[(Some(Link { id: 1, end: a_end }), a_end), (None, a_end)]);
+    let all = [Arc::clone(&a), Arc::clone(&b)];
+    lose(&io, &b, FIRST_FRAME);
+    let error = read(&io, &all, b_end).err().unwrap();
+    assert_eq!(error.damage().unwrap().file, b.path());
+    assert_eq!(error.damage().unwrap().offset, FIRST_FRAME);
+
+    // What A lost besides comes first.
+    lose(&io, &a, FIRST_FRAME + 64);
+    let error = read(&io, &all, a_end).err().unwrap();
+    assert_eq!(error.damage().unwrap().file, a.path());
+}

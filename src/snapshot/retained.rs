@@ -51,8 +51,12 @@ impl Snapshot {
         };
         while low < high {
             let middle = low + (high - low) / 2;
-            // Entries that were lost are of the same time as the one before them.
-            match (low..=middle).rev().find_map(lies) {
+            // Entries that were lost are of the same time as the one before them. Where pieces of the
+            // timeline are missing, what lies between them may be any number of seqs.
+            let within = |(first, end, _): (u64, u64, u64)| {
+                (first.max(low)..end.min(middle + 1)).rev().find_map(lies)
+            };
+            match self.stretches().find_map(within) {
                 Some((seq, place)) if place >= lsn => high = seq,
                 _ => low = middle + 1,
             }
