@@ -107,8 +107,8 @@ pub(crate) fn outputs(
         last = Some(name);
     }
     let behind = last.as_deref().filter(|_| shape.cut_from == 0).and_then(|last| {
-        let inside = |bound: &&Box<str>| to.as_ref().is_none_or(|to| *bound < to);
-        above(&bounds, last).next().filter(inside)
+        let first = above(&bounds, last).next()?;
+        to.as_ref().is_none_or(|to| first < to).then_some(first)
     });
     draft.close(behind.cloned().or(to), &mut outputs);
     Ok(outputs)
