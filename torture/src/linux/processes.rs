@@ -97,7 +97,7 @@ fn append_to_all(store: &Store) -> memlog::Result<()> {
 }
 
 fn in_use(dir: &Path) {
-    let error = options(false).open(dir).err().expect("opened twice");
+    let error = options(false).open(dir).expect_err("opened twice");
     assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
     assert!(error.to_string().contains(&*dir.to_string_lossy()), "{error}");
 }
@@ -241,7 +241,7 @@ fn removed_file(dir: &Path) {
 
 /// Opening names the file, and changes nothing; salvage shows the rest.
 fn damaged(dir: &Path, path: &Path) {
-    let error = options(false).open(dir).err().expect("opened without a file");
+    let error = options(false).open(dir).expect_err("opened without a file");
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
     assert_eq!(error.damage().unwrap().file, path);
     let store = Options::new().salvage(true).open(dir).unwrap();

@@ -202,9 +202,8 @@ fn answer(number: i64, mut arguments: [i64; 6]) -> i64 {
 
 /// Half of what a write or read would do. Of several slices the first half of them.
 fn halve(number: i64, arguments: &mut [i64; 6]) {
-    if number == libc::SYS_pwritev && arguments[2] > 1 {
-        arguments[2] /= 2;
-    } else if [libc::SYS_pwrite64, libc::SYS_pread64].contains(&number) && arguments[2] > 1 {
+    let halved = [libc::SYS_pwritev, libc::SYS_pwrite64, libc::SYS_pread64];
+    if halved.contains(&number) && arguments[2] > 1 {
         arguments[2] /= 2;
     }
 }

@@ -22,7 +22,8 @@ pub fn run(bench: &Bench, args: &MediumArgs, seed: u64) -> Result<(), String> {
     let mut figures = Figures::default();
     let mut outcome = Ok(());
     for seed in seed.. {
-        if figures.points >= args.points || outcome.is_err() {
+        let late = began.elapsed().as_secs() >= args.seconds;
+        if figures.points >= args.points || late || outcome.is_err() {
             break;
         }
         outcome = one_workload(bench, args, seed, &mut figures);
