@@ -12,6 +12,7 @@ use crate::options::{MAX_PAYLOAD, Options};
 use crate::recovery::files::Files;
 use crate::recovery::salvage::{self, Keep};
 use crate::recovery::{self, RecoveryReport};
+use crate::segment::Segment;
 use crate::store::Store;
 use crate::types::{Durability, Kind, Maintenance};
 use crate::view::View;
@@ -53,8 +54,13 @@ pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Resu
 /// Creates the new store. Its lsns begin behind those of the old one: lives are told by them.
 fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store> {
     let set = source.engine().catalog.segments();
-    let ends = set.sealed.iter().map(|s| s.end_lsn().max(s.base.saturating_add(s.capacity)));
-    let base = ends.max().unwrap_or(0).next_multiple_of(4096).saturating_add(4096);
+    let end = |s: &Segment| s.end_lsn().max(s.base.saturating_add(s.capacity));
+    let last = set.sealed.iter().max_by_key(|segment| end(segment));
+    let behind = |end: u64| end.checked_next_multiple_of(4096)?.checked_add(4096);
+    let base = behind(last.map_or(0, |last| end(last))).ok_or_else(|| {
+        let path = last.map_or(to, |last| last.path());
+        Error::damaged(Damage::new(path, 0, "the segment takes the last lsns that there are"))
+    })?;
     io.fs.create_dir(to).map_err(|e| Error::io("create", to, e))?;
     let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
     let options = Options {
