@@ -1,5 +1,4 @@
 //! A little of each campaign that needs no root: CONTRIBUTING.md has the long ones.
-#![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
