@@ -2,8 +2,8 @@
 //! byte appended, bytes of disk for each live byte, the longest append, and how even the rate is.
 //!
 //! ```text
-//! cargo run --release --example churn -- --live 2G --times 10
-//! cargo run --release --example churn -- --live 256M --times 10
+//! cargo run --release --example churn -- --live 2G --times 10 --entry 2500
+//! cargo run --release --example churn -- --live 2G --times 10 --entry 1024
 //! ```
 //! The agents keep their latest 200 entries, by the store's default retention. First each of them
 //! gets that many, in turn, so that from then on as much dies as is appended. Then two threads

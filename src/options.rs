@@ -162,6 +162,10 @@ impl Options {
 
     /// Bytes a second that compaction in the background writes at most. Default 256 MiB. Calls of
     /// [`compact`](crate::Store::compact) and [`purge`](crate::Store::purge) take no heed of it.
+    ///
+    /// Appends whose deaths outrun compaction are slowed down, in small steps, to the rate at which
+    /// it reclaims, and up to four times this limit are written meanwhile: what is dead stays in
+    /// proportion to what lives. So a low limit is one for appends too, where much dies.
     pub fn compaction_rate(mut self, bytes: u64) -> Self {
         self.compaction_rate = bytes.max(1 << 20);
         self
