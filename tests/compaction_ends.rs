@@ -1,7 +1,5 @@
-//! Compactions while what they know changes, and compactions that have to come to an end.
+//! Compactions that have to come to an end.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
-
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use memlog::{CompactOutcome, Durability, Maintenance, NewEntry, Options, Store};
 
@@ -31,35 +29,6 @@ fn ends_well(store: &Store) {
         assert!(steps < 200, "compaction does not end");
     }
     assert_eq!(store.verify().unwrap(), []);
-}
-
-/// What a compaction plans for is what it writes, though batches, seals and evictions go on: it
-/// would find no room for its footer otherwise, and call that damage.
-#[test]
-fn compactions_beside_deaths_and_seals_find_the_room_that_they_planned() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options::new().durability(Durability::Buffer).segment_bytes(256 << 10);
-    let store = options.resident_bytes(0).open(dir.path().join("mem")).unwrap();
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..400 {
-                for agent in 0..12 {
-                    let name = format!("a{agent:02}");
-                    append(&store, &name, 9000);
-                    if round % 5 == agent % 5 {
-                        let agent = store.agent(&name).unwrap();
-                        agent.truncate_before(agent.view().unwrap().next_seq()).unwrap();
-                    }
-                }
-            }
-            over.store(true, Ordering::Relaxed);
-        });
-        while !over.load(Ordering::Relaxed) {
-            store.compact().unwrap();
-        }
-    });
-    ends_well(&store);
 }
 
 /// Runs of which each covers names that only others hold, too many to be merged at once: they are
