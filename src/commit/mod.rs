@@ -37,12 +37,6 @@ use crate::manifest::ManifestFile;
 use crate::options::Options;
 use crate::types::{Durability, Maintenance};
 
-/// Bytes that may wait in memory before an appender writes them, unless somebody writes already.
-///
-/// The appender and not the log thread: to wake a thread costs as much as a hundred appends, and
-/// bytes that another processor has read cost as much as their copy to write over. Few of them:
-/// they are in the processor's cache when they are written, and nobody is kept for long.
-const CHUNK: u64 = 64 << 10;
 /// Bytes that may wait in memory while somebody writes, before appenders wait for that one.
 const MAX_QUEUED: u64 = 2 << 20;
 /// Batches in the making that are kept to be used again.
