@@ -254,21 +254,28 @@ impl Engine {
         }
     }
 
-    /// The agent as everybody may see it now, with its bytes where a map can read them.
+    /// Takes what everybody may see of an agent by now to where readers look for it.
+    ///
+    /// Once: what is appended meanwhile is not asked for, and whoever goes on appending would be
+    /// waited for for ever.
     pub(crate) fn settle(&self, resident: &Resident) -> Result<()> {
         self.catalog.learn(resident)?;
-        loop {
-            let progress = self.progress();
-            let unwritten = {
-                let mut slot = resident.lock();
-                self.catalog.apply_prefixes(resident, &mut slot);
-                slot.settle(progress);
-                slot.unwritten(progress)
-            };
-            let Some(end) = unwritten else { return Ok(()) };
-            if let Err(error) = self.log.write_to(end, self) {
-                return Err(self.log.poisoned().unwrap_or(error));
-            }
-        }
+        let progress = self.progress();
+        let unwritten = {
+            let mut slot = resident.lock();
+            self.catalog.apply_prefixes(resident, &mut slot);
+            slot.settle(progress);
+            slot.unwritten(progress)
+        };
+        unwritten.map_or(Ok(()), |end| self.write_for_reader(end))
+    }
+
+    /// Has the log written up to `end`, so that its bytes can be read.
+    ///
+    /// # Errors
+    /// `Poisoned` if they never will be.
+    pub(crate) fn write_for_reader(&self, end: u64) -> Result<()> {
+        let written = self.log.write_to(end, self);
+        written.map_err(|error| self.log.poisoned().unwrap_or(error))
     }
 }
