@@ -39,6 +39,7 @@ impl Engine {
             // Whoever tends segments now ends first; whoever would next finds the store closed. Until
             // the lock is gone nobody else replaces the manifest, and afterwards nobody at all.
             let _busy = self.upkeep.busy.lock();
+            let _sealing = self.upkeep.sealing.lock();
             let outcome = self.finish();
             *writing.lock.lock() = None;
             outcome

@@ -5,6 +5,7 @@
 //! appenders down to the disk, and `thread` does in the background what nobody waits for.
 
 mod close;
+mod desk;
 pub(crate) mod log;
 pub(crate) mod order;
 pub(crate) mod pace;

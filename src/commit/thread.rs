@@ -1,4 +1,5 @@
-//! The store's two threads: one writes and syncs what nobody waits for, one keeps segments.
+//! The store's threads: one writes and syncs what nobody waits for, one makes segments, one seals
+//! them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,9 +100,10 @@ impl Threads {
     /// `Io` if the system starts no thread: a store without them would never write what nobody
     /// waits for. Those that run are stopped with the engine.
     pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
-        let (log, upkeep) = (Arc::clone(engine), Arc::clone(engine));
+        let [log, spares, seals] = [(); 3].map(|()| Arc::clone(engine));
         engine.start_thread("memlog-log", move || run_log(&log))?;
-        engine.start_thread("memlog-upkeep", move || upkeep.run_upkeep())
+        engine.start_thread("memlog-spares", move || spares.make_spares())?;
+        engine.start_thread("memlog-seals", move || seals.make_seals())
     }
 }
 
