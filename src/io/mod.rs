@@ -2,6 +2,7 @@
 //! runs on a simulated disk and clock, deterministic from a seed.
 
 pub(crate) mod disk;
+mod journal;
 pub(crate) mod map;
 #[cfg(feature = "sim")]
 pub mod sim;

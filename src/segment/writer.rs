@@ -61,10 +61,17 @@ impl LogFile {
 
     /// Fills the segment with zeros, slice by slice, as long as `go_on` says so before each. Only
     /// for a segment that nobody writes to yet.
-    pub(crate) fn fill(&self, mut go_on: impl FnMut() -> bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// If a sync fails, this one or one of `go_on`: the file is not to be used then. The system may
+    /// take its blocks for written from then on though they are not, and a later sync of frames in
+    /// them would not find out.
+    pub(crate) fn fill(&self, mut go_on: impl FnMut() -> Result<bool>) -> Result<()> {
         let mut at = FIRST_FRAME.next_multiple_of(BLOCK);
-        while at < self.segment.capacity && go_on() {
-            at = self.write_zeros(at)?;
+        while at < self.segment.capacity && go_on()? {
+            // Only an optimisation: where there is no room for zeros, there may be for frames.
+            let Ok(next) = self.write_zeros(at) else { break };
+            at = next;
             self.zeroed.store(at, Ordering::Release);
         }
         self.sync()

@@ -13,11 +13,13 @@ pub struct Image {
     blocks: Vec<Option<Arc<[u8]>>>,
 }
 
-/// One request that the medium took.
+/// One request that came to the medium.
 pub enum Event {
     Write(u64, Vec<u8>),
     /// Everything written before is on stable storage.
     Flush,
+    /// One that failed, in words: nothing of it was done.
+    Refused(String),
 }
 
 /// What is lost of what was written and not flushed.

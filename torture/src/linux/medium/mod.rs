@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::linux::acks::{Ack, read_all};
 use crate::linux::history::History;
-use device::Device;
+use device::{Device, Failing};
 use image::Image;
 
 pub use checker::{CheckerArgs, run_checker};
@@ -64,6 +64,12 @@ pub struct MediumArgs {
     /// Takes this share, in percent, of the flushes out of the log: the tool has to fail then.
     #[arg(long, default_value_t = 0)]
     lie: u64,
+    /// Only these requests fail. Default: by turns.
+    #[arg(long)]
+    what: Option<Failing>,
+    /// Goes on after a failure, and counts them.
+    #[arg(long)]
+    go_on: bool,
 }
 
 impl Kind {
@@ -138,7 +144,7 @@ impl Bench {
     }
 
     /// A workload on what is mounted; gives how the writer ended, what it told, what it said.
-    fn write(&self, seed: u64, millis: u64) -> (ExitStatus, Vec<Ack>, String) {
+    fn write(&self, seed: u64, millis: u64, trail: bool) -> (ExitStatus, Vec<Ack>, String) {
         let history = History::new(seed, 3);
         history.write(&self.path("history"));
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -146,6 +152,9 @@ impl Bench {
         command.arg("--history").arg(self.path("history")).args(["--round", "1"]);
         command.arg("--stamps").arg(self.path("stamps"));
         command.arg("--millis").arg(millis.to_string());
+        if trail {
+            command.arg("--trail").arg(self.path("trail"));
+        }
         let errors = File::create(self.path("errors")).unwrap();
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();

@@ -54,7 +54,7 @@ fn one_workload(
     bench.device.medium().restart(bench.new.clone());
     let (status, acks, said) = {
         let _mounted = bench.mount()?;
-        bench.write(seed, args.millis)
+        bench.write(seed, args.millis, false)
     };
     if !status.success() {
         return Err(format!("the writer ended with {status} where nothing fails: {said}"));
