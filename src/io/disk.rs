@@ -177,7 +177,7 @@ impl Drop for DiskLock {
 struct DiskFile {
     file: fs::File,
     owner: Owner,
-    /// Whether the journal is asked behind each sync.
+    /// Whether the journal is asked behind a sync.
     asks: bool,
 }
 
@@ -200,7 +200,10 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         self.owner.check()?;
-        self.file.sync_data()?;
+        self.file.sync_data()
+    }
+
+    fn confirm(&self) -> io::Result<()> {
         if self.asks { journal::ask(&self.file) } else { Ok(()) }
     }
 

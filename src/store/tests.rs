@@ -169,6 +169,31 @@ fn a_flush_is_for_all_that_is_queued() {
 }
 
 #[test]
+fn a_sync_that_cannot_be_confirmed_acknowledges_nothing() {
+    let disk = SimDisk::new(11);
+    let (armed, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (fails, counted) = (Arc::clone(&armed), Arc::clone(&asked));
+    let io = gated(&disk, move |op, path| {
+        let here = op == Op::Confirm && is_log(path);
+        counted.fetch_add(u64::from(here), Ordering::SeqCst);
+        if here && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    // A flush writes zeros ahead: for the commits that come to lie in them one answer is enough.
+    for _ in 0..100 {
+        agent.append(NewEntry::user("small")).unwrap();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    armed.store(true, Ordering::SeqCst);
+    agent.append(NewEntry::user("in the zeros")).unwrap();
+    let large = vec![7; 300 << 10];
+    let error = agent.append(NewEntry::new(Kind::USER, &large)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    assert_eq!(agent.append(NewEntry::user("x")).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
+#[test]
 fn a_segment_whose_sync_failed_takes_no_frames() {
     let disk = SimDisk::new(10);
     let (failed, has_failed) = mpsc::channel();

@@ -49,6 +49,7 @@ pub const CALLS: &[(i64, &str)] = &[
     (libc::SYS_mkdirat, "mkdirat"),
     (libc::SYS_getdents64, "getdents"),
     (libc::SYS_flock, "flock"),
+    (libc::SYS_ioctl, "ioctl"),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_rename, "rename"),
     #[cfg(target_arch = "x86_64")]

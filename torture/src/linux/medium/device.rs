@@ -200,8 +200,7 @@ impl Device {
         let stamps = File::create(place.join("stamps")).unwrap();
         let image = Image::new(bytes);
         let len = image.len();
-        let medium =
-            Medium {
+        let medium = Medium {
             image,
             events: Vec::new(),
             times: Vec::new(),
@@ -223,6 +222,12 @@ impl Device {
         let mut losetup = Command::new("losetup");
         losetup.args(["--find", "--show", "--direct-io=on"]).arg(dir.join(NAME));
         device.path = super::said(&mut losetup)?.trim().into();
+        // A request that is cut in two on the way here, and fails in its second half, would be taken
+        // for done by the loop device.
+        if let Some(name) = device.path.file_name() {
+            let limit = Path::new("/sys/block").join(name).join("queue/max_sectors_kb");
+            std::fs::write(limit, "512").map_err(|e| format!("no limit of requests: {e}"))?;
+        }
         Ok(device)
     }
 

@@ -138,7 +138,8 @@ fn trail_of(bench: &Bench, events: &[Event], times: &[u64], acks: &[Ack]) -> Str
 fn read_failing(bench: &Bench, acks: &Path, rng: &mut Rng) -> Result<&'static str, String> {
     let _mounted = bench.mount()?;
     bench.device.medium().failing = Some((Failing::Reads, 0, *rng.pick(&[1, 3, u64::MAX])));
-    let out = bench.checker(acks, u64::MAX).output().unwrap();
+    let out =
+        checker::command(&bench.store(), &bench.path("history"), acks, u64::MAX).output().unwrap();
     bench.device.medium().failing = None;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     // A checker that met an error says which, and ends with 1.

@@ -6,6 +6,7 @@ mod device;
 mod errors;
 mod image;
 mod points;
+mod replica;
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -58,6 +59,9 @@ pub struct MediumArgs {
     /// Points tried of each workload.
     #[arg(long, default_value_t = 100)]
     each: u64,
+    /// Recoveries at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// How long a workload writes, in milliseconds.
     #[arg(long, default_value_t = 700)]
     millis: u64,
@@ -135,12 +139,8 @@ impl Bench {
         self.path("mnt/store")
     }
 
-    fn mount(&self) -> Result<Mounted<'_>, String> {
-        let (path, options) = (self.path("mnt"), CString::new(self.kind.options()).unwrap());
-        let flags = MountFlags::NOATIME;
-        mount(&self.device.path, &path, self.kind.name(), flags, options.as_c_str())
-            .map_err(|e| format!("the file system cannot be mounted: {e}"))?;
-        Ok(Mounted(self))
+    fn mount(&self) -> Result<Mounted, String> {
+        Mounted::new(self.kind, &self.device.path, self.path("mnt"))
     }
 
     /// A workload on what is mounted; gives how the writer ended, what it told, what it said.
@@ -166,34 +166,45 @@ impl Bench {
 
     /// Has another process open the store and check it.
     fn check(&self, acks: &Path, upto: u64) -> Result<(), String> {
-        said(&mut self.checker(acks, upto)).map(drop)
-    }
-
-    fn checker(&self, acks: &Path, upto: u64) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("checker").arg("--dir").arg(self.store());
-        command.arg("--history").arg(self.path("history"));
-        command.arg("--acks").arg(acks).arg("--upto").arg(upto.to_string());
-        command
+        checker::check(&self.store(), &self.path("history"), acks, upto)
     }
 }
 
 /// Unmounts at its end, with patience.
-struct Mounted<'b>(&'b Bench);
+struct Mounted(PathBuf);
 
-impl Drop for Mounted<'_> {
+impl Mounted {
+    fn new(kind: Kind, device: &Path, at: PathBuf) -> Result<Mounted, String> {
+        if kind == Kind::Btrfs {
+            // It keeps in mind what it saw of that name last, also on another device.
+            let _ = said(Command::new("btrfs").args(["device", "scan", "--forget"]));
+        }
+        let options = CString::new(kind.options()).unwrap();
+        mount(device, &at, kind.name(), MountFlags::NOATIME, options.as_c_str())
+            .map_err(|e| format!("the file system cannot be mounted: {e}"))?;
+        Ok(Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
-        let path = self.0.path("mnt");
         let most = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = unmount(&path, UnmountFlags::empty()) {
+        while let Err(error) = unmount(&self.0, UnmountFlags::empty()) {
             if Instant::now() > most {
-                let _ = unmount(&path, UnmountFlags::DETACH);
+                let _ = unmount(&self.0, UnmountFlags::DETACH);
                 println!("unmounted late: {error}");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The last that the kernel has said, for who wonders why something cannot be mounted.
+fn kernel_said() -> String {
+    let all = said(&mut Command::new("dmesg")).unwrap_or_default();
+    let lines: Vec<&str> = all.lines().collect();
+    lines[lines.len().saturating_sub(6)..].join("\n")
 }
 
 /// Runs a command; gives what it said, or that it failed.
