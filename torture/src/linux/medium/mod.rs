@@ -53,7 +53,7 @@ pub struct MediumArgs {
     /// What batches and losses follow from. Default: the clock.
     #[arg(long)]
     seed: Option<u64>,
-    /// No workload is begun after so many seconds.
+    /// No workload and no point is begun after so many seconds.
     #[arg(long, default_value_t = 86_400)]
     seconds: u64,
     /// Points tried of each workload.

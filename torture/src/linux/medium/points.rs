@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::image::{Event, Image, Loss};
 use super::replica::Replica;
@@ -30,13 +30,14 @@ pub fn run(bench: &Bench, args: &MediumArgs, seed: u64) -> Result<(), String> {
     let replicas: Vec<Replica> =
         (0..jobs).map(|_| Replica::new(args.fs)).collect::<Result<_, _>>()?;
     let figures = Mutex::new(Figures::default());
+    let until = began + Duration::from_secs(args.seconds);
     let mut outcome = Ok(());
     for seed in seed.. {
-        let late = began.elapsed().as_secs() >= args.seconds;
+        let late = Instant::now() >= until;
         if figures.lock().unwrap().points >= args.points || late || outcome.is_err() {
             break;
         }
-        outcome = one_workload(bench, &replicas, args, seed, &figures);
+        outcome = one_workload(bench, &replicas, (args, until), seed, &figures);
     }
     let seconds = began.elapsed().as_secs_f64();
     let figures = figures.into_inner().unwrap();
@@ -65,6 +66,8 @@ struct Workload<'a> {
     events: &'a [Event],
     new: &'a Image,
     seed: u64,
+    /// No point is begun after this.
+    until: Instant,
     acks: PathBuf,
     history: PathBuf,
 }
@@ -72,7 +75,7 @@ struct Workload<'a> {
 fn one_workload(
     bench: &Bench,
     replicas: &[Replica],
-    args: &MediumArgs,
+    (args, until): (&MediumArgs, Instant),
     seed: u64,
     figures: &Mutex<Figures>,
 ) -> Result<(), String> {
@@ -108,6 +111,7 @@ fn one_workload(
         events: &events,
         new: &bench.new,
         seed,
+        until,
         acks: acks_file,
         history: bench.path("history"),
     };
@@ -138,7 +142,7 @@ impl Workload<'_> {
         failed: &AtomicBool,
     ) -> Result<(), String> {
         let (mut base, mut based) = (self.new.clone(), 0);
-        while !failed.load(Ordering::Relaxed) {
+        while !failed.load(Ordering::Relaxed) && Instant::now() < self.until {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(&point) = points.get(number) else { break };
             let mut rng = Rng::of(&[self.seed, 4712, number as u64]);
