@@ -51,12 +51,12 @@ fn check_manifest(engine: &Engine, found: &mut Found) -> error::Result<()> {
     let reason = match manifest::read(&engine.io, &engine.dir) {
         Ok(Some(_)) => return Ok(()),
         Ok(None) => "the manifest is missing".to_owned(),
-        Err(error) if error.kind() == ErrorKind::Io => return Err(error),
         Err(error) if error.damage().is_some() => {
             found.error(&error);
             return Ok(());
         }
-        Err(error) => error.to_string(),
+        Err(error) if error.kind() == ErrorKind::Version => error.to_string(),
+        Err(error) => return Err(error),
     };
     found.0.push(Damage::new(engine.dir.join(manifest::NAME), 0, reason));
     Ok(())
