@@ -367,7 +367,7 @@ impl Store {
     /// ```
     pub fn verify(&self) -> Result<Vec<Damage>> {
         self.engine().check_open()?;
-        let mut damage = verify::verify(self.engine());
+        let mut damage = verify::verify(self.engine())?;
         if self.engine().options.salvage {
             damage.extend(self.0.report.damage.iter().cloned());
         }

@@ -349,7 +349,7 @@ impl Log {
         };
         // In order: nothing in a file is durable before all of the file before it is.
         for (file, written) in &files {
-            file.sync()?;
+            file.sync_frames(written.saturating_sub(file.segment.base))?;
             self.durable.fetch_max(*written, Ordering::Release);
             let mut writer = self.writer.lock();
             writer.unsynced.retain(|(f, lsn)| f.segment.id != file.segment.id || lsn > written);

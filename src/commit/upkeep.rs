@@ -306,8 +306,13 @@ impl Engine {
         // What an attempt that failed could not take away again is in nobody's list.
         let _ = self.io.fs.remove(&self.dir.join(file_name(id, false)));
         let made = LogFile::create(&self.io, &self.dir, self.store, &listed, self.options.verify)?;
-        if fill && self.has_threads() {
-            self.fill(&made);
+        if fill
+            && self.has_threads()
+            && let Err(error) = self.fill(&made)
+        {
+            // Not listed, without a frame: nobody misses it.
+            let _ = self.io.fs.remove(made.segment.path());
+            return Err(error);
         }
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.push(listed);
@@ -324,26 +329,27 @@ impl Engine {
 
     /// Writes zeros, so that later commits find their blocks written: one write and one flush
     /// each. Only as long as nobody needs the segment, and at most every other moment.
-    fn fill(&self, file: &LogFile) {
+    ///
+    /// # Errors
+    /// If the file is not to be used.
+    fn fill(&self, file: &LogFile) -> Result<()> {
         let clock = &self.io.clock;
         let (mut started, mut slices) = (clock.monotonic(), 0u64);
-        let filled = file.fill(|| {
+        file.fill(|| {
             let pressed = self.upkeep.spares.is_pressed();
             if pressed || self.unsynced() > self.options.max_unsynced / 4 {
-                return false;
+                return Ok(false);
             }
             slices += 1;
-            if slices.is_multiple_of(SLICES_A_SYNC) && file.sync().is_err() {
-                return false;
+            if slices.is_multiple_of(SLICES_A_SYNC) {
+                file.sync()?;
             }
             if file.segment.capacity > FIRST_SEGMENT {
                 clock.sleep(clock.monotonic().saturating_sub(started));
             }
             started = clock.monotonic();
-            true
-        });
-        // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
-        drop(filled);
+            Ok(true)
+        })
     }
 
     /// Takes the last spare off the list and away. False if there is none.

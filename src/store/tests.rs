@@ -168,6 +168,65 @@ fn a_flush_is_for_all_that_is_queued() {
     assert_eq!(syncs.load(Ordering::SeqCst) - before, 1);
 }
 
+#[test]
+fn a_sync_that_cannot_be_confirmed_acknowledges_nothing() {
+    let disk = SimDisk::new(11);
+    let (armed, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (fails, counted) = (Arc::clone(&armed), Arc::clone(&asked));
+    let io = gated(&disk, move |op, path| {
+        let here = op == Op::Confirm && is_log(path);
+        counted.fetch_add(u64::from(here), Ordering::SeqCst);
+        if here && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    // A flush writes zeros ahead: for the commits that come to lie in them one answer is enough.
+    for _ in 0..100 {
+        agent.append(NewEntry::user("small")).unwrap();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    armed.store(true, Ordering::SeqCst);
+    agent.append(NewEntry::user("in the zeros")).unwrap();
+    let large = vec![7; 300 << 10];
+    let error = agent.append(NewEntry::new(Kind::USER, &large)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    assert_eq!(agent.append(NewEntry::user("x")).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_segment_whose_sync_failed_takes_no_frames() {
+    let disk = SimDisk::new(10);
+    let (failed, has_failed) = mpsc::channel();
+    let (bad, zeros) = (Mutex::new(None), AtomicU64::new(0));
+    let frames = Arc::new(AtomicBool::new(false));
+    let came = Arc::clone(&frames);
+    let io = gated(&disk, move |op, path| {
+        let mut bad = bad.lock();
+        if bad.as_deref() == Some(path) {
+            came.fetch_or(matches!(op, Op::Write(_)), Ordering::SeqCst);
+        } else if std::thread::current().name() == Some("memlog-upkeep") && is_log(path) {
+            // The first spare is being filled: of all that it writes only zeros lie behind its head.
+            zeros.fetch_add(u64::from(matches!(op, Op::Write(1..))), Ordering::SeqCst);
+            if op == Op::Sync && zeros.load(Ordering::SeqCst) > 0 && bad.is_none() {
+                *bad = Some(path.to_owned());
+                failed.send(()).unwrap();
+                return Err(broken());
+            }
+        }
+        Ok(())
+    });
+    let store = Options::new().open_with(io, Path::new(DIR)).unwrap();
+    has_failed.recv().unwrap();
+    let agent = store.agent("a").unwrap();
+    for _ in 0..30 {
+        agent.append(NewEntry::new(Kind::USER, &vec![7; 100 << 10])).unwrap();
+    }
+    assert!(!frames.load(Ordering::SeqCst), "frames where a sync has failed");
+    store.close().unwrap();
+    let after = options().open_on(&disk.fork_without_power(1), DIR).unwrap();
+    assert_eq!(next(&after, "a"), 31);
+}
+
 /// Closes the store while the first segment that a filled one leaves is being sealed: the sealing
 /// thread is stopped where `is_there`. Gives the disk once both are done, and the agents filled.
 fn close_in_a_seal(is_there: fn(Op) -> bool) -> (SimDisk, usize) {
