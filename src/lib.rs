@@ -121,6 +121,7 @@ mod retention;
 mod segment;
 mod snapshot;
 mod store;
+mod sync;
 mod types;
 mod verify;
 mod view;

@@ -2,6 +2,8 @@
 
 #[cfg(all(test, feature = "sim"))]
 mod gate;
+#[cfg(all(test, feature = "sim", memlog_shuttle))]
+mod races;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 

@@ -13,10 +13,7 @@ pub(crate) mod version;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::catalog::base::{Lookup, SegmentSet};
 use crate::catalog::resident::{Progress, Resident, Slot};
@@ -24,6 +21,8 @@ use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 const SHARDS: usize = 64;
 /// Agents looked at for eviction when a new one comes.

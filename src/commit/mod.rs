@@ -17,9 +17,6 @@ pub(crate) mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::catalog::resident::{Progress, Resident};
@@ -35,6 +32,8 @@ use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
 use crate::manifest::ManifestFile;
 use crate::options::Options;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
 
 /// Bytes that may wait in memory before an appender writes them, unless somebody writes already.

@@ -4,8 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
@@ -19,6 +17,7 @@ use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
 use crate::format::record::{self, Change};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
+use crate::sync::Mutex;
 use crate::types::{Durability, Lsn};
 
 /// Room in each log segment that only changes which take away may use: so that a full disk can be

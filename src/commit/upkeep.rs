@@ -1,10 +1,7 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Engine;
 use crate::commit::order::closed;
@@ -13,6 +10,8 @@ use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::types::Durability;
 
 /// The smallest log segment, and the one that a store begins with.
