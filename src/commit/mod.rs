@@ -211,8 +211,8 @@ impl Engine {
                 }
                 Attempt::Unknown => self.learn(batch)?,
                 Attempt::Held(resident) => resident.await_turn(),
-                Attempt::Conflict(error, wait) => {
-                    // Answered when what it conflicts with can be read.
+                Attempt::Refused(error, wait) => {
+                    // Answered when what it was refused for can be read.
                     if let Some((end, durability)) = wait {
                         // If that cannot be, it is the other batch that is in doubt, and not this one.
                         self.wait(end, durability)
