@@ -7,6 +7,16 @@
 //! Values are seen in one order by all threads: weak memory is Loom's business (`crate::sync`), and
 //! Miri's.
 
+// The clients and the checker of `tests/history`, which know the crate by its name.
+#[path = "../../../tests/history/check.rs"]
+mod check;
+#[path = "../../../tests/history/clients.rs"]
+mod clients;
+mod histories;
+#[path = "../../../tests/history/model.rs"]
+mod model;
+#[path = "../../../tests/history/record.rs"]
+mod record;
 mod scenarios;
 
 use std::io;
