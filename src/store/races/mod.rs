@@ -6,6 +6,7 @@
 //! too early, a window of two instructions, a lock taken in the other order. A deadlock is a failure.
 //! Values are seen in one order by all threads: weak memory is Loom's business (`crate::sync`), and
 //! Miri's.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 // The clients and the checker of `tests/history`, which know the crate by its name.
 #[path = "../../../tests/history/check.rs"]
@@ -23,7 +24,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, UrwRandomScheduler};
@@ -53,11 +54,13 @@ fn explore(name: &str, scenario: fn()) {
     let first = number("MEMLOG_SEED");
     let seconds = number("MEMLOG_SECONDS");
     let batches = number("MEMLOG_BATCHES").unwrap_or(if first.is_some() { 1 } else { BATCHES });
-    let started = Instant::now();
+    let clock = crate::io::disk::system().clock;
+    let started = clock.monotonic();
+    let elapsed = || clock.monotonic().saturating_sub(started);
     let mut explored = 0;
     for seed in first.unwrap_or(1).. {
         let over = match seconds {
-            Some(seconds) => started.elapsed() >= Duration::from_secs(seconds),
+            Some(seconds) => elapsed() >= Duration::from_secs(seconds),
             None => explored >= batches,
         };
         if over {
@@ -69,7 +72,7 @@ fn explore(name: &str, scenario: fn()) {
         }
         explored += 1;
     }
-    let (schedules, seconds) = (explored * BATCH as u64, started.elapsed().as_secs_f64());
+    let (schedules, seconds) = (explored * BATCH as u64, elapsed().as_secs_f64());
     println!("{name}: {schedules} schedules in {seconds:.1} s");
 }
 
