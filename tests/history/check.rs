@@ -166,7 +166,9 @@ impl Checker<'_> {
                 false => Err("nothing to refuse it for".to_owned()),
             }
         };
-        agents.iter().for_each(|agent| drop(self.agent(*agent)));
+        for agent in &agents {
+            self.agent(*agent);
+        }
         if let [agent] = Vec::from_iter(&agents)[..] {
             return self.place(index, *agent, fits(*agent));
         }
