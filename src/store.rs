@@ -4,6 +4,8 @@
 mod chunk_tests;
 #[cfg(all(test, feature = "sim"))]
 mod gate;
+#[cfg(all(test, feature = "sim", memlog_shuttle))]
+mod races;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 

@@ -2,15 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::base::Base;
 use crate::catalog::part::Part;
 use crate::catalog::version::Version;
 use crate::format::head::Head;
 use crate::segment::Segment;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::Durability;
 
 /// How far the log has got.

@@ -1,9 +1,8 @@
 //! A desk: where one thread of the store is asked for work, and whoever asked waits for the answer.
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::commit::order::closed;
 use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex};
 
 /// What is asked of one thread, and how far it is with it.
 #[derive(Default)]

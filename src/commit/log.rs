@@ -6,16 +6,15 @@
 //! position, so that whoever arrives meanwhile waits for the next flush.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
-
-use parking_lot::Mutex;
 
 use crate::catalog::resident::Progress;
 use crate::commit::queue::{Group, Run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::writer::LogFile;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, OnceLock, Published};
 use crate::types::{Durability, Lsn};
 
 /// Zeros are written ahead of groups below this size; larger ones have enough of one flush.
@@ -68,12 +67,12 @@ type Waiting = (u64, Durability, Waker);
 
 /// How far the log has got, and who may take it further.
 pub(crate) struct Log {
-    written: AtomicU64,
-    durable: AtomicU64,
+    written: Published,
+    durable: Published,
     /// When the log reaches this lsn, there is a chunk to be written.
     due: AtomicU64,
     /// The durable lsn that the last written frame carries.
-    witnessed: AtomicU64,
+    witnessed: Published,
     /// Somebody waited for the flush of a small group since it was last asked.
     small: AtomicBool,
     writer: Mutex<Writer>,
@@ -86,10 +85,10 @@ impl Log {
     /// A log of which everything below `durable` is on stable storage, and nothing else exists.
     pub(crate) fn new(durable: u64) -> Self {
         Log {
-            written: AtomicU64::new(durable),
-            durable: AtomicU64::new(durable),
+            written: Published::new(durable),
+            durable: Published::new(durable),
             due: AtomicU64::new(0),
-            witnessed: AtomicU64::new(durable),
+            witnessed: Published::new(durable),
             small: AtomicBool::new(false),
             writer: Mutex::default(),
             gathering: Mutex::new(Gathering {
@@ -103,16 +102,16 @@ impl Log {
     }
 
     pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
+        self.written.get()
     }
 
     pub(crate) fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
+        self.durable.get()
     }
 
     /// The durable lsn that the medium itself bears witness of.
     pub(crate) fn witnessed(&self) -> u64 {
-        self.witnessed.load(Ordering::Acquire)
+        self.witnessed.get()
     }
 
     /// Whether small groups were flushed since this was last asked: they gain by blocks that are
@@ -286,8 +285,8 @@ impl Log {
                     let _ = group.file.zero_ahead(end);
                 }
                 segment.publish(end);
-                self.witnessed.fetch_max(durable, Ordering::Release);
-                self.written.store(end_lsn, Ordering::Release);
+                self.witnessed.raise(durable);
+                self.written.raise(end_lsn);
             }
             queue.recycle(group.written(cut));
         }
@@ -350,7 +349,7 @@ impl Log {
         // In order: nothing in a file is durable before all of the file before it is.
         for (file, written) in &files {
             file.sync_frames(written.saturating_sub(file.segment.base))?;
-            self.durable.fetch_max(*written, Ordering::Release);
+            self.durable.raise(*written);
             let mut writer = self.writer.lock();
             writer.unsynced.retain(|(f, lsn)| f.segment.id != file.segment.id || lsn > written);
         }

@@ -18,9 +18,6 @@ pub(crate) mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::catalog::resident::{Progress, Resident};
@@ -36,6 +33,8 @@ use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
 use crate::manifest::ManifestFile;
 use crate::options::Options;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
 
 /// Bytes that may wait in memory while somebody writes, before appenders wait for that one.
@@ -207,8 +206,8 @@ impl Engine {
                 }
                 Attempt::Unknown => self.learn(batch)?,
                 Attempt::Held(resident) => resident.await_turn(),
-                Attempt::Conflict(error, wait) => {
-                    // Answered when what it conflicts with can be read.
+                Attempt::Refused(error, wait) => {
+                    // Answered when what it was refused for can be read.
                     if let Some((end, durability)) = wait {
                         // If that cannot be, it is the other batch that is in doubt, and not this one.
                         self.wait(end, durability)

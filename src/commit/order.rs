@@ -4,8 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
@@ -19,6 +17,7 @@ use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
 use crate::format::record::{self, Change};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
+use crate::sync::Mutex;
 use crate::types::{Durability, Lsn};
 
 /// Room in each log segment that only changes which take away may use: so that a full disk can be
@@ -132,7 +131,7 @@ pub(crate) enum Attempt {
     Held(Arc<Resident>),
     /// An expectation did not hold; the error is to be answered when the batch that it conflicts
     /// with is published.
-    Conflict(Error, Option<(u64, Durability)>),
+    Refused(Error, Option<(u64, Durability)>),
 }
 
 impl Order {
@@ -279,11 +278,16 @@ impl Engine {
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
                 Checked::Held(resident) => return Ok(Attempt::Held(resident)),
-                Checked::Conflict(error, wait) => return Ok(Attempt::Conflict(error, wait)),
+                Checked::Conflict(error, wait) => return Ok(Attempt::Refused(error, wait)),
             }
         }
-        if batch.checked {
-            check_seqs(batch, nexts)?;
+        if batch.checked
+            && let Err((error, index)) = check_seqs(batch, nexts)
+        {
+            // What it was held against may not be published yet.
+            let resident = batch.agents.get(index).and_then(|agent| agent.resident.as_ref());
+            let wait = resident.and_then(|resident| resident.lock().last_pending());
+            return Ok(Attempt::Refused(error, wait));
         }
         if batch.is_empty() {
             // A barrier: it waits for everything ordered before it.
@@ -493,8 +497,8 @@ fn revision(
 }
 
 /// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the
-/// next seqs of its agents before the batch.
-fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> Result<()> {
+/// next seqs of its agents before the batch. The error comes with the agent's place in the batch.
+fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), (Error, usize)> {
     for (_, record) in (Records { body: &batch.body, at: 0 }) {
         let index = usize::try_from(record.agent).unwrap_or(usize::MAX);
         let Some(next) = nexts.get_mut(index) else { continue };
@@ -514,7 +518,8 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> Result<()> {
         if seq == 0 || seq > end {
             let name = batch.agents.get(index).map_or("", |a| &a.name);
             let message = format!("cannot {what} seq {seq}: the next seq is {next}");
-            return Err(Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq));
+            let error = Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq);
+            return Err((error, index));
         }
     }
     Ok(())

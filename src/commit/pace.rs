@@ -1,11 +1,11 @@
 //! Pacing: appenders that outrun the disk, or compaction, are slowed down to its rate, in small
 //! steps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::commit::order::Ordered;
 use crate::commit::{Engine, MAX_QUEUED};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Durability;
 
 /// The longest single sleep of an appender.

@@ -2,14 +2,13 @@
 //! them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use crate::types::Durability;
 
 /// A log that has been quiet for this long gets a frame that bears witness of what is durable.
@@ -126,7 +125,7 @@ impl Engine {
     }
 
     fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        let started = thread::Builder::new().name(name.into()).spawn(run);
         let thread = started.map_err(|e| Error::io("start a thread for", &self.dir, e))?;
         self.threads.lock().running.push(thread);
         Ok(())
@@ -134,7 +133,7 @@ impl Engine {
 
     /// Whether the calling thread is one of the store's.
     pub(crate) fn is_own_thread(&self) -> bool {
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         self.threads.lock().running.iter().any(|thread| thread.thread().id() == me)
     }
 
@@ -143,7 +142,7 @@ impl Engine {
         self.work.stop();
         self.stop_upkeep();
         let running = std::mem::take(&mut self.threads.lock().running);
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         for thread in running.into_iter().filter(|t| t.thread().id() != me) {
             // A thread that panicked has poisoned the log, which says so.
             let _ = thread.join();

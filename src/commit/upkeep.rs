@@ -1,10 +1,7 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::commit::Engine;
 use crate::commit::desk::{Desk, Want};
@@ -14,6 +11,8 @@ use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::Durability;
 
 /// The smallest log segment, and the one that a store begins with.

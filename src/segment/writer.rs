@@ -3,13 +3,13 @@
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::header::{HEADER_LEN, Header, Layout};
 use crate::format::manifest::{Listed, Role};
 use crate::io::{File, Io};
 use crate::segment::{Segment, file_name};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Verify;
 
 /// A log segment that takes writes: the file beside its map.

@@ -141,6 +141,69 @@ fn a_write_that_failed_is_acknowledged_to_nobody() {
     }
 }
 
+/// Somebody appends to an agent while a prefix of it is being forgotten, and another one under it is
+/// still seen to live; `before` says what had happened until then.
+fn append_behind_a_forgetting(before: fn(&Store)) {
+    let disk = SimDisk::new(9);
+    let (stop, is_syncing, go) = Stop::new();
+    let armed = Arc::clone(&stop);
+    let io = gated(&disk, move |op, path| {
+        if op == Op::Sync && is_log(path) {
+            armed.pass();
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    before(&store);
+    store.agent("p/old").unwrap().append(NewEntry::user("x")).unwrap();
+    stop.arm();
+    let forgetting = store.clone();
+    let forgetting = std::thread::spawn(move || forgetting.forget_prefix("p/"));
+    is_syncing.recv().unwrap();
+    let (seen, is_seen) = mpsc::channel();
+    let appending = store.clone();
+    let appending = std::thread::spawn(move || {
+        let new = appending.agent("p/new").unwrap();
+        let mut batch = appending.batch();
+        batch.append(&new, NewEntry::user("y")).durability(Durability::Buffer).commit().unwrap();
+        seen.send((next(&appending, "p/new"), next(&appending, "p/old"))).unwrap();
+    });
+    let early = is_seen.recv_timeout(MOMENT);
+    go.send(()).unwrap();
+    assert_eq!(early.or_else(|_| is_seen.recv()), Ok((2, 1)));
+    appending.join().unwrap();
+    forgetting.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_new_life_behind_a_forgotten_prefix_is_not_seen_before_the_forgetting() {
+    // Nothing lives under the name, nothing dies, and yet its life begins behind the forgetting.
+    append_behind_a_forgetting(|_| {});
+    // It is dead already of another one, of which it has not heard.
+    append_behind_a_forgetting(|store| {
+        store.agent("p/new").unwrap().append(NewEntry::user("x")).unwrap();
+        store.forget_prefix("p/").unwrap();
+    });
+}
+
+#[test]
+fn a_list_of_agents_keeps_no_forgotten_one_alive() {
+    let disk = SimDisk::new(10);
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.agent("p/a").unwrap().append(NewEntry::user("x")).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.forget_prefix("p/").unwrap();
+    // Somebody is about to look the agent up.
+    let engine = store.engine();
+    let name = Arc::from("p/a");
+    let resident = engine.catalog.resident(&name, engine.catalog.hash(&name), engine.progress());
+    assert_eq!(store.agents("").count(), 0);
+    drop(resident);
+    assert_eq!(next(&store, "p/a"), 1);
+}
+
 #[test]
 fn a_flush_is_for_all_that_is_queued() {
     let disk = SimDisk::new(6);

@@ -23,7 +23,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (3, &["catalog", "entry"]),
     (2, &["segment", "manifest"]),
     (1, &["format", "io"]),
-    (0, &["error", "options", "types"]),
+    (0, &["error", "options", "types", "sync"]),
 ];
 
 /// The face is one floor whose modules know each other.
