@@ -27,7 +27,7 @@ struct Line<'a> {
 const OPEN: usize = 64;
 const SHARDS: u32 = 64;
 /// Buffered lines are written once an agent has so many bytes of them.
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 8 << 10;
 /// Read from the end at a time.
 const STEP: u64 = 64 << 10;
 
@@ -47,10 +47,12 @@ struct Shard {
 }
 
 pub(super) fn open(spec: &OpenSpec) -> Res<Box<dyn Engine>> {
-    for shard in 0..SHARDS {
-        std::fs::create_dir_all(spec.dir.join(format!("{shard:02}")))?;
+    if !spec.dir.join("00").exists() {
+        for shard in 0..SHARDS {
+            std::fs::create_dir_all(spec.dir.join(format!("{shard:02}")))?;
+        }
+        sync_dir(&spec.dir)?;
     }
-    sync_dir(&spec.dir)?;
     let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
     Ok(Box::new(Jsonl { dir: spec.dir.clone(), shards }))
 }

@@ -36,11 +36,19 @@ pub(super) fn open(spec: &OpenSpec) -> Res<Box<dyn Engine>> {
         }
         options.open(&spec.dir)?
     };
-    let turns = env
-        .create_databases_and_commit(env.write_txn()?, |opener, txn| {
-            opener.create_database(txn, None).map(CommitOrAbort::<_, ()>::Commit)
+    let known = env
+        .open_databases_and_commit(env.read_txn()?, |opener, txn| {
+            opener.open_database(txn, None).map(CommitOrAbort::<_, ()>::Commit)
         })?
         .unwrap_commit();
+    let turns = match known {
+        Some(turns) => turns,
+        None => env
+            .create_databases_and_commit(env.write_txn()?, |opener, txn| {
+                opener.create_database(txn, None).map(CommitOrAbort::<_, ()>::Commit)
+            })?
+            .unwrap_commit(),
+    };
     let inner = Arc::new(Inner { env, turns });
     Ok(Box::new(Lmdb { batcher: Batcher::new(Arc::clone(&inner)), inner }))
 }

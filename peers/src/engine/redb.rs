@@ -21,9 +21,12 @@ struct Inner(Database);
 pub(super) fn open(spec: &OpenSpec) -> Res<Box<dyn Engine>> {
     let path = spec.dir.join("turns.redb");
     let inner = Arc::new(Inner(Database::builder().set_cache_size(spec.cache).create(path)?));
-    let first = inner.0.begin_write()?;
-    first.open_table(TURNS)?;
-    first.commit()?;
+    // A transaction that only makes sure of the table would cost an opening two flushes.
+    if inner.0.begin_read()?.open_table(TURNS).is_err() {
+        let first = inner.0.begin_write()?;
+        first.open_table(TURNS)?;
+        first.commit()?;
+    }
     Ok(Box::new(Redb { batcher: Batcher::new(Arc::clone(&inner)), inner }))
 }
 
