@@ -47,10 +47,15 @@ struct Shard {
 }
 
 pub(super) fn open(spec: &OpenSpec) -> Res<Box<dyn Engine>> {
-    if !spec.dir.join("00").exists() {
-        for shard in 0..SHARDS {
-            std::fs::create_dir_all(spec.dir.join(format!("{shard:02}")))?;
+    let mut made = false;
+    for shard in 0..SHARDS {
+        let dir = spec.dir.join(format!("{shard:02}"));
+        if !dir.exists() {
+            std::fs::create_dir(dir)?;
+            made = true;
         }
+    }
+    if made {
         sync_dir(&spec.dir)?;
     }
     let shards = (0..SHARDS).map(|_| Mutex::default()).collect();

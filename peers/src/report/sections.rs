@@ -24,23 +24,29 @@ pub struct Column {
 #[derive(Clone, Copy)]
 pub struct Figure {
     pub name: &'static str,
+    pub words: &'static str,
     pub scale: f64,
     /// Whether more is better.
     pub more: bool,
 }
 
-const RATE: Figure = Figure { name: "rate", scale: 1.0, more: true };
-const P50: Figure = Figure { name: "p50_us", scale: 1.0, more: false };
-const P99: Figure = Figure { name: "p99_us", scale: 1.0, more: false };
-const LONGEST: Figure = Figure { name: "longest_us", scale: 1e-3, more: false };
-const OPEN: Figure = Figure { name: "loaded_ms", scale: 1.0, more: false };
+const RATE: Figure = more("rate", "a second");
+const P50: Figure = less("p50_us", "p50 in us");
+const P99: Figure = less("p99_us", "p99 in us");
+const LONGEST: Figure =
+    Figure { name: "longest_us", words: "longest in ms", scale: 1e-3, more: false };
+const OPEN: Figure = less("loaded_ms", "first load in ms");
+const MEMORY: Figure = less("resident_mb", "memory in MB");
+const WRITTEN: Figure = less("written_per_byte", "device writes over appended");
+const DISK_MOST: Figure = less("disk_per_byte_most", "disk over live, most");
+const DISK: Figure = less("disk_per_byte", "disk over live, at the end");
 
-fn less(name: &'static str) -> Figure {
-    Figure { name, scale: 1.0, more: false }
+const fn less(name: &'static str, words: &'static str) -> Figure {
+    Figure { name, words, scale: 1.0, more: false }
 }
 
-fn more(name: &'static str) -> Figure {
-    Figure { name, scale: 1.0, more: true }
+const fn more(name: &'static str, words: &'static str) -> Figure {
+    Figure { name, words, scale: 1.0, more: true }
 }
 
 fn column(title: impl Into<String>, work: &str, figures: &[Figure]) -> Column {
@@ -57,7 +63,7 @@ pub fn sections(data: &Data) -> Vec<Section> {
 }
 
 fn appends() -> Section {
-    let acknowledged = [more("rate_acknowledged")];
+    let acknowledged = [more("rate_acknowledged", "acknowledged a second")];
     Section {
         name: "append-buffer",
         title: "Buffered append",
@@ -110,7 +116,7 @@ fn loads() -> Section {
             column("hot: p50 / p99, us", "load-hot", &[P50, P99]),
             column("longest, ms", "load-hot", &[LONGEST]),
             column("loads/s", "load-hot", &[RATE]),
-            column("memory, MB", "load-hot", &[less("resident_mb")]),
+            column("memory, MB", "load-hot", &[MEMORY]),
             column("cold: p50 / p99, us", "load-cold", &[P50, P99]),
             column("longest, ms", "load-cold", &[LONGEST]),
         ],
@@ -120,7 +126,7 @@ fn loads() -> Section {
             column("cold, p50", "load-cold", &[P50]),
             column("cold, p99", "load-cold", &[P99]),
         ],
-        unit: "us, less is better, each bar a logarithm",
+        unit: "us, less is better, logarithmic scale",
     }
 }
 
@@ -134,13 +140,13 @@ fn gets() -> Section {
             column("gets/s", "get", &[RATE]),
         ],
         bars: vec![column("p50", "get", &[P50]), column("p99", "get", &[P99])],
-        unit: "us, less is better, each bar a logarithm",
+        unit: "us, less is better, logarithmic scale",
     }
 }
 
 fn opens() -> Section {
-    let figures = [less("open_ms"), OPEN];
-    let memory = [less("resident_mb")];
+    let figures = [less("open_ms", "open in ms"), OPEN];
+    let memory = [MEMORY];
     Section {
         name: "open",
         title: "Opening",
@@ -156,30 +162,30 @@ fn opens() -> Section {
             column("clean, cold", "open-cold", &[OPEN]),
             column("after kill -9, hot", "open-killed", &[OPEN]),
         ],
-        unit: "ms until the first load, less is better, each bar a logarithm",
+        unit: "ms until the first load, less is better, logarithmic scale",
     }
 }
 
 fn churn() -> Section {
-    let disk = [less("disk_per_byte_most"), less("disk_per_byte")];
+    let disk = [DISK_MOST, DISK];
+    let truncate = [
+        less("truncate_p50_us", "p50 of truncations in us"),
+        less("truncate_p99_us", "p99 of truncations in us"),
+    ];
     Section {
         name: "churn",
         title: "Churn",
         columns: vec![
             column("turns/s with the final sync", "churn", &[RATE]),
             column("longest stall, ms", "churn", &[LONGEST]),
-            column(
-                "truncate p50 / p99, us",
-                "churn",
-                &[less("truncate_p50_us"), less("truncate_p99_us")],
-            ),
-            column("device writes / appended", "churn", &[less("written_per_byte")]),
+            column("truncate p50 / p99, us", "churn", &truncate),
+            column("device writes / appended", "churn", &[WRITTEN]),
             column("disk / live: most, at the end", "churn", &disk),
         ],
         bars: vec![
-            column("device writes / appended", "churn", &[less("written_per_byte")]),
-            column("disk / live, most", "churn", &[less("disk_per_byte_most")]),
-            column("disk / live, at the end", "churn", &[less("disk_per_byte")]),
+            column("device writes / appended", "churn", &[WRITTEN]),
+            column("disk / live, most", "churn", &[DISK_MOST]),
+            column("disk / live, at the end", "churn", &[DISK]),
         ],
         unit: "bytes for each byte, less is better",
     }

@@ -101,30 +101,20 @@ pub fn number(value: f64) -> String {
 fn losses(data: &Data, sections: &[Section], text: &mut String) {
     text.push_str("### Where memlog is not the first\n\n");
     let mut any = false;
-    for section in sections {
-        // Where a title says nothing of its own, it belongs to the last one that did.
-        let mut before = String::new();
-        for column in &section.columns {
-            let own = column.title.split([',', ':']).next().unwrap_or_default();
-            if column.title.contains(" thread") || column.title.contains(':') {
-                before = format!("{own}, ");
-            }
-            for figure in &column.figures {
-                let Some(ours) = value(data, column, *figure, Name::Memlog) else { continue };
-                let ahead = best(data, column, *figure, ours);
-                let Some((engine, theirs)) = ahead else { continue };
-                any = true;
-                let title = column.title.trim_start_matches(before.as_str());
-                let what = format!("{}: {before}{title} ({})", section.title, figure.name);
-                let _ = writeln!(
-                    text,
-                    "- {what}: {} {}, memlog {}",
-                    engine.text(),
-                    number(theirs),
-                    number(ours)
-                );
-            }
-        }
+    let columns = sections.iter().flat_map(|section| &section.columns);
+    for (column, figure) in columns.flat_map(|c| c.figures.iter().map(move |f| (c, *f))) {
+        let Some(ours) = value(data, column, figure, Name::Memlog) else { continue };
+        let Some((engine, theirs)) = best(data, column, figure, ours) else { continue };
+        any = true;
+        let _ = writeln!(
+            text,
+            "- `{}`, {}: {} {}, memlog {}",
+            column.work,
+            figure.words,
+            engine.text(),
+            number(theirs),
+            number(ours)
+        );
     }
     if !any {
         text.push_str("Nowhere in this run.\n");
@@ -174,7 +164,7 @@ fn versions() -> Vec<String> {
     };
     let known = Name::ALL.into_iter().filter_map(|engine| {
         let package = engine.package()?;
-        Some(format!("{} {} (crate {package})", engine.text(), version(package)?))
+        Some(format!("{} ({package} {})", engine.text(), version(package)?))
     });
     known.collect()
 }
@@ -193,6 +183,10 @@ mod tests {
 
     #[test]
     fn the_lock_file_tells_versions() {
-        assert!(versions().iter().any(|text| text.starts_with("redb 4.")), "{:?}", versions());
+        assert!(
+            versions().iter().any(|text| text.starts_with("redb (redb 4.")),
+            "{:?}",
+            versions()
+        );
     }
 }
