@@ -118,6 +118,7 @@ fn loads() -> Section {
             column("loads/s", "load-hot", &[RATE]),
             column("memory, MB", "load-hot", &[MEMORY]),
             column("cold: p50 / p99, us", "load-cold", &[P50, P99]),
+            column("loads/s", "load-cold", &[RATE]),
             column("longest, ms", "load-cold", &[LONGEST]),
         ],
         bars: vec![

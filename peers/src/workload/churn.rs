@@ -1,5 +1,6 @@
 //! Turns that die as fast as they come: each agent keeps its latest ones. What that costs in
-//! writes, in disk space, and in stalls.
+//! writes, in disk space, and in stalls. Everybody is synced once a second, as memlog is by itself:
+//! who never syncs may have most of it dead before the system writes anything.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -28,15 +29,26 @@ pub(super) fn churn(job: &Job, load: &Load, keep: u64, turns: usize) -> Res<Figu
     let process = process_written();
     let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let done = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+        let watch = || -> Res<()> {
+            for round in 1u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 most.fetch_max(allocated(&job.open.dir), Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(200));
+                std::thread::sleep(Duration::from_millis(200));
+                if round % 5 == 0 {
+                    engine.sync()?;
+                }
             }
-        });
+            Ok(())
+        };
+        let watcher = scope.spawn(watch);
         let done = agents(job, load, &*engine, (&heads, &floors), (keep, turns));
         stop.store(true, Ordering::Relaxed);
-        done
+        match watcher.join() {
+            Ok(watched) => watched.and(done),
+            Err(_) => Err("the watching thread panicked".into()),
+        }
     })?;
     engine.close()?;
     flush_all();
