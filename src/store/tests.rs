@@ -267,7 +267,7 @@ fn a_segment_whose_sync_failed_takes_no_frames() {
         let mut bad = bad.lock();
         if bad.as_deref() == Some(path) {
             came.fetch_or(matches!(op, Op::Write(_)), Ordering::SeqCst);
-        } else if std::thread::current().name() == Some("memlog-upkeep") && is_log(path) {
+        } else if std::thread::current().name() == Some("memlog-spares") && is_log(path) {
             // The first spare is being filled: of all that it writes only zeros lie behind its head.
             zeros.fetch_add(u64::from(matches!(op, Op::Write(1..))), Ordering::SeqCst);
             if op == Op::Sync && zeros.load(Ordering::SeqCst) > 0 && bad.is_none() {
