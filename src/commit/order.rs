@@ -115,6 +115,16 @@ pub(crate) struct Ordered {
     pub(crate) end: u64,
     /// The durability that it waits for, which may be stronger than what it asked for.
     pub(crate) durability: Durability,
+    /// How scarce room is for the batches behind it.
+    pub(crate) scarce: Scarce,
+}
+
+/// Where no segment is ready behind the active one: of `half` a segment, which is left to have one
+/// made in, `used` bytes are used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scarce {
+    pub(crate) used: u64,
+    pub(crate) half: u64,
 }
 
 /// What became of an attempt to order.
@@ -207,6 +217,12 @@ impl Order {
         true
     }
 
+    fn scarce(&self) -> Scarce {
+        let ready = !self.spares.is_empty() && self.sealing.len() < MAX_SEALING;
+        let half = self.active.segment.capacity / 2;
+        Scarce { used: if ready { 0 } else { self.tail.saturating_sub(half) }, half }
+    }
+
     /// The lsn at which the oldest unsealed segment begins.
     pub(crate) fn oldest_unsealed(&self) -> u64 {
         let oldest = self.sealing.front().map_or(&self.active, |job| &job.file);
@@ -293,7 +309,8 @@ impl Engine {
             // A barrier: it waits for everything ordered before it.
             let end = order.end();
             let lsn = Lsn(end);
-            return Ok(Attempt::Ordered(Ordered { lsn, end, durability: raised }));
+            let scarce = Scarce::default();
+            return Ok(Attempt::Ordered(Ordered { lsn, end, durability: raised, scarce }));
         }
         table += count_changes(batch, &mut bound);
         let len = batch.len() as u64;
@@ -377,7 +394,8 @@ impl Engine {
             order.prefixes.push((lsn, prefix));
             self.catalog.count_death(false);
         }
-        let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised };
+        let scarce = order.scarce();
+        let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised, scarce };
         if !place_at_once(order, batch, ordered, body_at) {
             self.place_agents(order, batch, ordered, body_at, time);
         }
@@ -397,7 +415,7 @@ impl Engine {
         time: u64,
     ) {
         let segment = Arc::clone(&order.active.segment);
-        let Ordered { lsn: Lsn(lsn), end, durability } = ordered;
+        let Ordered { lsn: Lsn(lsn), end, durability, .. } = ordered;
         for agent in &mut batch.agents {
             let Some(resident) = &agent.resident else { continue };
             let version = resident.lock().latest().clone();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::commit::order::Ordered;
+use crate::commit::order::{Ordered, Scarce};
 use crate::commit::{Engine, MAX_QUEUED};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Durability;
@@ -134,7 +134,13 @@ impl Engine {
                 self.log.write_chunks(ordered.end, self)
             };
         }
-        let owed = self.pace.debt_cost(len, ordered.end);
+        let mut owed = self.pace.debt_cost(len, ordered.end);
+        let rate = self.pace.rate.load(Ordering::Relaxed);
+        let Scarce { used, half } = ordered.scarce;
+        if used > 0 && ordered.durability != Durability::Sync && self.has_threads() {
+            // Many small delays, rather than one until the next segment is made.
+            owed = owed.max(cost(len, used.min(half), half, rate));
+        }
         let hard = self.options.max_unsynced;
         let soft = hard / 2;
         let unsynced = self.unsynced();
@@ -151,7 +157,6 @@ impl Engine {
             return;
         }
         self.work.sync_now();
-        let rate = self.pace.rate.load(Ordering::Relaxed);
         self.slow_down(cost(len, unsynced - soft, hard - soft, rate).max(owed));
         // The pacing keeps clear of the hard limit; a disk that stops altogether does not.
         while self.unsynced() > hard && self.log.poisoned().is_none() {

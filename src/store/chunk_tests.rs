@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -144,4 +146,37 @@ fn what_came_behind_a_chunk_does_not_count_as_written() {
     }
     drop(beside.lock().take());
     assert_eq!(read(&store), MOST);
+}
+
+/// Without a segment behind it the second half of the active one is used up slowly, in small steps:
+/// the alternative is to stand still once it is full.
+#[test]
+fn appends_slow_down_before_they_have_no_room() {
+    let disk = SimDisk::new(24);
+    let (ready, is_ready) = mpsc::channel::<()>();
+    let is_ready = Mutex::new(is_ready);
+    let io = gated(&disk, move |op, path| {
+        if op == Op::Write(0) && is_log(path) && thread::current().name() == Some("memlog-spares") {
+            // The first spare comes late.
+            let _ = is_ready.lock().recv();
+        }
+        Ok(())
+    });
+    let clock = Arc::clone(&io.clock);
+    let options = options().maintenance(Maintenance::Background);
+    let store = options.open_with(io, Path::new(DIR)).unwrap();
+    // Let go of before the store, whose thread waits for it.
+    let ready = ready;
+    let agent = store.agent("a").unwrap();
+    let append = |bytes: usize| {
+        let before = clock.monotonic();
+        (0..bytes / 5000).for_each(|_| {
+            agent.append(NewEntry::new(Kind::USER, &[7; 5000])).unwrap();
+        });
+        clock.monotonic() - before
+    };
+    assert!(append(500_000) < Duration::from_millis(1));
+    assert!(append(300_000) > Duration::from_millis(1));
+    drop(ready);
+    store.close().unwrap();
 }
