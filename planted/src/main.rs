@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::fault::Fault;
-use crate::run::{Outcome, Runner};
+use crate::run::{Breadth, Outcome, Runner};
 
 /// What goes wrong with the tool itself, in words.
 pub(crate) type Result<T> = std::result::Result<T, String>;
@@ -34,6 +34,9 @@ struct Args {
     /// Run all layers for each, and not just up to the first that sees it.
     #[arg(long)]
     all: bool,
+    /// Run only the layers that are expected to see a fault, and none if they do not.
+    #[arg(long, conflicts_with_all = ["all", "write"])]
+    expected: bool,
     /// Write what was found into the table of `docs/testing.md`.
     #[arg(long)]
     write: bool,
@@ -74,7 +77,12 @@ fn plant(args: &Args) -> Result<bool> {
     let mut runner = Runner::new(&work);
     let mut rows = Vec::new();
     for (number, fault) in wanted.iter().enumerate() {
-        let outcome = runner.fault(fault, args.all)?;
+        let breadth = match (args.all, args.expected) {
+            (true, _) => Breadth::All,
+            (_, true) => Breadth::Expected,
+            _ => Breadth::First,
+        };
+        let outcome = runner.fault(fault, breadth)?;
         println!("{}/{} {}", number + 1, wanted.len(), table::row(fault, &outcome));
         rows.push((*fault, outcome));
     }

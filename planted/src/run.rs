@@ -33,6 +33,16 @@ pub(crate) struct Seen {
     pub(crate) seconds: f64,
 }
 
+/// Which layers are run against a fault.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Breadth {
+    /// Those that are expected to see it, to the first that does.
+    Expected,
+    /// The others too, to the first that does.
+    First,
+    All,
+}
+
 /// How a run of a layer ended.
 enum End {
     Passed,
@@ -104,12 +114,13 @@ impl Runner {
 
     /// Runs the layers against a fault: those that are expected to see it, then the others, to the
     /// first that does, or through all of them.
-    pub(crate) fn fault(&mut self, fault: &Fault, all: bool) -> Result<Outcome> {
+    pub(crate) fn fault(&mut self, fault: &Fault, breadth: Breadth) -> Result<Outcome> {
         if let Some(how) = fault.expected.iter().find_map(|expected| expected.layer.elsewhere) {
             return Ok(Outcome::Elsewhere(how));
         }
         let expected = fault.expected.iter().map(|e| (e.layer, e.filter.as_str()));
         let others = LAYERS.iter().filter(|layer| layer.elsewhere.is_none());
+        let others = others.filter(|_| breadth != Breadth::Expected);
         let mut seen = Vec::new();
         let mut done = BTreeSet::new();
         for (layer, filter) in expected.chain(others.map(|layer| (layer, ""))) {
@@ -128,7 +139,7 @@ impl Runner {
             self.check(layer)?;
             done.insert(layer.name);
             seen.push(Seen { layer: layer.name, test, seconds });
-            if !all {
+            if breadth != Breadth::All {
                 break;
             }
         }

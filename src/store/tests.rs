@@ -110,6 +110,34 @@ fn what_a_failed_write_took_along_is_not_acknowledged() {
 }
 
 #[test]
+fn nothing_is_durable_before_the_segment_before_it_is() {
+    let disk = SimDisk::new(11);
+    let armed = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&armed);
+    let io = gated(&disk, move |op, path| {
+        let first = path.ends_with("0000000000000001.log");
+        if op == Op::Sync && first && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().segment_bytes(256 << 10).open_with(io, Path::new(DIR)).unwrap();
+    let (a, b) = (store.agent("a").unwrap(), store.agent("b").unwrap());
+    armed.store(true, Ordering::SeqCst);
+    let mut batch = store.batch();
+    batch.append(&a, NewEntry::user("waits for a flush"));
+    let waits = batch.submit();
+    // Enough for the next segment, so that a flush is of both, and the sync of the first fails.
+    let payload = vec![7; 60 << 10];
+    for _ in 0..6 {
+        let mut batch = store.batch();
+        batch.append(&b, NewEntry::new(Kind::USER, &payload)).durability(Durability::Write);
+        if batch.commit().is_err() {
+            break;
+        }
+    }
+    let acknowledged = waits.wait();
+    assert!(acknowledged.is_err(), "{acknowledged:?}");
+}
+
+#[test]
 fn a_write_that_failed_is_acknowledged_to_nobody() {
     for round in 0..500 {
         let disk = SimDisk::new(round);
