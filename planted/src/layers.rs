@@ -32,10 +32,12 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("compaction"),
     layer("compaction_ends"),
     layer("compaction_forgotten"),
+    layer("compaction_sim"),
     layer("damage"),
     layer("damage_files"),
     layer("damage_runs"),
     layer("disk_full"),
+    layer("openings"),
     layer("hostile"),
     Layer { patience: 240, ..layer("every_call_fails") },
     // A part of what `.ci/run` looks at: the same histories, from the first on.

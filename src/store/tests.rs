@@ -138,6 +138,46 @@ fn nothing_is_durable_before_the_segment_before_it_is() {
 }
 
 #[test]
+fn a_run_that_is_not_what_was_to_be_written_replaces_nothing() {
+    let disk = SimDisk::new(12);
+    let (inner, armed) = (disk.clone(), Arc::new(AtomicU64::new(0)));
+    let flips = Arc::clone(&armed);
+    let io = gated(&disk, move |op, path| {
+        let is_run = path.extension().is_some_and(|extension| extension == "run");
+        if is_run && op == Op::Sync {
+            // Its header is synced first, and then what was written of it.
+            match flips.fetch_add(1, Ordering::SeqCst) {
+                0 => {}
+                _ => assert!(inner.flip_bit(path, 2_000, 3)),
+            }
+        }
+        Ok(())
+    });
+    let store = options().segment_bytes(256 << 10).open_with(io, Path::new(DIR)).unwrap();
+    for seq in 1..=40 {
+        for name in ["a", "b", "c"] {
+            let payload = vec![seq; 6_000];
+            store.agent(name).unwrap().append(NewEntry::new(Kind::USER, &payload)).unwrap();
+        }
+    }
+    let before = store.stats().segments;
+    let error = loop {
+        match store.compact() {
+            Ok(crate::CompactOutcome::More) => {}
+            other => break other.unwrap_err(),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(armed.load(Ordering::SeqCst) > 1);
+    assert!(store.stats().segments >= before);
+    for name in ["a", "b", "c"] {
+        let view = store.agent(name).unwrap().view().unwrap();
+        assert_eq!(view.iter().filter(|entry| entry.is_ok()).count(), 40);
+    }
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+#[test]
 fn a_write_that_failed_is_acknowledged_to_nobody() {
     for round in 0..500 {
         let disk = SimDisk::new(round);
