@@ -153,3 +153,19 @@ fn a_repair_keeps_revisions() {
     let value = store.agent("a").unwrap().view().unwrap().state("key").unwrap().unwrap();
     assert_eq!((value.value().as_ref(), value.revision()), (&b"two"[..], before));
 }
+
+/// The frames behind it say that it was durable: it is no torn tail, however little is lost.
+#[test]
+fn a_hole_in_what_was_durable_is_damage() {
+    let disk = SimDisk::new(10);
+    let store = options().open_on(&disk, DIR).unwrap();
+    (0..4).for_each(|_| drop(append(&store, "a", 100).unwrap()));
+    for byte in [140, 200, 240, 300] {
+        let left = disk.fork();
+        let file = format!("{DIR}/0000000000000001.log");
+        assert!(left.flip_bit(&file, byte, 2));
+        let error = options().open_on(&left, DIR).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "byte {byte}: {error}");
+        assert_eq!(error.damage().unwrap().file.to_str(), Some(file.as_str()));
+    }
+}

@@ -54,6 +54,16 @@ fn sync_survives_a_power_failure() {
 }
 
 #[test]
+fn memory_lets_go_of_no_agent_that_it_alone_knows() {
+    let disk = SimDisk::new(31);
+    let store = options().resident_bytes(0).open_on(&disk, DIR).unwrap();
+    for agent in 0..1500 {
+        submit(&store, &store.agent(&format!("a{agent}")).unwrap(), "x", Durability::Write);
+    }
+    assert!((0..1500).all(|agent| next(&store, &format!("a{agent}")) == 2));
+}
+
+#[test]
 fn write_survives_a_killed_process_and_maybe_not_a_power_failure() {
     let mut lost = 0;
     for seed in 0..30 {

@@ -4,16 +4,18 @@
 pub(crate) struct Layer {
     /// The name of the test target; `lib` for the unit tests.
     pub(crate) name: &'static str,
+    /// The target, where several layers are of the same one.
+    pub(crate) target: &'static str,
     pub(crate) package: &'static str,
     pub(crate) env: &'static [(&'static str, &'static str)],
     /// Seconds after which it hangs.
     pub(crate) patience: u64,
-    /// It is no part of `.ci/run`: the command that it is run by.
+    /// It needs a build of its own, which is not made here: the command that it is run by.
     pub(crate) elsewhere: Option<&'static str>,
 }
 
 const fn layer(name: &'static str) -> Layer {
-    Layer { name, package: "memlog", env: &[], patience: 120, elsewhere: None }
+    Layer { name, target: name, package: "memlog", env: &[], patience: 120, elsewhere: None }
 }
 
 /// A failure is not to be shrunk: that takes up to two minutes.
@@ -42,9 +44,16 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer { patience: 240, ..layer("every_call_fails") },
     // A part of what `.ci/run` looks at: the same histories, from the first on.
     Layer { env: &[UNSHRUNK, ("MEMLOG_CRASH_STATES", "4000")], patience: 240, ..layer("crash") },
+    // As many states as in `.ci/run`.
+    Layer { name: "crash_full", env: &[UNSHRUNK], patience: 400, ..layer("crash") },
     Layer { patience: 400, ..layer("bits") },
     Layer { package: "memlog-torture", patience: 240, ..layer("bounded") },
-    Layer { elsewhere: Some("the models of races"), ..layer("races") },
+    Layer {
+        elsewhere: Some(
+            "RUSTFLAGS='--cfg memlog_loom' cargo test -p memlog --release --lib -- sync",
+        ),
+        ..layer("races")
+    },
 ];
 
 pub(crate) fn named(name: &str) -> Option<&'static Layer> {

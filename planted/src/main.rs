@@ -84,6 +84,9 @@ fn plant(args: &Args) -> Result<bool> {
         };
         let outcome = runner.fault(fault, breadth)?;
         println!("{}/{} {}", number + 1, wanted.len(), table::row(fault, &outcome));
+        if args.write {
+            table::write(&root, &faults, fault, &outcome)?;
+        }
         rows.push((*fault, outcome));
     }
     let survived: Vec<&str> = rows
@@ -92,8 +95,5 @@ fn plant(args: &Args) -> Result<bool> {
         .map(|(fault, _)| fault.id.as_str())
         .collect();
     println!("{} faults, {} not seen: {}", rows.len(), survived.len(), survived.join(" "));
-    if args.write {
-        table::write(&root, &faults, &rows)?;
-    }
     Ok(survived.is_empty())
 }

@@ -73,7 +73,7 @@ impl Runner {
 
     /// Builds the tests of a layer, without what takes long and gains little; once.
     fn binary(&mut self, layer: &'static Layer) -> Result<PathBuf> {
-        if let Some(path) = self.binaries.get(layer.name) {
+        if let Some(path) = self.binaries.get(layer.target) {
             return Ok(path.clone());
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -86,7 +86,7 @@ impl Runner {
         if layer.package == "memlog" {
             command.args(["--features", "sim"]);
         }
-        match layer.name {
+        match layer.target {
             "lib" => command.arg("--lib"),
             name => command.args(["--test", name]),
         };
@@ -100,15 +100,15 @@ impl Runner {
             if let Some(rendered) = text("/message/rendered") {
                 eprint!("{rendered}");
             }
-            let is_test = text("/target/name") == Some(layer.name)
-                || (layer.name == "lib" && text("/target/kind/0") == Some("lib"));
+            let is_test = text("/target/name") == Some(layer.target)
+                || (layer.target == "lib" && text("/target/kind/0") == Some("lib"));
             if let Some(path) = text("/executable").filter(|_| is_test) {
                 found = Some(PathBuf::from(path));
             }
         }
         let wrong = "the tests do not build: a fault that does not compile is none";
         let path = found.filter(|_| out.status.success()).ok_or(wrong)?;
-        self.binaries.insert(layer.name, path.clone());
+        self.binaries.insert(layer.target, path.clone());
         Ok(path)
     }
 

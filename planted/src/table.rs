@@ -19,7 +19,7 @@ const HEAD: &str =
 pub(crate) fn row(fault: &Fault, outcome: &Outcome) -> String {
     let (seen, after) = match outcome {
         Outcome::Survived => ("**NOT SEEN**".to_owned(), String::new()),
-        Outcome::Elsewhere(how) => (format!("not in `.ci/run`: `{how}`"), String::new()),
+        Outcome::Elsewhere(how) => (format!("a model of weak memory: `{how}`"), String::new()),
         Outcome::Seen(all) => {
             let each = all.iter().map(|seen| match seen.test.strip_prefix('(') {
                 Some(_) => format!("`{}` {}", seen.layer, seen.test),
@@ -48,12 +48,12 @@ fn parts(document: &str) -> Result<(&str, &str, &str)> {
     Ok((before, table, behind))
 }
 
-/// Writes the rows of what was run; those of other faults stay, and those of no fault go.
-pub(crate) fn write(root: &Path, faults: &[Fault], run: &[(&Fault, Outcome)]) -> Result<()> {
+/// Writes the row of what was run; those of other faults stay, and those of no fault go.
+pub(crate) fn write(root: &Path, faults: &[Fault], run: &Fault, outcome: &Outcome) -> Result<()> {
     let path = root.join(DOCUMENT);
     let document = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut known: BTreeMap<String, String> = rows(&document)?.into_iter().collect();
-    known.extend(run.iter().map(|(fault, outcome)| (fault.id.clone(), row(fault, outcome))));
+    known.insert(run.id.clone(), row(run, outcome));
     let (before, _, behind) = parts(&document)?;
     let mut table = String::from(HEAD);
     for row in faults.iter().filter_map(|fault| known.get(&fault.id)) {
