@@ -164,7 +164,10 @@ impl Runner {
     /// Runs a layer up to its first failure.
     fn run(&mut self, layer: &'static Layer, filter: &str, fault: Option<&str>) -> Result<End> {
         let name = format!("{}-{}.txt", fault.unwrap_or("none"), layer.name);
-        let (told, scratch) = (self.work.join("told").join(name), self.work.join("scratch"));
+        let (told, scratch) = (
+            self.work.join("told").join(name),
+            self.work.join(format!("scratch-{}", std::process::id())),
+        );
         let binary = self.binary(layer)?;
         let _ = fs::remove_dir_all(&scratch);
         let made = [&scratch, &self.work.join("told")].map(fs::create_dir_all);
