@@ -156,7 +156,9 @@ fn a_repair_keeps_revisions() {
 fn a_hole_in_what_was_durable_is_damage() {
     let disk = SimDisk::new(10);
     let store = options().open_on(&disk, DIR).unwrap();
-    (0..4).for_each(|_| drop(append(&store, "a", 100).unwrap()));
+    for _ in 0..4 {
+        append(&store, "a", 100).unwrap();
+    }
     for byte in [140, 200, 240, 300] {
         let left = disk.fork();
         let file = format!("{DIR}/0000000000000001.log");

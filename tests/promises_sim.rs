@@ -58,8 +58,8 @@ fn memory_lets_go_of_no_agent_that_it_alone_knows() {
     let disk = SimDisk::new(31);
     let store = options().resident_bytes(0).open_on(&disk, DIR).unwrap();
     for agent in 0..1500 {
-        let _ =
-            submit(&store, &store.agent(&format!("a{agent}")).unwrap(), "x", Durability::Buffer);
+        let agent = store.agent(&format!("a{agent}")).unwrap();
+        drop(submit(&store, &agent, "x", Durability::Buffer));
     }
     assert!((0..1500).all(|agent| next(&store, &format!("a{agent}")) == 2));
 }
