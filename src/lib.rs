@@ -104,6 +104,9 @@
 //! `sim` adds `memlog::sim`, a simulated disk and clock for tests. `unstable-internals` opens the
 //! decoders to the fuzz targets of the repository. Both are exempt from semantic versioning.
 
+#[cfg(all(test, memlog_shuttle))]
+extern crate self as memlog;
+
 mod agent;
 mod batch;
 mod catalog;
@@ -121,6 +124,7 @@ mod retention;
 mod segment;
 mod snapshot;
 mod store;
+mod sync;
 mod types;
 mod verify;
 mod view;

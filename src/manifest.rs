@@ -3,12 +3,11 @@
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
-
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{MAX_LEN, Manifest, ManifestFault};
 use crate::format::{Fault, VERSION};
 use crate::io::Io;
+use crate::sync::Mutex;
 
 /// The name of the manifest's file.
 pub(crate) const NAME: &str = "MANIFEST";

@@ -1,7 +1,11 @@
 //! The store: one directory, opened by one writing process.
 
 #[cfg(all(test, feature = "sim"))]
+mod chunk_tests;
+#[cfg(all(test, feature = "sim"))]
 mod gate;
+#[cfg(all(test, feature = "sim", memlog_shuttle))]
+mod races;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 
@@ -365,7 +369,7 @@ impl Store {
     /// ```
     pub fn verify(&self) -> Result<Vec<Damage>> {
         self.engine().check_open()?;
-        let mut damage = verify::verify(self.engine());
+        let mut damage = verify::verify(self.engine())?;
         if self.engine().options.salvage {
             damage.extend(self.0.report.damage.iter().cloned());
         }

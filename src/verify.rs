@@ -7,7 +7,7 @@ use crate::catalog::name_seed;
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::commit::Engine;
 use crate::commit::seal::Contents;
-use crate::error::{Damage, Error};
+use crate::error::{self, Damage, Error, ErrorKind};
 use crate::format::Fault;
 use crate::format::footer::{Block, StateChange};
 use crate::manifest;
@@ -16,7 +16,10 @@ use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
 
 /// Reads everything; gives the damage found.
-pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
+///
+/// # Errors
+/// If the manifest cannot be read: that says nothing about what is in it.
+pub(crate) fn verify(engine: &Engine) -> error::Result<Vec<Damage>> {
     let mut found = Found(Vec::new());
     let set = engine.catalog.segments();
     let (unsealed, spares): (Vec<_>, Vec<_>) = {
@@ -39,19 +42,24 @@ pub(crate) fn verify(engine: &Engine) -> Vec<Damage> {
                 found.error(&error);
             }
         }
-        check_manifest(engine, &mut found);
+        check_manifest(engine, &mut found)?;
     }
-    found.0
+    Ok(found.0)
 }
 
-fn check_manifest(engine: &Engine, found: &mut Found) {
+fn check_manifest(engine: &Engine, found: &mut Found) -> error::Result<()> {
     let reason = match manifest::read(&engine.io, &engine.dir) {
-        Ok(Some(_)) => return,
+        Ok(Some(_)) => return Ok(()),
         Ok(None) => "the manifest is missing".to_owned(),
-        Err(error) if error.damage().is_some() => return found.error(&error),
-        Err(error) => error.to_string(),
+        Err(error) if error.damage().is_some() => {
+            found.error(&error);
+            return Ok(());
+        }
+        Err(error) if error.kind() == ErrorKind::Version => error.to_string(),
+        Err(error) => return Err(error),
     };
     found.0.push(Damage::new(engine.dir.join(manifest::NAME), 0, reason));
+    Ok(())
 }
 
 struct Found(Vec<Damage>);

@@ -10,7 +10,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -515,4 +515,25 @@ fn check_threads(store: &Store, threads: u64, each: u64) {
         assert_eq!(view.iter().count() as u64 + 1, view.next_seq());
     }
     assert_eq!(total, threads * each);
+}
+
+#[test]
+fn a_view_beside_an_appender_at_buffer_reads_all_that_it_shows() {
+    let (_dir, store) = open(&options().durability(Durability::Buffer));
+    let agent = store.agent("a").unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20_000 {
+                agent.append(NewEntry::user("text")).unwrap();
+            }
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            let view = agent.view().unwrap();
+            let seqs: Vec<u64> = view.latest(3).map(|entry| entry.unwrap().seq()).collect();
+            let next = view.next_seq();
+            assert_eq!(seqs, (view.floor().max(next.saturating_sub(3))..next).collect::<Vec<_>>());
+        }
+    });
 }

@@ -65,6 +65,29 @@ fn memory_lets_go_of_no_agent_that_it_alone_knows() {
 }
 
 #[test]
+fn a_refusal_is_answered_when_its_reason_can_be_read() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    let agent = store.agent("a").unwrap();
+    let refused = [
+        |store: &Store, agent: &Agent| store.batch().expect_next(agent, 2).commit().unwrap_err(),
+        |store: &Store, agent: &Agent| {
+            store.batch().truncate_before(agent, 2).commit().unwrap_err()
+        },
+        |store: &Store, agent: &Agent| store.batch().redact(agent, 1).commit().unwrap_err(),
+    ];
+    for refused in refused {
+        agent.append(NewEntry::user("x")).unwrap();
+        // Ordered, and not durable yet: others still see the entry.
+        let forgetting = store.batch().forget(&agent).submit();
+        assert_eq!(next(&store, "a"), 2);
+        let error = refused(&store, &agent);
+        assert_eq!(next(&store, "a"), 1, "behind {error}");
+        forgetting.wait().unwrap();
+    }
+}
+
+#[test]
 fn write_survives_a_killed_process_and_maybe_not_a_power_failure() {
     let mut lost = 0;
     for seed in 0..30 {

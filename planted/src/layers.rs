@@ -10,12 +10,20 @@ pub(crate) struct Layer {
     pub(crate) env: &'static [(&'static str, &'static str)],
     /// Seconds after which it hangs.
     pub(crate) patience: u64,
-    /// It needs a build of its own, which is not made here: the command that it is run by.
-    pub(crate) elsewhere: Option<&'static str>,
+    /// What the build is told besides, and the only tests that are of use then.
+    pub(crate) cfg: &'static str,
+    pub(crate) filter: &'static str,
+}
+
+impl Layer {
+    /// What tells its build from others.
+    pub(crate) fn build(&self) -> &'static str {
+        if self.cfg.is_empty() { self.target } else { self.name }
+    }
 }
 
 const fn layer(name: &'static str) -> Layer {
-    Layer { name, target: name, package: "memlog", env: &[], patience: 120, elsewhere: None }
+    Layer { name, target: name, package: "memlog", env: &[], patience: 120, cfg: "", filter: "" }
 }
 
 /// A failure is not to be shrunk: that takes up to two minutes.
@@ -25,6 +33,7 @@ const UNSHRUNK: (&str, &str) = ("MEMLOG_STEPS", "");
 pub(crate) const LAYERS: &[Layer] = &[
     layer("lib"),
     layer("smoke"),
+    layer("history"),
     layer("promises"),
     layer("promises_api"),
     layer("promises_sim"),
@@ -48,12 +57,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer { name: "crash_full", env: &[UNSHRUNK], patience: 400, ..layer("crash") },
     Layer { patience: 400, ..layer("bits") },
     Layer { package: "memlog-torture", patience: 240, ..layer("bounded") },
-    Layer {
-        elsewhere: Some(
-            "RUSTFLAGS='--cfg memlog_loom' cargo test -p memlog --release --lib -- sync",
-        ),
-        ..layer("races")
-    },
+    Layer { name: "loom", cfg: "--cfg memlog_loom", filter: "sync", ..layer("lib") },
 ];
 
 pub(crate) fn named(name: &str) -> Option<&'static Layer> {

@@ -21,8 +21,6 @@ pub(crate) enum Outcome {
     Survived,
     /// By these, the first of them first.
     Seen(Vec<Seen>),
-    /// It is seen by a layer that is not run here, by this command.
-    Elsewhere(&'static str),
 }
 
 /// What saw a fault.
@@ -73,7 +71,7 @@ impl Runner {
 
     /// Builds the tests of a layer, without what takes long and gains little; once.
     fn binary(&mut self, layer: &'static Layer) -> Result<PathBuf> {
-        if let Some(path) = self.binaries.get(layer.target) {
+        if let Some(path) = self.binaries.get(layer.build()) {
             return Ok(path.clone());
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -83,15 +81,19 @@ impl Runner {
         for line in ["inherits=\"release\"", "opt-level=2", "debug=0", "incremental=true"] {
             command.args(["--config", &format!("profile.planted.{line}")]);
         }
-        if layer.package == "memlog" {
+        if layer.package == "memlog" && layer.cfg.is_empty() {
             command.args(["--features", "sim"]);
         }
         match layer.target {
             "lib" => command.arg("--lib"),
             name => command.args(["--test", name]),
         };
-        let command = command.env("CARGO_TARGET_DIR", self.work.join("built"));
-        let command = command.env("RUSTFLAGS", "-Awarnings").stderr(Stdio::inherit());
+        let command = command.env(
+            "CARGO_TARGET_DIR",
+            self.work.join(if layer.cfg.is_empty() { "built" } else { layer.name }),
+        );
+        let command =
+            command.env("RUSTFLAGS", format!("-Awarnings {}", layer.cfg)).stderr(Stdio::inherit());
         let out = command.output().map_err(|e| format!("cargo: {e}"))?;
         let mut found = None;
         for line in String::from_utf8_lossy(&out.stdout).lines() {
@@ -108,19 +110,15 @@ impl Runner {
         }
         let wrong = "the tests do not build: a fault that does not compile is none";
         let path = found.filter(|_| out.status.success()).ok_or(wrong)?;
-        self.binaries.insert(layer.target, path.clone());
+        self.binaries.insert(layer.build(), path.clone());
         Ok(path)
     }
 
     /// Runs the layers against a fault: those that are expected to see it, then the others, to the
     /// first that does, or through all of them.
     pub(crate) fn fault(&mut self, fault: &Fault, breadth: Breadth) -> Result<Outcome> {
-        if let Some(how) = fault.expected.iter().find_map(|expected| expected.layer.elsewhere) {
-            return Ok(Outcome::Elsewhere(how));
-        }
         let expected = fault.expected.iter().map(|e| (e.layer, e.filter.as_str()));
-        let others = LAYERS.iter().filter(|layer| layer.elsewhere.is_none());
-        let others = others.filter(|_| breadth != Breadth::Expected);
+        let others = LAYERS.iter().filter(|_| breadth != Breadth::Expected);
         let mut seen = Vec::new();
         let mut done = BTreeSet::new();
         for (layer, filter) in expected.chain(others.map(|layer| (layer, ""))) {
@@ -169,6 +167,7 @@ impl Runner {
             self.work.join(format!("scratch-{}", std::process::id())),
         );
         let binary = self.binary(layer)?;
+        let filter = if filter.is_empty() { layer.filter } else { filter };
         let _ = fs::remove_dir_all(&scratch);
         let made = [&scratch, &self.work.join("told")].map(fs::create_dir_all);
         made.into_iter().collect::<std::io::Result<()>>().map_err(|e| e.to_string())?;

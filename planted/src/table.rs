@@ -19,7 +19,6 @@ const HEAD: &str =
 pub(crate) fn row(fault: &Fault, outcome: &Outcome) -> String {
     let (seen, after) = match outcome {
         Outcome::Survived => ("**NOT SEEN**".to_owned(), String::new()),
-        Outcome::Elsewhere(how) => (format!("a model of weak memory: `{how}`"), String::new()),
         Outcome::Seen(all) => {
             let each = all.iter().map(|seen| match seen.test.strip_prefix('(') {
                 Some(_) => format!("`{}` {}", seen.layer, seen.test),

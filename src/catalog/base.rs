@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
@@ -12,6 +11,8 @@ use crate::format::head::Head;
 use crate::format::record::Change;
 use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
+use crate::sync::OnceLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::Retention;
 
 /// What offsets in segments are multiples of.

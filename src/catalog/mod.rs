@@ -13,10 +13,7 @@ pub(crate) mod version;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::catalog::base::{Lookup, SegmentSet};
 use crate::catalog::resident::{Progress, Resident, Slot};
@@ -24,6 +21,8 @@ use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 const SHARDS: usize = 64;
 /// Agents looked at for eviction when a new one comes.
@@ -378,13 +377,23 @@ impl Catalog {
     /// The lsn of the first forgetting of a prefix over the name since that life began.
     /// One probe a `/`.
     pub(crate) fn forgotten_since(&self, name: &str, life: u64) -> Option<u64> {
+        let since = |lsns: &Vec<u64>| lsns.iter().find(|lsn| **lsn > life).copied();
+        self.forgettings_over(name, since).into_iter().min()
+    }
+
+    /// The lsn of the last forgetting of a prefix over the name.
+    fn last_forgotten(&self, name: &str) -> Option<u64> {
+        self.forgettings_over(name, |lsns| lsns.last().copied()).into_iter().max()
+    }
+
+    /// What `pick` takes of the forgettings of each prefix over the name.
+    fn forgettings_over(&self, name: &str, pick: impl Fn(&Vec<u64>) -> Option<u64>) -> Vec<u64> {
         if self.prefix_count.load(Ordering::Acquire) == 0 {
-            return None;
+            return Vec::new();
         }
         let prefixes = self.prefixes.read();
         let ends = name.match_indices('/').map(|(at, _)| at + 1);
-        let over = ends.filter_map(|end| prefixes.get(name.get(..end)?));
-        over.filter_map(|lsns| lsns.iter().find(|lsn| **lsn > life)).copied().min()
+        ends.filter_map(|end| pick(prefixes.get(name.get(..end)?)?)).collect()
     }
 
     /// Looks the agent up if it is not known yet. Reads footers, under no lock.
@@ -426,13 +435,18 @@ impl Catalog {
     /// Holds the prefixes forgotten since the last time against the agent. `slot` is its own.
     pub(crate) fn apply_prefixes(&self, resident: &Resident, slot: &mut Slot) {
         let count = self.prefix_count.load(Ordering::Acquire);
-        if slot.prefixes_seen == count {
+        // What has not been looked up yet may live: it is held against that.
+        if slot.prefixes_seen == count || !slot.is_known() {
             return;
         }
+        // It dies of the first forgetting since its life began. Where nothing lives any more nothing
+        // dies, but a life to come begins behind the last one, and must not be seen before others are
+        // seen to be forgotten.
         let life = slot.latest().head.life;
-        if life != 0
-            && let Some(lsn) = self.forgotten_since(&resident.name, life)
-        {
+        let first = self.forgotten_since(&resident.name, life).filter(|_| life != 0);
+        let last = self.last_forgotten(&resident.name);
+        let last = last.filter(|last| *last > first.unwrap_or(life));
+        for lsn in first.into_iter().chain(last) {
             // The forgetting is published as soon as anything behind its first byte is durable.
             slot.queue_death(lsn, lsn + 1);
         }

@@ -2,15 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::base::Base;
 use crate::catalog::part::Part;
 use crate::catalog::version::Version;
 use crate::format::head::Head;
 use crate::segment::Segment;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::Durability;
 
 /// How far the log has got.
@@ -65,6 +64,8 @@ pub(crate) struct Slot {
     known: bool,
     /// What everybody may see, as far as it was looked at.
     settled: Version,
+    /// The lsn up to which the log must be written before the bytes of `settled` can be read.
+    settled_end: u64,
     /// Ordered batches behind it, oldest first.
     pending: VecDeque<Pending>,
     base: Option<Arc<Base>>,
@@ -99,6 +100,7 @@ impl Resident {
         let slot = Slot {
             known: false,
             settled: Version::at_rest(Head::absent()),
+            settled_end: 0,
             pending: VecDeque::new(),
             base: None,
             sealed_at: 0,
@@ -200,9 +202,10 @@ impl Slot {
         self.pending.back().map_or(&self.settled, |p| &p.after)
     }
 
-    /// The agent as everybody may see it.
-    pub(crate) fn settled(&self) -> &Version {
-        &self.settled
+    /// The agent as everybody may see it, and the lsn up to which the log must be written before
+    /// its bytes can be read.
+    pub(crate) fn settled(&self) -> (&Version, u64) {
+        (&self.settled, self.settled_end)
     }
 
     /// The agent as everybody may know it, its bytes written or not.
@@ -219,7 +222,7 @@ impl Slot {
                 break;
             }
             if let Some(first) = self.pending.pop_front() {
-                self.settled = first.after;
+                (self.settled, self.settled_end) = (first.after, first.end);
             }
         }
         if self.pending.is_empty() {
@@ -228,7 +231,7 @@ impl Slot {
         }
     }
 
-    /// The end of the last batch that is published but not written: a reader writes it first.
+    /// The end of the last batch in the queue that is published but not written.
     pub(crate) fn unwritten(&self, progress: Progress) -> Option<u64> {
         let published = self.pending.iter().take_while(|p| progress.reached(p.end, p.durability));
         published.last().map(|p| p.end).filter(|end| *end > progress.written)
@@ -265,12 +268,33 @@ impl Slot {
         durability: Durability,
         after: Version,
     ) -> bool {
+        let first = self.enter(segment);
+        self.pending.push_back(Pending { end, durability, after });
+        first
+    }
+
+    /// The version to be changed in place by a batch at `Buffer`, which everybody may see at once,
+    /// and whether it is the agent's first in that segment. `None` if others are to be seen before.
+    pub(crate) fn change_at_once(
+        &mut self,
+        segment: &Segment,
+        end: u64,
+    ) -> Option<(&mut Version, bool)> {
+        if !self.pending.is_empty() {
+            return None;
+        }
+        let first = self.enter(segment);
+        self.settled_end = end;
+        Some((&mut self.settled, first))
+    }
+
+    /// The next batch goes to this segment. True if it is the first of the agent there.
+    fn enter(&mut self, segment: &Segment) -> bool {
         let first = self.last_segment != segment.id;
         if first {
             self.note_sealing();
         }
         self.last_segment = segment.id;
-        self.pending.push_back(Pending { end, durability, after });
         first
     }
 

@@ -1,7 +1,6 @@
 //! Closing: everything to stable storage, threads stopped, the manifest marked as clean.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::commit::Engine;
 use crate::commit::seal::list_active;
@@ -9,6 +8,8 @@ use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::segment::writer::FIRST_FRAME;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread;
 
 /// An active segment with more than this is sealed at close, so that the next opening reads little.
 const SEAL_ABOVE: u64 = 1 << 20;
@@ -39,6 +40,7 @@ impl Engine {
             // Whoever tends segments now ends first; whoever would next finds the store closed. Until
             // the lock is gone nobody else replaces the manifest, and afterwards nobody at all.
             let _busy = self.upkeep.busy.lock();
+            let _sealing = self.upkeep.sealing.lock();
             let outcome = self.finish();
             *writing.lock.lock() = None;
             outcome
@@ -54,7 +56,7 @@ impl Engine {
         if self.is_own_thread() {
             // A waker let go of it. To close is to wait for the store's threads, and this is one.
             let engine = Arc::clone(self);
-            let closing = std::thread::Builder::new().name("memlog-close".into());
+            let closing = thread::Builder::new().name("memlog-close".into());
             if closing.spawn(move || drop(engine.close())).is_ok() {
                 return;
             }

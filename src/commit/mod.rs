@@ -5,6 +5,7 @@
 //! appenders down to the disk, and `thread` does in the background what nobody waits for.
 
 mod close;
+mod desk;
 pub(crate) mod log;
 pub(crate) mod order;
 pub(crate) mod pace;
@@ -17,9 +18,6 @@ pub(crate) mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::catalog::resident::{Progress, Resident};
@@ -35,14 +33,10 @@ use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
 use crate::manifest::ManifestFile;
 use crate::options::Options;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
 
-/// Bytes that may wait in memory before an appender writes them, unless somebody writes already.
-///
-/// The appender and not the log thread: to wake a thread costs as much as a hundred appends, and
-/// bytes that another processor has read cost as much as their copy to write over. Few of them:
-/// they are in the processor's cache when they are written, and nobody is kept for long.
-const CHUNK: u64 = 64 << 10;
 /// Bytes that may wait in memory while somebody writes, before appenders wait for that one.
 const MAX_QUEUED: u64 = 2 << 20;
 /// Batches in the making that are kept to be used again.
@@ -212,8 +206,8 @@ impl Engine {
                 }
                 Attempt::Unknown => self.learn(batch)?,
                 Attempt::Held(resident) => resident.await_turn(),
-                Attempt::Conflict(error, wait) => {
-                    // Answered when what it conflicts with can be read.
+                Attempt::Refused(error, wait) => {
+                    // Answered when what it was refused for can be read.
                     if let Some((end, durability)) = wait {
                         // If that cannot be, it is the other batch that is in doubt, and not this one.
                         self.wait(end, durability)
@@ -260,21 +254,28 @@ impl Engine {
         }
     }
 
-    /// The agent as everybody may see it now, with its bytes where a map can read them.
+    /// Takes what everybody may see of an agent by now to where readers look for it.
+    ///
+    /// Once: what is appended meanwhile is not asked for, and whoever goes on appending would be
+    /// waited for for ever.
     pub(crate) fn settle(&self, resident: &Resident) -> Result<()> {
         self.catalog.learn(resident)?;
-        loop {
-            let progress = self.progress();
-            let unwritten = {
-                let mut slot = resident.lock();
-                self.catalog.apply_prefixes(resident, &mut slot);
-                slot.settle(progress);
-                slot.unwritten(progress)
-            };
-            let Some(end) = unwritten else { return Ok(()) };
-            if let Err(error) = self.log.write_to(end, self) {
-                return Err(self.log.poisoned().unwrap_or(error));
-            }
-        }
+        let progress = self.progress();
+        let unwritten = {
+            let mut slot = resident.lock();
+            self.catalog.apply_prefixes(resident, &mut slot);
+            slot.settle(progress);
+            slot.unwritten(progress)
+        };
+        unwritten.map_or(Ok(()), |end| self.write_for_reader(end))
+    }
+
+    /// Has the log written up to `end`, so that its bytes can be read.
+    ///
+    /// # Errors
+    /// `Poisoned` if they never will be.
+    pub(crate) fn write_for_reader(&self, end: u64) -> Result<()> {
+        let written = self.log.write_to(end, self);
+        written.map_err(|error| self.log.poisoned().unwrap_or(error))
     }
 }

@@ -4,8 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
@@ -19,6 +17,7 @@ use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
 use crate::format::record::{self, Change};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
+use crate::sync::Mutex;
 use crate::types::{Durability, Lsn};
 
 /// Room in each log segment that only changes which take away may use: so that a full disk can be
@@ -132,7 +131,7 @@ pub(crate) enum Attempt {
     Held(Arc<Resident>),
     /// An expectation did not hold; the error is to be answered when the batch that it conflicts
     /// with is published.
-    Conflict(Error, Option<(u64, Durability)>),
+    Refused(Error, Option<(u64, Durability)>),
 }
 
 impl Order {
@@ -279,11 +278,16 @@ impl Engine {
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
                 Checked::Held(resident) => return Ok(Attempt::Held(resident)),
-                Checked::Conflict(error, wait) => return Ok(Attempt::Conflict(error, wait)),
+                Checked::Conflict(error, wait) => return Ok(Attempt::Refused(error, wait)),
             }
         }
-        if batch.checked {
-            check_seqs(batch, nexts)?;
+        if batch.checked
+            && let Err((error, index)) = check_seqs(batch, nexts)
+        {
+            // What it was held against may not be published yet.
+            let resident = batch.agents.get(index).and_then(|agent| agent.resident.as_ref());
+            let wait = resident.and_then(|resident| resident.lock().last_pending());
+            return Ok(Attempt::Refused(error, wait));
         }
         if batch.is_empty() {
             // A barrier: it waits for everything ordered before it.
@@ -307,8 +311,8 @@ impl Engine {
         Ok(Attempt::Ordered(ordered))
     }
 
-    /// Checks what the batch expects of one agent, and notes the agent as it is before the batch:
-    /// that holds for as long as the order lock is held.
+    /// Checks what the batch expects of one agent. What it finds holds for as long as the order lock
+    /// is held.
     fn check_agent(
         &self,
         batch: &mut Prepared,
@@ -351,7 +355,6 @@ impl Engine {
                 return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
             }
         }
-        agent.after = Some(latest.clone());
         Ok(Checked::Fine {
             next: latest.head.next,
             strongest: slot.strongest(progress),
@@ -367,19 +370,40 @@ impl Engine {
         raised: Durability,
         time: u64,
     ) -> Ordered {
-        let segment = Arc::clone(&order.active.segment);
-        let lsn = order.end();
         let body_at = order.tail + batch.header.len() as u64;
-        let end = lsn + batch.len() as u64;
+        let (lsn, end) = (order.end(), order.end() + batch.len() as u64);
         if let Some(prefix) = batch.prefix.take() {
             self.catalog.forget_prefix(&prefix, lsn);
             order.prefixes.push((lsn, prefix));
             self.catalog.count_death(false);
         }
+        let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised };
+        if !place_at_once(order, batch, ordered, body_at) {
+            self.place_agents(order, batch, ordered, body_at, time);
+        }
+        let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
+        order.enqueue(header, &mut batch.body, time);
+        order.content_end = end;
+        ordered
+    }
+
+    /// Queues each agent as it is after the batch.
+    fn place_agents(
+        &self,
+        order: &mut Order,
+        batch: &mut Prepared,
+        ordered: Ordered,
+        body_at: u64,
+        time: u64,
+    ) {
+        let segment = Arc::clone(&order.active.segment);
+        let Ordered { lsn: Lsn(lsn), end, durability } = ordered;
         for agent in &mut batch.agents {
-            let Some(version) = &agent.after else { continue };
+            let Some(resident) = &agent.resident else { continue };
+            let version = resident.lock().latest().clone();
             batch.header.set_head(agent.head_at, &version.head);
             agent.seqs = version.head.next..version.head.next;
+            agent.after = Some(version);
         }
         let records = Records { body: &batch.body, at: 0 };
         for (ordinal, (at, record)) in records.enumerate() {
@@ -406,15 +430,37 @@ impl Engine {
                 continue;
             };
             agent.seqs.end = after.head.next;
-            if resident.lock().queue(&segment, end, raised, after) {
+            if resident.lock().queue(&segment, end, durability, after) {
                 order.touched.push(Arc::clone(resident));
             }
         }
-        let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
-        order.enqueue(header, &mut batch.body, time);
-        order.content_end = end;
-        Ordered { lsn: Lsn(lsn), end, durability: raised }
     }
+}
+
+/// Changes the one agent of the batch in place, if nothing but appends are to be seen at once by
+/// everybody: the version before is then in nobody's way. False if that is not so.
+fn place_at_once(order: &mut Order, batch: &mut Prepared, ordered: Ordered, body_at: u64) -> bool {
+    if ordered.durability != Durability::Buffer || !batch.appends_only {
+        return false;
+    }
+    let [agent] = batch.agents.as_mut_slice() else { return false };
+    let Some(resident) = &agent.resident else { return false };
+    let (segment, lsn) = (&order.active.segment, ordered.lsn.0);
+    let mut slot = resident.lock();
+    let Some((version, first)) = slot.change_at_once(segment, ordered.end) else { return false };
+    batch.header.set_head(agent.head_at, &version.head);
+    agent.seqs.start = version.head.next;
+    for (ordinal, (at, record)) in (Records { body: &batch.body, at: 0 }).enumerate() {
+        if let Some(change) = Applied::of(&record.change) {
+            let (spot, ordinal) = (Spot::at(body_at + at as u64), ordinal as u64);
+            version.apply(&change, &Place { segment, spot, lsn, ordinal });
+        }
+    }
+    agent.seqs.end = version.head.next;
+    if first {
+        order.touched.push(Arc::clone(resident));
+    }
+    true
 }
 
 enum Checked {
@@ -451,8 +497,8 @@ fn revision(
 }
 
 /// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the
-/// next seqs of its agents before the batch.
-fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> Result<()> {
+/// next seqs of its agents before the batch. The error comes with the agent's place in the batch.
+fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), (Error, usize)> {
     for (_, record) in (Records { body: &batch.body, at: 0 }) {
         let index = usize::try_from(record.agent).unwrap_or(usize::MAX);
         let Some(next) = nexts.get_mut(index) else { continue };
@@ -472,7 +518,8 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> Result<()> {
         if seq == 0 || seq > end {
             let name = batch.agents.get(index).map_or("", |a| &a.name);
             let message = format!("cannot {what} seq {seq}: the next seq is {next}");
-            return Err(Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq));
+            let error = Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq);
+            return Err((error, index));
         }
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! Pacing: appenders that outrun the disk, or compaction, are slowed down to its rate, in small
 //! steps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::commit::order::Ordered;
-use crate::commit::{CHUNK, Engine, MAX_QUEUED};
+use crate::commit::{Engine, MAX_QUEUED};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Durability;
 
 /// The longest single sleep of an appender.
@@ -111,8 +111,8 @@ impl Pace {
 }
 
 /// How many nanoseconds an append of `len` bytes is to take when `over` of `room` bytes between the
-/// soft and the hard limit are used: half way it is ``rate`, at which
-/// they are made free.
+/// soft and the hard limit are used: half way it is `rate`, at which they
+/// are made free.
 fn cost(len: u64, over: u64, room: u64, rate: u64) -> u64 {
     let rate = rate.max(1 << 20);
     let left = room.saturating_sub(over).max(room / 32).max(1);
@@ -128,11 +128,11 @@ impl Engine {
         if ordered.durability == Durability::Buffer {
             let queued = ordered.end.saturating_sub(self.log.written());
             // An error poisons the log, and whoever waits hears of it.
-            if queued > MAX_QUEUED {
-                let _ = self.log.write_to(ordered.end, self);
-            } else if queued > CHUNK {
-                let _ = self.log.write_if_free(ordered.end, self);
-            }
+            let _ = if queued > MAX_QUEUED {
+                self.log.write_to(ordered.end, self)
+            } else {
+                self.log.write_chunks(ordered.end, self)
+            };
         }
         let owed = self.pace.debt_cost(len, ordered.end);
         let hard = self.options.max_unsynced;

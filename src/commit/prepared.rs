@@ -21,7 +21,7 @@ pub(crate) struct PreparedAgent {
     pub(crate) expect_next: Option<u64>,
     /// The lsn of the last batch that touched it, for whoever has its turn.
     pub(crate) expect_last: Option<u64>,
-    /// While the batch is being ordered: as it is before it, and then what becomes of it.
+    /// While the batch is placed: as it is before it, and then what becomes of it.
     pub(crate) after: Option<Version>,
     /// The seqs that its appends got.
     pub(crate) seqs: std::ops::Range<u64>,
@@ -47,6 +47,8 @@ pub(crate) struct Prepared {
     pub(crate) revisions: Vec<ExpectedRevision>,
     /// Some change is checked against the timeline: a truncation or a redaction.
     pub(crate) checked: bool,
+    /// Nothing but entries.
+    pub(crate) appends_only: bool,
     /// Nothing but changes that take away: they may use the room kept back for a full disk.
     pub(crate) erasing: bool,
     /// Something is forgotten.
@@ -75,6 +77,7 @@ impl Prepared {
             agents: Vec::new(),
             revisions: Vec::new(),
             checked: false,
+            appends_only: true,
             erasing: true,
             forgets: false,
             prefix: None,
@@ -93,7 +96,8 @@ impl Prepared {
         }
         self.body.clear();
         (self.digest, self.records) = (0, 0);
-        (self.checked, self.erasing, self.forgets) = (false, true, false);
+        (self.checked, self.appends_only) = (false, true);
+        (self.erasing, self.forgets) = (true, false);
         self.agents.clear();
         self.revisions.clear();
         self.index.clear();
@@ -172,6 +176,7 @@ impl Prepared {
         let plain = record::encode(&mut self.body, agent, change);
         self.digest = frame::fold(self.digest, plain);
         self.records += 1;
+        self.appends_only &= matches!(change, Change::Append(_));
         match change {
             Change::Append(_) | Change::Set { .. } | Change::Kept { .. } => self.erasing = false,
             Change::Truncate { .. } | Change::Redact { .. } => self.checked = true,

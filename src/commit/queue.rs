@@ -26,7 +26,9 @@ pub(crate) struct Waiting {
 /// Frames for one file, one behind the other.
 pub(crate) struct Group {
     pub(crate) file: LogFile,
-    pub(crate) runs: Vec<Run>,
+    runs: Vec<Run>,
+    /// Offset up to which they are in the file already.
+    from: u64,
 }
 
 /// Frames in one buffer. Only the last of them may have its body in a buffer of its own.
@@ -37,6 +39,8 @@ pub(crate) struct Run {
     frames: Vec<Mark>,
     /// Offset of the first frame in the file.
     offset: u64,
+    /// The durable lsn that its frames carry, once they are sealed.
+    durable: u64,
 }
 
 /// Where a frame lies in a run.
@@ -60,7 +64,7 @@ impl Waiting {
         let group = match self.groups.last() {
             Some(group) if group.file.segment.id == file.segment.id => self.groups.last_mut(),
             _ => {
-                self.groups.push(Group { file: file.clone(), runs: Vec::new() });
+                self.groups.push(Group { file: file.clone(), runs: Vec::new(), from: offset });
                 self.groups.last_mut()
             }
         };
@@ -89,6 +93,58 @@ impl Waiting {
     }
 }
 
+impl Group {
+    /// Completes the frames: binds each to its place.
+    pub(crate) fn seal(&mut self, durable: u64) -> Result<(), (u64, Fault)> {
+        let segment = &self.file.segment;
+        self.runs.iter_mut().try_for_each(|run| run.seal(segment, durable))
+    }
+
+    /// Takes the frames of `next`, which lie behind its own, if they are for the same file.
+    pub(crate) fn join(&mut self, next: &mut Group) -> bool {
+        let same = self.file.segment.id == next.file.segment.id;
+        if same {
+            self.runs.append(&mut next.runs);
+        }
+        same
+    }
+
+    /// Offset up to which its bytes are in the file.
+    pub(crate) fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// Offset at which the last frame ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.runs.last().map_or(self.from, Run::end)
+    }
+
+    /// Of the last frame that ends at or below `cut`: where, and the durable lsn that it carries.
+    pub(crate) fn last_frame(&self, cut: u64) -> Option<(u64, u64)> {
+        let ends = |run: &Run| run.frame_end(cut).map(|end| (end, run.durable));
+        self.runs.iter().rev().find_map(ends)
+    }
+
+    /// What is to be written to take the file up to `cut`.
+    pub(crate) fn slices(&self, cut: u64) -> Vec<IoSlice<'_>> {
+        let slices = self.runs.iter().flat_map(|run| run.slices(self.from, cut));
+        slices.filter(|slice| !slice.is_empty()).map(IoSlice::new).collect()
+    }
+
+    /// Notes that the file has the bytes up to `cut`, and gives the buffers that are done with.
+    pub(crate) fn written(&mut self, cut: u64) -> Vec<Run> {
+        self.from = self.from.max(cut);
+        let done = self.runs.partition_point(|run| run.end() <= cut);
+        let mut done: Vec<Run> = self.runs.drain(..done).collect();
+        done.iter_mut().for_each(Run::clear);
+        done
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
 impl Run {
     fn has_room(&self, len: usize) -> bool {
         self.large.is_empty() && self.bytes.len() + len <= RUN
@@ -104,8 +160,8 @@ impl Run {
         }
     }
 
-    /// Completes the frames: binds each to its place.
-    pub(crate) fn seal(&mut self, segment: &Segment, durable: u64) -> Result<(), (u64, Fault)> {
+    fn seal(&mut self, segment: &Segment, durable: u64) -> Result<(), (u64, Fault)> {
+        self.durable = durable;
         let mut rest = self.bytes.as_mut_slice();
         let mut frames = self.frames.iter().peekable();
         while let Some(mark) = frames.next() {
@@ -130,23 +186,34 @@ impl Run {
     }
 
     /// The offset in the file at which the last frame ends.
-    pub(crate) fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.offset + (self.bytes.len() + self.large.len()) as u64
     }
 
-    /// The offset in the file at which the first frame begins.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
+    /// Where the last of its frames ends that does so at or below `cut`.
+    fn frame_end(&self, cut: u64) -> Option<u64> {
+        if self.end() <= cut {
+            return Some(self.end());
+        }
+        // Each frame but the first begins where the one before it ends.
+        let begins = self.frames.iter().skip(1).map(|mark| self.offset + mark.at as u64);
+        begins.rev().find(|end| *end <= cut)
     }
 
-    /// What is to be written.
-    pub(crate) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
-        let slices = [self.bytes.as_slice(), self.large.as_slice()].into_iter();
-        slices.filter(|slice| !slice.is_empty()).map(IoSlice::new)
+    /// Its bytes between two offsets in the file.
+    fn slices(&self, from: u64, to: u64) -> [&[u8]; 2] {
+        let behind = self.offset + self.bytes.len() as u64;
+        [(&self.bytes, self.offset), (&self.large, behind)].map(|(bytes, offset)| {
+            let index = |at: u64| {
+                usize::try_from(at.saturating_sub(offset))
+                    .map_or(bytes.len(), |i| i.min(bytes.len()))
+            };
+            bytes.get(index(from)..index(to)).unwrap_or_default()
+        })
     }
 
     /// Empties it, and lets go of buffers too large to be kept.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.frames.clear();
         for buffer in [&mut self.bytes, &mut self.large] {
             if buffer.capacity() > RUN {

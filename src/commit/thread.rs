@@ -1,14 +1,14 @@
-//! The store's two threads: one writes and syncs what nobody waits for, one keeps segments.
+//! The store's threads: one writes and syncs what nobody waits for, one makes segments, one seals
+//! them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use crate::types::Durability;
 
 /// A log that has been quiet for this long gets a frame that bears witness of what is durable.
@@ -99,9 +99,10 @@ impl Threads {
     /// `Io` if the system starts no thread: a store without them would never write what nobody
     /// waits for. Those that run are stopped with the engine.
     pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
-        let (log, upkeep) = (Arc::clone(engine), Arc::clone(engine));
+        let [log, spares, seals] = [(); 3].map(|()| Arc::clone(engine));
         engine.start_thread("memlog-log", move || run_log(&log))?;
-        engine.start_thread("memlog-upkeep", move || upkeep.run_upkeep())
+        engine.start_thread("memlog-spares", move || spares.make_spares())?;
+        engine.start_thread("memlog-seals", move || seals.make_seals())
     }
 }
 
@@ -124,7 +125,7 @@ impl Engine {
     }
 
     fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        let started = thread::Builder::new().name(name.into()).spawn(run);
         let thread = started.map_err(|e| Error::io("start a thread for", &self.dir, e))?;
         self.threads.lock().running.push(thread);
         Ok(())
@@ -132,7 +133,7 @@ impl Engine {
 
     /// Whether the calling thread is one of the store's.
     pub(crate) fn is_own_thread(&self) -> bool {
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         self.threads.lock().running.iter().any(|thread| thread.thread().id() == me)
     }
 
@@ -141,7 +142,7 @@ impl Engine {
         self.work.stop();
         self.stop_upkeep();
         let running = std::mem::take(&mut self.threads.lock().running);
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         for thread in running.into_iter().filter(|t| t.thread().id() != me) {
             // A thread that panicked has poisoned the log, which says so.
             let _ = thread.join();

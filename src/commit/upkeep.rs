@@ -1,18 +1,18 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::commit::Engine;
+use crate::commit::desk::{Desk, Want};
 use crate::commit::order::closed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::Durability;
 
 /// The smallest log segment, and the one that a store begins with.
@@ -30,36 +30,26 @@ const SLICES_A_SYNC: u64 = 8;
 const FAST: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(120);
 
-/// What the upkeep is asked for and has answered.
+/// What keeps segments ready: one thread makes the next ones, another seals those that were left,
+/// which takes long; the first is not to wait for it.
 #[derive(Default)]
 pub(crate) struct Upkeep {
-    asked: Mutex<Asked>,
-    wanted: Condvar,
-    answered: Condvar,
+    spares: Desk,
+    seals: Desk,
     /// The longest that the next segments are to be; 0: as long as they may be.
     most: AtomicU64,
-    /// One at a time changes segments.
+    /// Segments fill up within moments.
+    hurry: AtomicBool,
+    /// One at a time makes segments.
     pub(super) busy: Mutex<Sizing>,
-}
-
-#[derive(Default)]
-struct Asked {
-    stop: bool,
-    /// An appender waits for a segment of this size.
-    room: u64,
-    erasing: bool,
-    /// Requests so far, and those that have been seen to.
-    tickets: u64,
-    done: u64,
-    failed: Option<Error>,
+    /// One at a time seals them.
+    pub(super) sealing: Mutex<()>,
 }
 
 /// How large the next segment is to be.
 #[derive(Default)]
 pub(super) struct Sizing {
     next: u64,
-    /// The last segment was full within a moment.
-    hurry: bool,
     switched: Duration,
     last_active: u64,
     /// Whether the next one is worth being filled with zeros.
@@ -75,6 +65,7 @@ impl Engine {
     /// `DiskFull` if there is no room for another segment.
     pub(crate) fn make_room(&self, active: u64, room: u64, erasing: bool) -> Result<()> {
         loop {
+            let ready;
             {
                 let mut order = self.order.lock();
                 if order.closed {
@@ -84,7 +75,7 @@ impl Engine {
                     // Somebody else was faster.
                     return Ok(());
                 }
-                let ready = order.spares.front().is_some_and(|s| s.segment.capacity >= room);
+                ready = order.spares.front().is_some_and(|s| s.segment.capacity >= room);
                 if ready && order.switch(self.now()) {
                     let end = order.end();
                     drop(order);
@@ -95,14 +86,16 @@ impl Engine {
             if let Some(error) = self.log.poisoned() {
                 return Err(error);
             }
-            if self.has_threads() {
-                self.await_upkeep(room, erasing)?;
-            } else {
-                self.tend(room, erasing)?;
+            match self.has_threads() {
+                // Too many wait to be sealed.
+                true if ready => self.upkeep.seals.wait(Want::default())?,
+                true => self.upkeep.spares.wait(Want { room, erasing })?,
+                false => self.tend(room, erasing)?,
             }
         }
         if self.has_threads() {
-            self.ask_upkeep();
+            self.upkeep.spares.ask();
+            self.upkeep.seals.ask();
             return Ok(());
         }
         // The batch has its room: a seal that fails now is tried again at the next switch.
@@ -130,91 +123,69 @@ impl Engine {
         self.tend(0, false)
     }
 
-    fn ask_upkeep(&self) {
-        self.upkeep.asked.lock().tickets += 1;
-        self.upkeep.wanted.notify_one();
-    }
-
-    fn await_upkeep(&self, room: u64, erasing: bool) -> Result<()> {
-        let mut asked = self.upkeep.asked.lock();
-        asked.room = asked.room.max(room);
-        asked.erasing |= erasing;
-        asked.tickets += 1;
-        let ticket = asked.tickets;
-        self.upkeep.wanted.notify_one();
-        while asked.done < ticket && !asked.stop {
-            self.upkeep.answered.wait(&mut asked);
-        }
-        if asked.stop {
-            return Err(closed());
-        }
-        asked.failed.clone().map_or(Ok(()), Err)
-    }
-
     pub(crate) fn stop_upkeep(&self) {
-        self.upkeep.asked.lock().stop = true;
-        self.upkeep.wanted.notify_one();
-        self.upkeep.answered.notify_all();
+        self.upkeep.spares.stop();
+        self.upkeep.seals.stop();
     }
 
-    /// The upkeep thread.
-    pub(crate) fn run_upkeep(&self) {
+    /// The thread that makes segments.
+    pub(crate) fn make_spares(&self) {
         // The first spare is made without being asked for; if that fails, whoever needs it hears.
-        let _ = self.tend(0, false);
-        loop {
-            let (ticket, room, erasing) = {
-                let mut asked = self.upkeep.asked.lock();
-                while asked.tickets == asked.done && !asked.stop {
-                    self.upkeep.wanted.wait(&mut asked);
-                }
-                if asked.stop {
-                    return;
-                }
-                let room = std::mem::take(&mut asked.room);
-                (asked.tickets, room, std::mem::take(&mut asked.erasing))
-            };
-            let outcome = self.tend(room, erasing);
-            let more = outcome.is_ok() && !self.order.lock().sealing.is_empty();
-            let mut asked = self.upkeep.asked.lock();
-            asked.done = ticket;
-            asked.tickets += u64::from(more);
-            asked.failed = outcome.err();
-            self.upkeep.answered.notify_all();
-        }
+        let _ = self.see_to_spares(Want::default());
+        self.upkeep.spares.serve(|want| self.see_to_spares(want).map(|()| false));
+    }
+
+    /// The thread that seals segments.
+    pub(crate) fn make_seals(&self) {
+        // One at a time: whoever waits may wait for the first of them only.
+        self.upkeep.seals.serve(|_| {
+            let sealed = self.see_to_seal()?;
+            if !sealed && !self.upkeep.hurry.load(Ordering::Relaxed) {
+                // To unlink large files takes long: who needs the next segment soon is not kept.
+                self.sweep_obsolete();
+            }
+            Ok(sealed)
+        });
     }
 
     /// Seals what waits for it and sees to a spare of at least `room` bytes.
     pub(crate) fn tend(&self, room: u64, erasing: bool) -> Result<()> {
-        let mut sizing = self.upkeep.busy.lock();
+        self.see_to_spares(Want { room, erasing })?;
+        // Whoever waits for room may wait for the first of these only.
+        while self.see_to_seal()? && room == 0 {}
+        self.sweep_obsolete();
+        Ok(())
+    }
+
+    /// Refuses to go on with a store that is closed or poisoned. Asked under `busy` or `sealing`:
+    /// the close has both for as long as it works on segments itself.
+    fn check_tended(&self) -> Result<()> {
         if self.order.lock().closed {
-            // Asked under `busy`: the close has it for as long as it works on segments itself.
             return Err(closed());
         }
-        if let Some(error) = self.log.poisoned() {
-            return Err(error);
-        }
+        self.log.poisoned().map_or(Ok(()), Err)
+    }
+
+    /// Seals the oldest segment that waits for it. False if none does.
+    fn see_to_seal(&self) -> Result<bool> {
+        let _one = self.upkeep.sealing.lock();
+        self.check_tended()?;
+        self.seal_next()
+    }
+
+    fn see_to_spares(&self, want: Want) -> Result<()> {
+        let mut sizing = self.upkeep.busy.lock();
+        self.check_tended()?;
+        let Want { room, erasing } = want;
         let capacity = self.next_capacity(&mut sizing).max(room).next_multiple_of(4096);
-        // Where segments fill up quickly the next one comes first, as it is; else there is time to
-        // fill it with zeros.
-        let hurry = room > 0 || sizing.hurry;
-        if hurry {
-            self.see_to_spare(capacity, room, erasing, false)?;
-            // Another one, for the case that the next is full before the last is sealed.
-            if room == 0 {
-                // Nobody waits for this one: where it fails, the next that is needed says so.
-                let _ = self.see_to_another(capacity);
-            }
-        }
-        if room > 0 {
-            // Whoever waits may wait for the first of these only.
-            self.seal_next()?;
-        } else {
-            self.seal_waiting()?;
-        }
-        self.see_to_spare(capacity, room, erasing, room == 0 && sizing.fills)?;
-        if !hurry || !self.has_threads() {
-            // To unlink large files takes long: who needs the next segment soon is not kept by it.
-            self.sweep_obsolete();
+        // Where segments fill up quickly the next one comes as it is; else there is time to fill it
+        // with zeros.
+        let hurry = room > 0 || self.upkeep.hurry.load(Ordering::Relaxed);
+        self.see_to_spare(capacity, room, erasing, !hurry && sizing.fills)?;
+        if hurry && room == 0 {
+            // Another one, for the case that the next is full soon. Nobody waits for this one: where
+            // it fails, the next that is needed says so.
+            let _ = self.see_to_another(capacity);
         }
         Ok(())
     }
@@ -308,7 +279,7 @@ impl Engine {
         }
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
-            sizing.hurry = took < FAST / 4;
+            self.upkeep.hurry.store(took < FAST / 4, Ordering::Relaxed);
             if filled < sizing.next / 4 {
                 // It was left early, because its table of agents was full.
                 let enough = (filled * 2).next_power_of_two().min(sizing.next);
@@ -334,8 +305,13 @@ impl Engine {
         // What an attempt that failed could not take away again is in nobody's list.
         let _ = self.io.fs.remove(&self.dir.join(file_name(id, false)));
         let made = LogFile::create(&self.io, &self.dir, self.store, &listed, self.options.verify)?;
-        if fill && self.has_threads() {
-            self.fill(&made);
+        if fill
+            && self.has_threads()
+            && let Err(error) = self.fill(&made)
+        {
+            // Not listed, without a frame: nobody misses it.
+            let _ = self.io.fs.remove(made.segment.path());
+            return Err(error);
         }
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.push(listed);
@@ -352,29 +328,27 @@ impl Engine {
 
     /// Writes zeros, so that later commits find their blocks written: one write and one flush
     /// each. Only as long as nobody needs the segment, and at most every other moment.
-    fn fill(&self, file: &LogFile) {
+    ///
+    /// # Errors
+    /// If the file is not to be used.
+    fn fill(&self, file: &LogFile) -> Result<()> {
         let clock = &self.io.clock;
         let (mut started, mut slices) = (clock.monotonic(), 0u64);
-        let filled = file.fill(|| {
-            let pressed = {
-                let asked = self.upkeep.asked.lock();
-                asked.tickets > asked.done + 1 || asked.room != 0 || asked.stop
-            };
+        file.fill(|| {
+            let pressed = self.upkeep.spares.is_pressed();
             if pressed || self.unsynced() > self.options.max_unsynced / 4 {
-                return false;
+                return Ok(false);
             }
             slices += 1;
-            if slices.is_multiple_of(SLICES_A_SYNC) && file.sync().is_err() {
-                return false;
+            if slices.is_multiple_of(SLICES_A_SYNC) {
+                file.sync()?;
             }
             if file.segment.capacity > FIRST_SEGMENT {
                 clock.sleep(clock.monotonic().saturating_sub(started));
             }
             started = clock.monotonic();
-            true
-        });
-        // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
-        drop(filled);
+            Ok(true)
+        })
     }
 
     /// Takes the last spare off the list and away. False if there is none.

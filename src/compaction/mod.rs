@@ -22,11 +22,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::commit::Engine;
 use crate::commit::order::closed;
@@ -35,6 +31,9 @@ use crate::compaction::job::{Installed, Job, Shape, names};
 use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
 use crate::error::{ErrorKind, Result};
 use crate::segment::Segment;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What a call of [`Store::compact`](crate::Store::compact) came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +155,7 @@ impl Compactor {
     }
 
     /// Waits until nobody else is at work. A job in the background makes way.
-    fn take_busy(&self) -> parking_lot::MutexGuard<'_, Busy> {
+    fn take_busy(&self) -> MutexGuard<'_, Busy> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
         let busy = self.busy.lock();
         self.wanted.fetch_sub(1, Ordering::SeqCst);

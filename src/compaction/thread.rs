@@ -2,14 +2,14 @@
 //! those who wait for it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::compaction::debt::State;
 use crate::compaction::job::Job;
 use crate::compaction::{Busy, Compactor, TURN, Turn};
 use crate::error::Result;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::{self, JoinHandle};
 
 /// How long nothing is tried after a full disk or a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ impl Compactor {
             return None;
         }
         let me = Arc::clone(self);
-        let named = std::thread::Builder::new().name("memlog-compact".into());
+        let named = thread::Builder::new().name("memlog-compact".into());
         named.spawn(move || me.run()).ok()
     }
 
@@ -54,7 +54,7 @@ impl Compactor {
         if !self.engine.io.fs.is_own() {
             return;
         }
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         let is_own = self.thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == me);
         if !is_own {
             self.stop();
@@ -62,7 +62,7 @@ impl Compactor {
         }
         // A waker let go of the handle here: to close is to wait for this very thread.
         let closing = Arc::clone(self);
-        let named = std::thread::Builder::new().name("memlog-close".into());
+        let named = thread::Builder::new().name("memlog-close".into());
         let spawned = named.spawn(move || {
             closing.stop();
             let _ = closing.engine.close();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::retry_on_intr;
 
-use super::{Clock, File, Fs, Io, Lock, Map, Random};
+use super::{Clock, File, Fs, Io, Lock, Map, Random, journal};
 
 /// What the system takes in one call (IOV_MAX), on every unix of today.
 const MAX_SLICES: usize = 1024;
@@ -61,7 +61,8 @@ impl Disk {
     }
 
     fn file(&self, file: fs::File) -> Arc<dyn File> {
-        Arc::new(DiskFile { file, owner: self.owner })
+        let asks = journal::is_asked(&file);
+        Arc::new(DiskFile { file, owner: self.owner, asks })
     }
 }
 
@@ -143,7 +144,9 @@ impl Fs for Disk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.owner.check()?;
-        fs::File::open(dir)?.sync_all()
+        let dir = fs::File::open(dir)?;
+        dir.sync_all()?;
+        if journal::is_asked(&dir) { journal::ask(&dir) } else { Ok(()) }
     }
 
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
@@ -174,6 +177,8 @@ impl Drop for DiskLock {
 struct DiskFile {
     file: fs::File,
     owner: Owner,
+    /// Whether the journal is asked behind a sync.
+    asks: bool,
 }
 
 impl File for DiskFile {
@@ -196,6 +201,10 @@ impl File for DiskFile {
     fn sync(&self) -> io::Result<()> {
         self.owner.check()?;
         self.file.sync_data()
+    }
+
+    fn confirm(&self) -> io::Result<()> {
+        if self.asks { journal::ask(&self.file) } else { Ok(()) }
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! runs on a simulated disk and clock, deterministic from a seed.
 
 pub(crate) mod disk;
+mod journal;
 pub(crate) mod map;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -87,6 +88,13 @@ pub(crate) trait File: Send + Sync {
 
     /// Makes the file's data, and the length needed to read it, durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+
+    /// Makes sure of what a sync relied on beside the data: that the file system has recorded which
+    /// blocks are in use now. Costs little, but for blocks that were in use already it is idle.
+    /// [`Fs::sync_dir`] does it too, and for all syncs on that file system before it.
+    fn confirm(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Gives the blocks of a range back; it reads as zero afterwards. Only an optimisation: a file
     /// system that cannot do it answers Ok and does nothing. `offset` and `len` are multiples of 4096.

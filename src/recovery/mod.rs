@@ -14,8 +14,6 @@ mod tail;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::log::Log;
@@ -33,6 +31,7 @@ use crate::recovery::replay::Replay;
 use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::segment::{Segment, file_name};
+use crate::sync::Mutex;
 use crate::types::Retention;
 
 /// The file whose lock keeps a second process out.

@@ -13,7 +13,6 @@ pub(crate) mod writer;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
@@ -26,6 +25,8 @@ use crate::format::{Fault, VERSION};
 use crate::io::{Io, Map};
 use crate::segment::index::RunIndex;
 use crate::segment::scan::Frames;
+use crate::sync::Published;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{Lsn, Verify};
 
 /// Two appends never begin within the same 32 bytes: one bit of "verified" for each.
@@ -59,7 +60,7 @@ pub(crate) struct Segment {
     path: PathBuf,
     map: Map,
     /// Offset in the file below which bytes were written and may be read.
-    published: AtomicU64,
+    published: Published,
     /// The generation of the set of segments that first held it as sealed; MAX before that.
     sealed_at: AtomicU64,
     verify: Verify,
@@ -136,7 +137,7 @@ impl Segment {
             touched: Touched::new(in_memory(map.len()), RECORD_GRANULE)
                 .always(verify == Verify::Always),
             map,
-            published: AtomicU64::new(HEADER_LEN as u64),
+            published: Published::new(HEADER_LEN as u64),
             sealed_at: AtomicU64::new(u64::MAX),
             verify,
             footer: OnceLock::new(),
@@ -260,12 +261,12 @@ impl Segment {
 
     /// The offset below which bytes may be read.
     pub(crate) fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     /// Publishes everything below `offset`: it was written, and never changes again.
     pub(crate) fn publish(&self, offset: u64) {
-        self.published.fetch_max(offset, Ordering::Release);
+        self.published.raise(offset);
     }
 
     /// The generation of the set of segments that first held it as sealed; MAX before that.

@@ -3,13 +3,13 @@
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::header::{HEADER_LEN, Header, Layout};
 use crate::format::manifest::{Listed, Role};
 use crate::io::{File, Io};
 use crate::segment::{Segment, file_name};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Verify;
 
 /// A log segment that takes writes: the file beside its map.
@@ -19,6 +19,8 @@ pub(crate) struct LogFile {
     file: Arc<dyn File>,
     /// The offset up to which blocks are known to be written, with zeros or data.
     zeroed: Arc<AtomicU64>,
+    /// The offset up to which the file system has blocks recorded as written, for certain.
+    recorded: Arc<AtomicU64>,
 }
 
 /// How far ahead of the frames zeros are written.
@@ -49,25 +51,32 @@ impl LogFile {
             Error::io("prepare", &path, e)
         })?;
         let segment = Arc::new(Segment::assemble(path, map, listed, verify));
-        Ok(LogFile { segment, file, zeroed: Arc::default() })
+        Ok(LogFile { segment, file, zeroed: Arc::default(), recorded: Arc::default() })
     }
 
     /// Opens the file of a listed segment, for writing on if `write`.
     pub(crate) fn reopen(io: &Io, segment: Arc<Segment>, write: bool) -> Result<Self> {
         let path = segment.path();
         let file = io.fs.open(path, write).map_err(|e| Error::io("open", path, e))?;
-        Ok(LogFile { segment, file, zeroed: Arc::default() })
+        Ok(LogFile { segment, file, zeroed: Arc::default(), recorded: Arc::default() })
     }
 
     /// Fills the segment with zeros, slice by slice, as long as `go_on` says so before each. Only
     /// for a segment that nobody writes to yet.
-    pub(crate) fn fill(&self, mut go_on: impl FnMut() -> bool) -> Result<()> {
-        let mut at = FIRST_FRAME.next_multiple_of(BLOCK);
-        while at < self.segment.capacity && go_on() {
-            at = self.write_zeros(at)?;
+    ///
+    /// # Errors
+    /// If a sync fails, this one or one of `go_on`: the file is not to be used then. The system may
+    /// take its blocks for written from then on though they are not, and a later sync of frames in
+    /// them would not find out.
+    pub(crate) fn fill(&self, mut go_on: impl FnMut() -> Result<bool>) -> Result<()> {
+        let mut at = FIRST_FRAME;
+        while at < self.segment.capacity && go_on()? {
+            // Only an optimisation: where there is no room for zeros, there may be for frames.
+            let Ok(next) = self.write_zeros(at) else { break };
+            at = next;
             self.zeroed.store(at, Ordering::Release);
         }
-        self.sync()
+        self.sync_frames(at)
     }
 
     /// Sees to it that the blocks behind `end`, the end of the frames, are written already when the
@@ -78,14 +87,16 @@ impl LogFile {
         if end + BLOCK <= zeroed || end >= self.segment.capacity {
             return Ok(());
         }
-        let zeroed = self.write_zeros(end.next_multiple_of(BLOCK).max(zeroed))?;
+        let zeroed = self.write_zeros(end.max(zeroed))?;
         self.zeroed.store(zeroed, Ordering::Release);
         Ok(())
     }
 
     fn write_zeros(&self, at: u64) -> Result<u64> {
         let left = self.segment.capacity.saturating_sub(at);
-        let len = usize::try_from(left).unwrap_or(ZEROS_AHEAD).min(ZEROS_AHEAD);
+        // Up to a whole block: the next zeros begin with one.
+        let most = ZEROS_AHEAD - usize::try_from(at % BLOCK).unwrap_or(0);
+        let len = usize::try_from(left).unwrap_or(most).min(most);
         self.write(&[IoSlice::new(ZEROS.get(..len).unwrap_or_default())], at)?;
         Ok(at + len as u64)
     }
@@ -95,7 +106,21 @@ impl LogFile {
         self.file.write_at(bufs, offset).map_err(|e| Error::io("write", self.segment.path(), e))
     }
 
-    /// Makes everything written durable.
+    /// Makes everything written up to `end` durable, and sure that it can be found again: where
+    /// blocks were merely allocated before, that takes more than a sync.
+    pub(crate) fn sync_frames(&self, end: u64) -> Result<()> {
+        // Asked first: zeros that come in meanwhile may not be part of the sync.
+        let zeroed = self.zeroed.load(Ordering::Acquire);
+        self.sync()?;
+        if end > self.recorded.load(Ordering::Acquire) {
+            let path = self.segment.path();
+            self.file.confirm().map_err(|e| Error::io("confirm a sync of", path, e))?;
+            self.recorded.fetch_max(end.max(zeroed), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable, if no frames lie where nothing lay before.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync().map_err(|e| Error::io("sync", self.segment.path(), e))
     }

@@ -80,24 +80,25 @@ impl Snapshot {
                 let unwritten = slot.last_pending().filter(|(end, _)| *end > engine.log.written());
                 if let (Which::Latest, Some((end, _))) = (which, unwritten) {
                     drop(slot);
-                    let written = engine.log.write_to(end, engine);
-                    written.map_err(|e| engine.log.poisoned().unwrap_or(e))?;
+                    engine.write_for_reader(end)?;
                     continue;
                 }
+                let (settled, end) = slot.settled();
                 let version = match which {
-                    Which::Settled => slot.settled(),
+                    Which::Settled => settled,
                     Which::Latest => slot.latest(),
                 };
                 let base = slot.base().filter(|base| base.life == version.head.life);
+                let base = match base {
+                    None if version.head.life == 0 => Some(Arc::new(Base::empty(0, 0))),
+                    base => base.map(Arc::clone),
+                };
                 if let Some(base) = base {
-                    let (version, base) = (version.clone(), Arc::clone(base));
-                    drop(slot);
-                    return Snapshot::assemble(engine, resident, version, base);
-                }
-                if version.head.life == 0 {
                     let version = version.clone();
                     drop(slot);
-                    let base = Arc::new(Base::empty(0, 0));
+                    // What came in between may be in memory only. Not looked at anew after that:
+                    // whoever goes on appending would be waited for for ever.
+                    engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
                     return Snapshot::assemble(engine, resident, version, base);
                 }
                 version.head

@@ -17,6 +17,9 @@ pub(crate) struct Place<'v> {
     pub(crate) extent: Option<&'v Extent>,
 }
 
+/// The longest rest of an entry that is taken along, in bytes.
+const LONG: u64 = 128 << 10;
+
 impl Snapshot {
     /// Where the entry lies. `None` if no segment has it.
     #[inline]
@@ -75,6 +78,9 @@ impl Snapshot {
     /// other a cold load would wait for the disk as often as it has entries.
     pub(super) fn read_ahead(&self, seqs: Range<u64>) {
         const PAGE: u64 = crate::format::PAGE as u64;
+        // In a run an agent's entries lie side by side, so that what seems to be a gap is the rest
+        // of an entry longer than the mean: without it, it would be read page by page.
+        let gap = |segment: &Segment| if segment.run { LONG } else { 0 };
         let touched = |seq| match self.locate(seq) {
             Some((segment, spot)) => spot.offset().is_none_or(|at| segment.is_touched(at)),
             None => true,
@@ -92,7 +98,9 @@ impl Snapshot {
             let end = offset.saturating_add(len).next_multiple_of(PAGE);
             match &mut wanted {
                 Some((same, range))
-                    if same.id == segment.id && (range.start..=range.end).contains(&start) =>
+                    if same.id == segment.id
+                        && (range.start..=range.end.saturating_add(gap(segment)))
+                            .contains(&start) =>
                 {
                     range.end = range.end.max(end);
                 }

@@ -13,12 +13,13 @@ use crate::io::{File, Fs, Io, Lock, Map};
 pub(super) enum Op {
     Write(u64),
     Sync,
+    Confirm,
     Punch,
 }
 
 type Hook = Arc<dyn Fn(Op, &Path) -> io::Result<()> + Send + Sync>;
 
-/// The handles of `disk`, with `hook` before each write, sync and punch.
+/// The handles of `disk`, with `hook` before each write, sync, confirmation and punch.
 pub(super) fn gated(
     disk: &SimDisk,
     hook: impl Fn(Op, &Path) -> io::Result<()> + Send + Sync + 'static,
@@ -112,6 +113,11 @@ impl File for GateFile {
     fn sync(&self) -> io::Result<()> {
         (self.hook)(Op::Sync, &self.path)?;
         self.inner.sync()
+    }
+
+    fn confirm(&self) -> io::Result<()> {
+        (self.hook)(Op::Confirm, &self.path)?;
+        self.inner.confirm()
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -209,6 +209,69 @@ fn a_write_that_failed_is_acknowledged_to_nobody() {
     }
 }
 
+/// Somebody appends to an agent while a prefix of it is being forgotten, and another one under it is
+/// still seen to live; `before` says what had happened until then.
+fn append_behind_a_forgetting(before: fn(&Store)) {
+    let disk = SimDisk::new(9);
+    let (stop, is_syncing, go) = Stop::new();
+    let armed = Arc::clone(&stop);
+    let io = gated(&disk, move |op, path| {
+        if op == Op::Sync && is_log(path) {
+            armed.pass();
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    before(&store);
+    store.agent("p/old").unwrap().append(NewEntry::user("x")).unwrap();
+    stop.arm();
+    let forgetting = store.clone();
+    let forgetting = std::thread::spawn(move || forgetting.forget_prefix("p/"));
+    is_syncing.recv().unwrap();
+    let (seen, is_seen) = mpsc::channel();
+    let appending = store.clone();
+    let appending = std::thread::spawn(move || {
+        let new = appending.agent("p/new").unwrap();
+        let mut batch = appending.batch();
+        batch.append(&new, NewEntry::user("y")).durability(Durability::Buffer).commit().unwrap();
+        seen.send((next(&appending, "p/new"), next(&appending, "p/old"))).unwrap();
+    });
+    let early = is_seen.recv_timeout(MOMENT);
+    go.send(()).unwrap();
+    assert_eq!(early.or_else(|_| is_seen.recv()), Ok((2, 1)));
+    appending.join().unwrap();
+    forgetting.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_new_life_behind_a_forgotten_prefix_is_not_seen_before_the_forgetting() {
+    // Nothing lives under the name, nothing dies, and yet its life begins behind the forgetting.
+    append_behind_a_forgetting(|_| {});
+    // It is dead already of another one, of which it has not heard.
+    append_behind_a_forgetting(|store| {
+        store.agent("p/new").unwrap().append(NewEntry::user("x")).unwrap();
+        store.forget_prefix("p/").unwrap();
+    });
+}
+
+#[test]
+fn a_list_of_agents_keeps_no_forgotten_one_alive() {
+    let disk = SimDisk::new(10);
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.agent("p/a").unwrap().append(NewEntry::user("x")).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options().open_on(&disk, DIR).unwrap();
+    store.forget_prefix("p/").unwrap();
+    // Somebody is about to look the agent up.
+    let engine = store.engine();
+    let name = Arc::from("p/a");
+    let resident = engine.catalog.resident(&name, engine.catalog.hash(&name), engine.progress());
+    assert_eq!(store.agents("").count(), 0);
+    drop(resident);
+    assert_eq!(next(&store, "p/a"), 1);
+}
+
 #[test]
 fn a_flush_is_for_all_that_is_queued() {
     let disk = SimDisk::new(6);
@@ -234,6 +297,65 @@ fn a_flush_is_for_all_that_is_queued() {
     first.wait().unwrap();
     third.wait().unwrap();
     assert_eq!(syncs.load(Ordering::SeqCst) - before, 1);
+}
+
+#[test]
+fn a_sync_that_cannot_be_confirmed_acknowledges_nothing() {
+    let disk = SimDisk::new(11);
+    let (armed, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (fails, counted) = (Arc::clone(&armed), Arc::clone(&asked));
+    let io = gated(&disk, move |op, path| {
+        let here = op == Op::Confirm && is_log(path);
+        counted.fetch_add(u64::from(here), Ordering::SeqCst);
+        if here && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    // A flush writes zeros ahead: for the commits that come to lie in them one answer is enough.
+    for _ in 0..100 {
+        agent.append(NewEntry::user("small")).unwrap();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    armed.store(true, Ordering::SeqCst);
+    agent.append(NewEntry::user("in the zeros")).unwrap();
+    let large = vec![7; 300 << 10];
+    let error = agent.append(NewEntry::new(Kind::USER, &large)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+    assert_eq!(agent.append(NewEntry::user("x")).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_segment_whose_sync_failed_takes_no_frames() {
+    let disk = SimDisk::new(10);
+    let (failed, has_failed) = mpsc::channel();
+    let (bad, zeros) = (Mutex::new(None), AtomicU64::new(0));
+    let frames = Arc::new(AtomicBool::new(false));
+    let came = Arc::clone(&frames);
+    let io = gated(&disk, move |op, path| {
+        let mut bad = bad.lock();
+        if bad.as_deref() == Some(path) {
+            came.fetch_or(matches!(op, Op::Write(_)), Ordering::SeqCst);
+        } else if std::thread::current().name() == Some("memlog-spares") && is_log(path) {
+            // The first spare is being filled: of all that it writes only zeros lie behind its head.
+            zeros.fetch_add(u64::from(matches!(op, Op::Write(1..))), Ordering::SeqCst);
+            if op == Op::Sync && zeros.load(Ordering::SeqCst) > 0 && bad.is_none() {
+                *bad = Some(path.to_owned());
+                failed.send(()).unwrap();
+                return Err(broken());
+            }
+        }
+        Ok(())
+    });
+    let store = Options::new().open_with(io, Path::new(DIR)).unwrap();
+    has_failed.recv().unwrap();
+    let agent = store.agent("a").unwrap();
+    for _ in 0..30 {
+        agent.append(NewEntry::new(Kind::USER, &vec![7; 100 << 10])).unwrap();
+    }
+    assert!(!frames.load(Ordering::SeqCst), "frames where a sync has failed");
+    store.close().unwrap();
+    let after = options().open_on(&disk.fork_without_power(1), DIR).unwrap();
+    assert_eq!(next(&after, "a"), 31);
 }
 
 /// Closes the store while the first segment that a filled one leaves is being sealed: the sealing

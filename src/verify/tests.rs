@@ -251,3 +251,19 @@ fn verify_holds_the_footer_of_a_run_against_its_frames() {
     let view = opened.agent("a/one").unwrap().view().unwrap();
     assert!(view.state("goal").is_err(), "the record keeps another revision");
 }
+
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_damaged() {
+    let disk = SimDisk::new(1);
+    let store = options().open_on(&disk, "/mem").unwrap();
+    let reads = disk.reads();
+    assert_eq!(store.verify().unwrap(), []);
+    let each = disk.reads() - reads;
+    assert!(each > 0);
+    for read in 0..each {
+        disk.fail_read_at(disk.reads() + read, false);
+        let error = store.verify().expect_err("read nothing");
+        assert_eq!(error.kind(), crate::ErrorKind::Io, "{error}");
+        disk.clear_faults();
+    }
+}

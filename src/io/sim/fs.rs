@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use super::node::Handle;
 use super::state::State;
 use crate::io::{Clock, File, Fs, Io, Lock, Map, Random};
+use crate::sync::{Mutex, MutexGuard};
 
 type Shared = Arc<Mutex<State>>;
 

@@ -37,9 +37,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::Io;
+use crate::sync::Mutex;
 use state::State;
 
 /// How a call fails that [`SimDisk::fail_at`] has picked.

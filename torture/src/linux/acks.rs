@@ -4,7 +4,7 @@ use std::io::Read;
 
 use memlog::Durability;
 
-pub const LEN: usize = 24;
+pub const LEN: usize = 32;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,13 @@ pub struct Ack {
     pub lsn: u64,
     /// How much the medium had logged by then.
     pub stamp: u64,
+    /// When it was told, by the monotonic clock.
+    pub at: u64,
 }
 
 impl Ack {
     pub fn of(what: What, step: u64, lsn: u64) -> Ack {
-        Ack { what, lane: 0, step, durability: Durability::Sync, lsn, stamp: 0 }
+        Ack { what, lane: 0, step, durability: Durability::Sync, lsn, stamp: 0, at: 0 }
     }
 
     pub fn encode(&self) -> [u8; LEN] {
@@ -53,6 +55,7 @@ impl Ack {
         out[4..8].copy_from_slice(&(self.step as u32).to_le_bytes());
         out[8..16].copy_from_slice(&self.lsn.to_le_bytes());
         out[16..24].copy_from_slice(&self.stamp.to_le_bytes());
+        out[24..32].copy_from_slice(&self.at.to_le_bytes());
         out
     }
 
@@ -72,6 +75,7 @@ impl Ack {
             step: u32::from_le_bytes(bytes[4..8].try_into().unwrap()).into(),
             lsn: number(8),
             stamp: number(16),
+            at: number(24),
         })
     }
 }

@@ -10,6 +10,7 @@ mod lane;
 mod medium;
 mod processes;
 mod rng;
+mod trail;
 mod trap;
 mod writer;
 

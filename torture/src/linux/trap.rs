@@ -6,8 +6,12 @@
 //! called from `libc::syscall`, by which alone the handler calls the system.
 #![expect(unsafe_code, reason = "signals and filters of system calls have no other interface")]
 
+use std::fs::File;
 use std::mem;
+use std::os::fd::IntoRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use crate::linux::trail::{Call, PATH, now};
 
 /// What is done to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +49,7 @@ pub const CALLS: &[(i64, &str)] = &[
     (libc::SYS_mkdirat, "mkdirat"),
     (libc::SYS_getdents64, "getdents"),
     (libc::SYS_flock, "flock"),
+    (libc::SYS_ioctl, "ioctl"),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_rename, "rename"),
     #[cfg(target_arch = "x86_64")]
@@ -60,6 +65,8 @@ static AT: AtomicU64 = AtomicU64::new(u64::MAX);
 static STICKY: AtomicBool = AtomicBool::new(false);
 static FAULT: AtomicU64 = AtomicU64::new(0);
 static HIT: AtomicI64 = AtomicI64::new(-1);
+/// The file that gets a record of each call; -1: none.
+static RECORDS: AtomicI64 = AtomicI64::new(-1);
 
 /// Fails the call of that number, counted from 1, and with `sticky` all that follow.
 pub fn arm(at: u64, fault: Fault, sticky: bool) {
@@ -78,6 +85,11 @@ pub fn report() -> (u64, &'static str) {
     let hit = HIT.load(Ordering::SeqCst);
     let name = CALLS.iter().find(|(number, _)| *number == hit).map_or("none", |(_, name)| name);
     (CALLED.load(Ordering::SeqCst), name)
+}
+
+/// Writes down every call from now on.
+pub fn record(file: File) {
+    RECORDS.store(file.into_raw_fd().into(), Ordering::SeqCst);
 }
 
 /// Installs handler and filter, for good, in this thread and those that it starts.
@@ -168,6 +180,10 @@ fn answer(number: i64, mut arguments: [i64; 6]) -> i64 {
         return call(number, arguments);
     }
     let count = CALLED.fetch_add(1, Ordering::SeqCst) + 1;
+    let records = RECORDS.load(Ordering::SeqCst);
+    if records >= 0 {
+        return recorded(records, count, number, arguments);
+    }
     let at = AT.load(Ordering::SeqCst);
     if count < at || (count > at && !STICKY.load(Ordering::SeqCst)) {
         return call(number, arguments);
@@ -198,6 +214,38 @@ fn answer(number: i64, mut arguments: [i64; 6]) -> i64 {
         let own = i64::from(std::process::id());
         call(libc::SYS_kill, [own, i64::from(libc::SIGKILL), 0, 0, 0, 0])
     }
+}
+
+/// Makes a call and writes it down.
+fn recorded(records: i64, count: u64, number: i64, arguments: [i64; 6]) -> i64 {
+    let path = path_of(number, arguments);
+    let from = now();
+    let result = call(number, arguments);
+    let thread = call(libc::SYS_gettid, [0; 6]);
+    let record = Call { from, to: now(), thread, number, arguments, result, path }.encode();
+    let (len, at) = (record.len() as i64, (count as i64 - 1) * record.len() as i64);
+    call(libc::SYS_pwrite64, [records, record.as_ptr() as i64, len, at, 0, 0]);
+    result
+}
+
+/// The end of the path that a call names; of two the second.
+fn path_of(number: i64, arguments: [i64; 6]) -> [u8; PATH] {
+    let mut out = [0; PATH];
+    let at = match number {
+        libc::SYS_openat | libc::SYS_unlinkat | libc::SYS_mkdirat => 1,
+        libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => 3,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink | libc::SYS_mkdir => 0,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename | libc::SYS_link => 1,
+        _ => return out,
+    };
+    // SAFETY: the program hands the system a string that ends with a zero, and waits for us.
+    let path = unsafe { std::ffi::CStr::from_ptr(arguments[at] as *const libc::c_char) };
+    let path = path.to_bytes();
+    let end = &path[path.len().saturating_sub(PATH)..];
+    out[..end.len()].copy_from_slice(end);
+    out
 }
 
 /// Half of what a write or read would do. Of several slices the first half of them.

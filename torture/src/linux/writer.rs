@@ -18,6 +18,7 @@ use crate::linux::acks::{Ack, What};
 use crate::linux::history::History;
 use crate::linux::lane::{Lane, Step};
 use crate::linux::rng::{Rng, is_filled};
+use crate::linux::{trail, trap};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct WriterArgs {
@@ -46,6 +47,9 @@ pub struct WriterArgs {
     /// So many milliseconds after the beginning no step is begun any more.
     #[arg(long)]
     pub millis: Option<u64>,
+    /// Where each system call is written down.
+    #[arg(long)]
+    pub trail: Option<PathBuf>,
 }
 
 /// How the stores of all campaigns are opened: everything small, so that everything happens often.
@@ -93,6 +97,7 @@ impl<'a> Shared<'a> {
             stamps.read_exact_at(&mut stamp, 0).unwrap();
             ack.stamp = u64::from_le_bytes(stamp);
         }
+        ack.at = trail::now();
         if (&self.pipe).write_all(&ack.encode()).is_err() {
             std::process::exit(0);
         }
@@ -101,7 +106,7 @@ impl<'a> Shared<'a> {
     fn reached(&self, lane: &Lane, step: &Step, lsn: u64) {
         let (number, durability) = (step.number, step.durability);
         let what = What::Reached;
-        self.tell(Ack { what, lane: lane.number, step: number, durability, lsn, stamp: 0 });
+        self.tell(Ack { what, lane: lane.number, step: number, durability, lsn, stamp: 0, at: 0 });
     }
 
     fn is_over(&self) -> bool {
@@ -119,6 +124,10 @@ fn pipe() -> File {
 pub fn run(args: &WriterArgs) -> Result<(), Error> {
     let history = History::read(&args.history);
     let lanes = if args.idle { Vec::new() } else { history.lanes() };
+    if let Some(trail) = &args.trail {
+        trap::record(File::create(trail).unwrap());
+        trap::install();
+    }
     let store = options(args.manual).open(&args.dir)?;
     let shared = Shared::new(&store, history.seed, args);
     shared.tell(Ack::of(What::Opened, 0, 0));

@@ -16,13 +16,14 @@ use fuser::{
 };
 
 use super::image::{Event, Image};
+use crate::linux::trail;
 
 const FILE: INodeNo = INodeNo(2);
 const NAME: &str = "medium";
 const TTL: Duration = Duration::from_secs(3600);
 
 /// Which requests fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Failing {
     Writes,
     Flushes,
@@ -34,6 +35,8 @@ pub struct Medium {
     pub image: Image,
     /// What was taken since the last `restart`.
     pub events: Vec<Event>,
+    /// When each of them came, by the monotonic clock.
+    pub times: Vec<u64>,
     /// From so many events on, these fail; for good, or so many of them.
     pub failing: Option<(Failing, usize, u64)>,
     pub failed: u64,
@@ -48,12 +51,14 @@ impl Medium {
     pub fn restart(&mut self, image: Image) {
         self.image = image;
         self.events.clear();
+        self.times.clear();
         (self.failing, self.failed) = (None, 0);
         self.tell();
     }
 
     fn log(&mut self, event: Event) {
         self.events.push(event);
+        self.times.push(trail::now());
         self.tell();
     }
 
@@ -61,13 +66,16 @@ impl Medium {
         self.stamps.write_all_at(&(self.events.len() as u64).to_le_bytes(), 0).unwrap();
     }
 
-    fn fails(&mut self, what: Failing) -> bool {
+    fn fails(&mut self, what: Failing, offset: u64, len: u64) -> bool {
         let Some((failing, from, count)) = self.failing else { return false };
         let hit = failing == what && self.events.len() >= from && self.failed < count;
         if hit && self.failed == 0 {
             self.failed_at = self.events.len();
         }
-        self.failed += u64::from(hit);
+        if hit {
+            self.failed += 1;
+            self.log(Event::Refused(format!("{what:?} at {offset}, {len} bytes")));
+        }
         hit
     }
 }
@@ -140,7 +148,7 @@ impl Filesystem for Server {
         reply: ReplyData,
     ) {
         let mut medium = self.medium();
-        if medium.fails(Failing::Reads) {
+        if medium.fails(Failing::Reads, offset, size.into()) {
             return reply.error(Errno::EIO);
         }
         let len = u64::from(size).min(self.len.saturating_sub(offset));
@@ -162,7 +170,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let mut medium = self.medium();
-        if medium.fails(Failing::Writes) {
+        if medium.fails(Failing::Writes, offset, data.len() as u64) {
             return reply.error(Errno::EIO);
         }
         medium.image.write(offset, data);
@@ -172,7 +180,7 @@ impl Filesystem for Server {
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut medium = self.medium();
-        if medium.fails(Failing::Flushes) {
+        if medium.fails(Failing::Flushes, 0, 0) {
             return reply.error(Errno::EIO);
         }
         medium.log(Event::Flush);
@@ -192,8 +200,15 @@ impl Device {
         let stamps = File::create(place.join("stamps")).unwrap();
         let image = Image::new(bytes);
         let len = image.len();
-        let medium =
-            Medium { image, events: Vec::new(), failing: None, failed: 0, failed_at: 0, stamps };
+        let medium = Medium {
+            image,
+            events: Vec::new(),
+            times: Vec::new(),
+            failing: None,
+            failed: 0,
+            failed_at: 0,
+            stamps,
+        };
         medium.tell();
         let medium = Arc::new(Mutex::new(medium));
         let dir = place.join("fuse");
@@ -207,6 +222,12 @@ impl Device {
         let mut losetup = Command::new("losetup");
         losetup.args(["--find", "--show", "--direct-io=on"]).arg(dir.join(NAME));
         device.path = super::said(&mut losetup)?.trim().into();
+        // A request that is cut in two on the way here, and fails in its second half, would be taken
+        // for done by the loop device.
+        if let Some(name) = device.path.file_name() {
+            let limit = Path::new("/sys/block").join(name).join("queue/max_sectors_kb");
+            std::fs::write(limit, "512").map_err(|e| format!("no limit of requests: {e}"))?;
+        }
         Ok(device)
     }
 

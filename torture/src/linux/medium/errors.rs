@@ -13,7 +13,9 @@ use super::device::Failing;
 use super::image::{Event, Loss};
 use super::{Bench, MediumArgs, checker};
 use crate::linux::FITTING;
+use crate::linux::acks::Ack;
 use crate::linux::rng::Rng;
+use crate::linux::trail;
 
 /// How a writer ended, in words, or that it must not end like that.
 fn ending(status: ExitStatus, said: &str, reads_fail: bool) -> Result<&'static str, String> {
@@ -29,20 +31,31 @@ fn ending(status: ExitStatus, said: &str, reads_fail: bool) -> Result<&'static s
 pub fn run(bench: &Bench, args: &MediumArgs, seed: u64) -> Result<(), String> {
     let began = Instant::now();
     let mut tally: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut done, mut wrong) = (0, Ok(()));
     for number in 0..args.points {
+        if began.elapsed().as_secs() >= args.seconds || (wrong.is_err() && !args.go_on) {
+            break;
+        }
         let seed = seed + number;
         let what = [Failing::Writes, Failing::Flushes, Failing::Reads][number as usize % 3];
-        let ended = one_failure(bench, args, seed, what);
-        let ended = ended.map_err(|e| format!("workload {seed}, {what:?} fail: {e}"))?;
+        let what = args.what.unwrap_or(what);
+        let ended = one_failure(bench, args, seed, what).unwrap_or_else(|reason| {
+            wrong = Err(format!("workload {seed}, {what:?} fail: {reason}"));
+            if args.go_on {
+                println!("WRONG: workload {seed}, {what:?} fail: {reason}");
+            }
+            "WRONG"
+        });
         *tally.entry(format!("{what:?}: {ended}")).or_default() += 1;
+        done += 1;
     }
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "failures of the medium under {}: {}, {seconds:.1} s, seed {seed}: {tally:?}",
         args.fs.name(),
-        args.points
+        done
     );
-    Ok(())
+    wrong
 }
 
 fn one_failure(
@@ -59,13 +72,13 @@ fn one_failure(
         let from = medium.events.len() + rng.below(250) as usize;
         medium.failing = Some((what, from, *rng.pick(&[1, 1, 3, u64::MAX])));
     }
-    let (status, acks, said) = bench.write(seed, args.millis / 2);
+    let (status, acks, said) = bench.write(seed, args.millis / 2, true);
     drop(mounted);
-    let (events, failed) = {
+    let (events, times, failed) = {
         let mut medium = bench.device.medium();
         medium.failing = None;
         let failed = (medium.failed, medium.failed_at);
-        (std::mem::take(&mut medium.events), failed)
+        (std::mem::take(&mut medium.events), std::mem::take(&mut medium.times), failed)
     };
     let ended = ending(status, &said, what == Failing::Reads)?;
     // Whole writes only: a file system notes an error in its superblock at once, unprotected, and
@@ -81,11 +94,15 @@ fn one_failure(
     };
     let _mounted = bench.mount()?;
     bench.check(&acks_file, u64::MAX).map_err(|e| {
+        let trail = trail_of(bench, &events, &times, &acks);
+        let kept = std::env::temp_dir().join(format!("memlog-torture-trail-{seed}"));
+        let _ = std::fs::write(&kept, &trail);
         let flushed = events.iter().rposition(|event| matches!(event, Event::Flush));
         let last = acks.last().map(|ack| ack.stamp);
         format!(
-            "{e}\n{} requests failed, first after event {} of {}; last flush {flushed:?}, last \
+            "{e}\nthe trail is in {}\n{} requests failed, first after event {} of {}; last flush {flushed:?}, last \
              acknowledgement after {last:?}; lost then: {loss:?}; {said}",
+            kept.display(),
             failed.0,
             failed.1,
             events.len(),
@@ -94,11 +111,35 @@ fn one_failure(
     Ok(ended)
 }
 
+/// What came to the medium, what the store called of the system, and what it acknowledged, in the
+/// order of time.
+fn trail_of(bench: &Bench, events: &[Event], times: &[u64], acks: &[Ack]) -> String {
+    let mut lines = trail::read(&bench.path("trail"));
+    for (at, (event, time)) in events.iter().zip(times).enumerate() {
+        let what = match event {
+            Event::Write(offset, bytes) => format!("write at {offset}, {} bytes", bytes.len()),
+            Event::Flush => "flush".to_owned(),
+            Event::Refused(what) => format!("REFUSED {what}"),
+        };
+        lines.push((*time, format!("    medium {at}: {what}")));
+    }
+    for ack in acks {
+        let Ack { what, lane, step, durability, lsn, stamp, at } = ack;
+        let what = format!("        {what:?} {durability:?}: lane {lane}, step {step}, lsn {lsn}");
+        lines.push((*at, format!("{what}, after event {stamp}")));
+    }
+    lines.sort_by_key(|(time, _)| *time);
+    let first = lines.first().map_or(0, |(time, _)| *time);
+    let told = |(time, line): &(u64, String)| format!("{:>9} us {line}\n", (time - first) / 1000);
+    lines.iter().map(told).collect()
+}
+
 /// Opens and reads a store of which nothing is cached, while reads fail.
 fn read_failing(bench: &Bench, acks: &Path, rng: &mut Rng) -> Result<&'static str, String> {
     let _mounted = bench.mount()?;
     bench.device.medium().failing = Some((Failing::Reads, 0, *rng.pick(&[1, 3, u64::MAX])));
-    let out = bench.checker(acks, u64::MAX).output().unwrap();
+    let out =
+        checker::command(&bench.store(), &bench.path("history"), acks, u64::MAX).output().unwrap();
     bench.device.medium().failing = None;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     // A checker that met an error says which, and ends with 1.
@@ -137,7 +178,7 @@ fn one_full(bench: &Bench, args: &MediumArgs, seed: u64) -> Result<&'static str,
     bench.device.medium().restart(bench.new.clone());
     let mounted = bench.mount()?;
     take_room(bench, 1 + rng.below(12));
-    let (status, acks, said) = bench.write(seed, args.millis);
+    let (status, acks, said) = bench.write(seed, args.millis, false);
     drop(mounted);
     let ended = ending(status, &said, false)?;
     let events = std::mem::take(&mut bench.device.medium().events);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::linux::rng::Rng;
 
 const BLOCK: usize = 16 << 10;
-const SECTOR: usize = 512;
+/// What a medium writes as a whole: its sectors, or, as most of today, 4 KiB of them. Where it is
+/// the former, a superblock of ext4 can be torn, which its checksum then refuses.
+const PIECES: [u64; 3] = [512, 4096, 4096];
 
 /// The bytes of a medium; blocks never written are zero.
 #[derive(Clone)]
@@ -13,11 +15,13 @@ pub struct Image {
     blocks: Vec<Option<Arc<[u8]>>>,
 }
 
-/// One request that the medium took.
+/// One request that came to the medium.
 pub enum Event {
     Write(u64, Vec<u8>),
     /// Everything written before is on stable storage.
     Flush,
+    /// One that failed, in words: nothing of it was done.
+    Refused(String),
 }
 
 /// What is lost of what was written and not flushed.
@@ -27,10 +31,15 @@ pub enum Loss {
     Everything,
     /// Each write with this chance, in percent.
     Some(u64),
-    /// Each sector with this chance.
-    Torn(u64),
-    /// Sectors of the last write behind a random one.
-    CutShort,
+    /// Each piece of so many bytes, with this chance in percent.
+    Torn {
+        piece: u64,
+        chance: u64,
+    },
+    /// Pieces of the last write behind a random one.
+    CutShort {
+        piece: u64,
+    },
 }
 
 impl Loss {
@@ -39,8 +48,8 @@ impl Loss {
             0 => Loss::Nothing,
             1 => Loss::Everything,
             2..6 => Loss::Some(*rng.pick(&[5, 30, 50, 80, 95])),
-            6..9 => Loss::Torn(*rng.pick(&[5, 30, 50, 90])),
-            _ => Loss::CutShort,
+            6..9 => Loss::Torn { piece: *rng.pick(&PIECES), chance: *rng.pick(&[5, 30, 50, 90]) },
+            _ => Loss::CutShort { piece: *rng.pick(&PIECES) },
         }
     }
 }
@@ -52,6 +61,12 @@ impl Image {
 
     pub fn len(&self) -> u64 {
         (self.blocks.len() * BLOCK) as u64
+    }
+
+    /// What was ever written, with where it begins.
+    pub fn written(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.filter_map(|(at, bytes)| Some(((at * BLOCK) as u64, bytes.as_deref()?)))
     }
 
     pub fn read(&self, offset: u64, out: &mut [u8]) {
@@ -88,7 +103,7 @@ impl Image {
         image.apply(&events[..flushed]);
         let mut rest: Vec<&Event> = events[flushed..].iter().collect();
         // Any two may change places: nothing orders them before the next flush.
-        if matches!(loss, Loss::Some(_) | Loss::Torn(_)) {
+        if matches!(loss, Loss::Some(_) | Loss::Torn { .. }) {
             for at in (1..rest.len()).rev() {
                 rest.swap(at, rng.below(at as u64 + 1) as usize);
             }
@@ -101,18 +116,18 @@ impl Image {
                 Loss::Nothing => image.write(*offset, bytes),
                 Loss::Some(chance) if rng.below(100) < chance => {}
                 Loss::Some(_) => image.write(*offset, bytes),
-                Loss::Torn(chance) => {
-                    for (sector, bytes) in bytes.chunks(SECTOR).enumerate() {
+                Loss::Torn { piece, chance } => {
+                    for (offset, bytes) in pieces(*offset, bytes, piece) {
                         if rng.below(100) >= chance {
-                            image.write(offset + (sector * SECTOR) as u64, bytes);
+                            image.write(offset, bytes);
                         }
                     }
                 }
-                Loss::CutShort => {
-                    let sectors = bytes.len().div_ceil(SECTOR) as u64;
-                    let kept = if index == last { rng.below(sectors) as usize } else { usize::MAX };
-                    let kept = kept.saturating_mul(SECTOR).min(bytes.len());
-                    image.write(*offset, &bytes[..kept]);
+                Loss::CutShort { piece } => {
+                    let all = pieces(*offset, bytes, piece);
+                    let count = all.clone().count();
+                    let kept = if index == last { rng.below(count as u64) as usize } else { count };
+                    all.take(kept).for_each(|(offset, bytes)| image.write(offset, bytes));
                 }
             }
         }
@@ -126,4 +141,16 @@ impl Image {
             }
         }
     }
+}
+
+/// The bytes of a write as the medium takes them: cut at multiples of `piece`.
+fn pieces(offset: u64, bytes: &[u8], piece: u64) -> impl Iterator<Item = (u64, &[u8])> + Clone {
+    let mut rest = (offset, bytes);
+    std::iter::from_fn(move || {
+        let (at, bytes) = rest;
+        let len = ((piece - at % piece) as usize).min(bytes.len());
+        let (here, behind) = bytes.split_at(len);
+        rest = (at + len as u64, behind);
+        (len > 0).then_some((at, here))
+    })
 }

@@ -6,6 +6,7 @@ mod device;
 mod errors;
 mod image;
 mod points;
+mod replica;
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::linux::acks::{Ack, read_all};
 use crate::linux::history::History;
-use device::Device;
+use device::{Device, Failing};
 use image::Image;
 
 pub use checker::{CheckerArgs, run_checker};
@@ -52,18 +53,27 @@ pub struct MediumArgs {
     /// What batches and losses follow from. Default: the clock.
     #[arg(long)]
     seed: Option<u64>,
-    /// No workload is begun after so many seconds.
+    /// No workload and no point is begun after so many seconds.
     #[arg(long, default_value_t = 86_400)]
     seconds: u64,
     /// Points tried of each workload.
     #[arg(long, default_value_t = 100)]
     each: u64,
+    /// Recoveries at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// How long a workload writes, in milliseconds.
     #[arg(long, default_value_t = 700)]
     millis: u64,
     /// Takes this share, in percent, of the flushes out of the log: the tool has to fail then.
     #[arg(long, default_value_t = 0)]
     lie: u64,
+    /// Only these requests fail. Default: by turns.
+    #[arg(long)]
+    what: Option<Failing>,
+    /// Goes on after a failure, and counts them.
+    #[arg(long)]
+    go_on: bool,
 }
 
 impl Kind {
@@ -129,16 +139,12 @@ impl Bench {
         self.path("mnt/store")
     }
 
-    fn mount(&self) -> Result<Mounted<'_>, String> {
-        let (path, options) = (self.path("mnt"), CString::new(self.kind.options()).unwrap());
-        let flags = MountFlags::NOATIME;
-        mount(&self.device.path, &path, self.kind.name(), flags, options.as_c_str())
-            .map_err(|e| format!("the file system cannot be mounted: {e}"))?;
-        Ok(Mounted(self))
+    fn mount(&self) -> Result<Mounted, String> {
+        Mounted::new(self.kind, &self.device.path, self.path("mnt"))
     }
 
     /// A workload on what is mounted; gives how the writer ended, what it told, what it said.
-    fn write(&self, seed: u64, millis: u64) -> (ExitStatus, Vec<Ack>, String) {
+    fn write(&self, seed: u64, millis: u64, trail: bool) -> (ExitStatus, Vec<Ack>, String) {
         let history = History::new(seed, 3);
         history.write(&self.path("history"));
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -146,6 +152,9 @@ impl Bench {
         command.arg("--history").arg(self.path("history")).args(["--round", "1"]);
         command.arg("--stamps").arg(self.path("stamps"));
         command.arg("--millis").arg(millis.to_string());
+        if trail {
+            command.arg("--trail").arg(self.path("trail"));
+        }
         let errors = File::create(self.path("errors")).unwrap();
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
@@ -157,34 +166,45 @@ impl Bench {
 
     /// Has another process open the store and check it.
     fn check(&self, acks: &Path, upto: u64) -> Result<(), String> {
-        said(&mut self.checker(acks, upto)).map(drop)
-    }
-
-    fn checker(&self, acks: &Path, upto: u64) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("checker").arg("--dir").arg(self.store());
-        command.arg("--history").arg(self.path("history"));
-        command.arg("--acks").arg(acks).arg("--upto").arg(upto.to_string());
-        command
+        checker::check(&self.store(), &self.path("history"), acks, upto)
     }
 }
 
 /// Unmounts at its end, with patience.
-struct Mounted<'b>(&'b Bench);
+struct Mounted(PathBuf);
 
-impl Drop for Mounted<'_> {
+impl Mounted {
+    fn new(kind: Kind, device: &Path, at: PathBuf) -> Result<Mounted, String> {
+        if kind == Kind::Btrfs {
+            // It keeps in mind what it saw of that name last, also on another device.
+            let _ = said(Command::new("btrfs").args(["device", "scan", "--forget"]));
+        }
+        let options = CString::new(kind.options()).unwrap();
+        mount(device, &at, kind.name(), MountFlags::NOATIME, options.as_c_str())
+            .map_err(|e| format!("the file system cannot be mounted: {e}"))?;
+        Ok(Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
-        let path = self.0.path("mnt");
         let most = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = unmount(&path, UnmountFlags::empty()) {
+        while let Err(error) = unmount(&self.0, UnmountFlags::empty()) {
             if Instant::now() > most {
-                let _ = unmount(&path, UnmountFlags::DETACH);
+                let _ = unmount(&self.0, UnmountFlags::DETACH);
                 println!("unmounted late: {error}");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The last that the kernel has said, for who wonders why something cannot be mounted.
+fn kernel_said() -> String {
+    let all = said(&mut Command::new("dmesg")).unwrap_or_default();
+    let lines: Vec<&str> = all.lines().collect();
+    lines[lines.len().saturating_sub(6)..].join("\n")
 }
 
 /// Runs a command; gives what it said, or that it failed.

@@ -1,0 +1,147 @@
+//! Appends at `Buffer` are written in whole chunks: what lies behind the last is held back.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::gate::{Op, gated, is_log};
+use crate::io::sim::SimDisk;
+use crate::{Durability, Kind, Maintenance, NewEntry, Options, Store};
+
+const DIR: &str = "/mem";
+const CHUNK: u64 = 64 << 10;
+/// Lengths of entries: small ones, such as are not copied, and more than a chunk.
+const LENGTHS: [usize; 7] = [10, 700, 2500, 20_000, 0, 150_000, 5000];
+
+fn options() -> Options {
+    Options::new().maintenance(Maintenance::Manual).durability(Durability::Buffer)
+}
+
+fn payload(seq: u64) -> Vec<u8> {
+    let len = *LENGTHS.iter().cycle().nth(usize::try_from(seq % 7).unwrap()).unwrap();
+    (0..len).map(|i| u8::try_from((seq * 31 + i as u64) % 251).unwrap()).collect()
+}
+
+fn append(store: &Store, seqs: std::ops::Range<u64>) {
+    let agent = store.agent("a").unwrap();
+    for seq in seqs {
+        assert_eq!(agent.append(NewEntry::new(Kind::USER, &payload(seq))).unwrap(), seq);
+    }
+}
+
+/// Reads everything, and gives the next seq.
+fn check(store: &Store) -> u64 {
+    let view = store.agent("a").unwrap().view().unwrap();
+    for seq in 1..view.next_seq() {
+        assert!(view.get(seq).unwrap().unwrap().payload() == payload(seq), "seq {seq}");
+    }
+    view.next_seq()
+}
+
+#[test]
+fn buffered_appends_are_written_in_whole_chunks() {
+    let disk = SimDisk::new(21);
+    let offsets = Arc::new(Mutex::new(vec![]));
+    let noted = Arc::clone(&offsets);
+    let io = gated(&disk, move |op, path| {
+        if let (Op::Write(offset), true) = (op, is_log(path)) {
+            noted.lock().push(offset);
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    offsets.lock().clear();
+    append(&store, 1..16);
+    let written = std::mem::take(&mut *offsets.lock());
+    assert!(written.len() >= 3, "{written:?}");
+    assert!(written.iter().skip(1).all(|offset| offset % CHUNK == 0), "{written:?}");
+    // A reader has the rest written; after that it goes on at a multiple again.
+    assert_eq!(check(&store), 16);
+    append(&store, 16..31);
+    let written = std::mem::take(&mut *offsets.lock());
+    assert!(written.len() >= 3, "{written:?}");
+    assert!(written.iter().skip(2).all(|offset| offset % CHUNK == 0), "{written:?}");
+}
+
+#[test]
+fn what_is_held_back_of_a_chunk_is_torn_off_and_read_by_whoever_asks() {
+    let disk = SimDisk::new(22);
+    let store = options().open_on(&disk, DIR).unwrap();
+    let (mut kept, mut ends) = (0, vec![]);
+    for seq in 1..40 {
+        append(&store, seq..seq + 1);
+        ends.push(store.engine().ordered_end());
+        let written = store.engine().log.written();
+        let told = ends.iter().filter(|end| **end <= written).count() as u64;
+        let killed = disk.fork();
+        killed.restart();
+        assert_eq!(check(&options().open_on(&killed, DIR).unwrap()), told + 1);
+        for crashed in [disk.fork(), disk.fork_without_power(seq)] {
+            crashed.restart();
+            let next = check(&options().open_on(&crashed, DIR).unwrap());
+            assert!(next <= seq + 1);
+            kept += next;
+        }
+        if seq % 5 == 0 {
+            assert_eq!(check(&store), seq + 1);
+            let killed = disk.fork();
+            killed.restart();
+            assert_eq!(check(&options().open_on(&killed, DIR).unwrap()), seq + 1);
+        }
+    }
+    assert!(kept > 200, "hardly anything was written: {kept}");
+    store.sync().unwrap();
+    append(&store, 40..42);
+    let crashed = disk.fork_without_power(77);
+    assert!(check(&options().open_on(&crashed, DIR).unwrap()) >= 40);
+    store.close().unwrap();
+    assert_eq!(check(&options().open_on(&disk, DIR).unwrap()), 42);
+}
+
+/// Many frames behind the last whole chunk: they came while somebody wrote.
+#[test]
+fn what_came_behind_a_chunk_does_not_count_as_written() {
+    // Little enough for the first segment: nobody could seal it while somebody writes.
+    const EACH: usize = 30;
+    const MOST: usize = 5 * EACH;
+    let disk = SimDisk::new(23);
+    let beside = Arc::new(Mutex::new(None::<(Store, Vec<u64>)>));
+    let seen = Arc::clone(&beside);
+    let io = gated(&disk, move |op, path| {
+        if let (Op::Write(_), true, Some(mut beside)) = (op, is_log(path), seen.try_lock())
+            && let Some((store, ends)) = beside.as_mut()
+            && ends.len() < MOST
+        {
+            let more = || {
+                let agent = store.agent("b").unwrap();
+                for _ in 0..EACH {
+                    agent.append(NewEntry::new(Kind::USER, &payload(2))).unwrap();
+                    ends.push(store.engine().ordered_end());
+                }
+            };
+            std::thread::scope(|scope| scope.spawn(more).join()).unwrap();
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    append(&store, 1..2);
+    *beside.lock() = Some((store.clone(), vec![]));
+    let read = |store: &Store| {
+        let view = store.agent("b").unwrap().view().unwrap();
+        assert!(view.iter().all(|entry| entry.unwrap().payload() == payload(2)));
+        view.iter().count()
+    };
+    for seq in 2..12 {
+        append(&store, seq..seq + 1);
+        let written = store.engine().log.written();
+        let ends = beside.lock().as_ref().map(|(_, ends)| ends.clone()).unwrap();
+        let told = ends.iter().filter(|end| **end <= written).count();
+        let killed = disk.fork();
+        killed.restart();
+        assert_eq!(read(&options().open_on(&killed, DIR).unwrap()), told);
+    }
+    drop(beside.lock().take());
+    assert_eq!(read(&store), MOST);
+}
