@@ -54,6 +54,17 @@ fn sync_survives_a_power_failure() {
 }
 
 #[test]
+fn memory_lets_go_of_no_agent_that_it_alone_knows() {
+    let disk = SimDisk::new(31);
+    let store = options().resident_bytes(0).open_on(&disk, DIR).unwrap();
+    for agent in 0..1500 {
+        let agent = store.agent(&format!("a{agent}")).unwrap();
+        drop(submit(&store, &agent, "x", Durability::Buffer));
+    }
+    assert!((0..1500).all(|agent| next(&store, &format!("a{agent}")) == 2));
+}
+
+#[test]
 fn a_refusal_is_answered_when_its_reason_can_be_read() {
     let disk = SimDisk::new(1);
     let store = open(&disk);

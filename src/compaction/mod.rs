@@ -15,6 +15,8 @@ mod merge;
 pub(crate) mod pick;
 mod plan;
 mod survey;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 mod thread;
 mod writer;
 

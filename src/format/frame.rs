@@ -305,4 +305,25 @@ mod tests {
         }
         assert!(decode_header(&bytes, 5, 996, 132).is_err(), "bound to its place");
     }
+
+    #[test]
+    fn records_that_are_whole_and_of_another_frame_are_refused() {
+        let (header, body) = sample();
+        let bytes = [header.clone(), body].concat();
+        let frame = decode_header(&bytes, 5, 1000, 128).unwrap();
+        let at = 128 + header.len() as u64;
+        let of = |seqs: &[u64]| {
+            let mut body = Vec::new();
+            for seq in seqs {
+                encode(&mut body, 0, &Change::Redact { seq: *seq });
+            }
+            record::bind(&mut body, 5, at).unwrap();
+            let frame = FrameHeader { body_len: body.len(), ..frame };
+            verify_body(&frame, &body, 5, at)
+        };
+        assert_eq!(of(&[4]), Ok(()));
+        assert!(of(&[5]).is_err(), "another record");
+        assert!(of(&[4, 4]).is_err(), "one record too many");
+        assert!(of(&[]).is_err(), "none");
+    }
 }

@@ -6,6 +6,8 @@ pub(crate) mod scan;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 pub(crate) mod writer;
 
 use std::ops::Range;

@@ -176,7 +176,8 @@ fn appends_slow_down_before_they_have_no_room() {
         clock.monotonic() - before
     };
     assert!(append(500_000) < Duration::from_millis(1));
-    assert!(append(300_000) > Duration::from_millis(1));
+    let took = append(400_000);
+    assert!(took > Duration::from_millis(1), "{took:?}");
     drop(ready);
     store.close().unwrap();
 }

@@ -110,6 +110,74 @@ fn what_a_failed_write_took_along_is_not_acknowledged() {
 }
 
 #[test]
+fn nothing_is_durable_before_the_segment_before_it_is() {
+    let disk = SimDisk::new(11);
+    let armed = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&armed);
+    let io = gated(&disk, move |op, path| {
+        let first = path.ends_with("0000000000000001.log");
+        if op == Op::Sync && first && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().segment_bytes(256 << 10).open_with(io, Path::new(DIR)).unwrap();
+    let (a, b) = (store.agent("a").unwrap(), store.agent("b").unwrap());
+    armed.store(true, Ordering::SeqCst);
+    let mut batch = store.batch();
+    batch.append(&a, NewEntry::user("waits for a flush"));
+    let waits = batch.submit();
+    // Enough for the next segment, so that a flush is of both, and the sync of the first fails.
+    let payload = vec![7; 60 << 10];
+    for _ in 0..6 {
+        let mut batch = store.batch();
+        batch.append(&b, NewEntry::new(Kind::USER, &payload)).durability(Durability::Write);
+        if batch.commit().is_err() {
+            break;
+        }
+    }
+    let acknowledged = waits.wait();
+    assert!(acknowledged.is_err(), "{acknowledged:?}");
+}
+
+#[test]
+fn a_run_that_is_not_what_was_to_be_written_replaces_nothing() {
+    let disk = SimDisk::new(12);
+    let (inner, armed) = (disk.clone(), Arc::new(AtomicU64::new(0)));
+    let flips = Arc::clone(&armed);
+    let io = gated(&disk, move |op, path| {
+        let is_run = path.extension().is_some_and(|extension| extension == "run");
+        if is_run && op == Op::Sync {
+            // Its header is synced first, and then what was written of it.
+            match flips.fetch_add(1, Ordering::SeqCst) {
+                0 => {}
+                _ => assert!(inner.flip_bit(path, 2_000, 3)),
+            }
+        }
+        Ok(())
+    });
+    let store = options().segment_bytes(256 << 10).open_with(io, Path::new(DIR)).unwrap();
+    for seq in 1..=40 {
+        for name in ["a", "b", "c"] {
+            let payload = vec![seq; 6_000];
+            store.agent(name).unwrap().append(NewEntry::new(Kind::USER, &payload)).unwrap();
+        }
+    }
+    let before = store.stats().segments;
+    let error = loop {
+        match store.compact() {
+            Ok(crate::CompactOutcome::More) => {}
+            other => break other.unwrap_err(),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(armed.load(Ordering::SeqCst) > 1);
+    assert!(store.stats().segments >= before);
+    for name in ["a", "b", "c"] {
+        let view = store.agent(name).unwrap().view().unwrap();
+        assert_eq!(view.iter().filter(|entry| entry.is_ok()).count(), 40);
+    }
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+#[test]
 fn a_write_that_failed_is_acknowledged_to_nobody() {
     for round in 0..500 {
         let disk = SimDisk::new(round);

@@ -1,0 +1,62 @@
+//! What a compaction knows while others go on.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::commit::Engine;
+use crate::compaction::job::{Job, Shape};
+use crate::error::Result;
+use crate::format::record::{Append, Change};
+use crate::io::sim::SimDisk;
+use crate::options::Options;
+use crate::recovery;
+use crate::types::{Durability, Kind, Maintenance};
+
+fn put(engine: &Arc<Engine>, name: &str, change: &Change<'_>) -> Result<()> {
+    let name: Arc<str> = name.into();
+    let mut batch = engine.scratch();
+    let index = batch.agent(&name, engine.catalog.hash(&name));
+    batch.push(index, change);
+    let ordered = engine.order(&mut batch, Durability::Write)?;
+    engine.wait(ordered.end, ordered.durability)
+}
+
+fn entry(payload: &[u8]) -> Change<'_> {
+    let (at, kind, weight, flags) = (5, Kind::USER, 0, 0);
+    Change::Append(Append { at, kind, weight, flags, expires: None, meta: &[], payload })
+}
+
+/// What memory knew of the dead when the outputs were planned may be sealed and let go of before
+/// the job gets to them: whoever did not ask the footer would keep more than there is room for.
+#[test]
+fn a_job_knows_to_its_end_what_it_knew_when_it_was_planned() {
+    let io = SimDisk::new(1).io();
+    let options = Options::new().maintenance(Maintenance::Manual).resident_bytes(0);
+    let options = options.segment_bytes(1 << 20);
+    let (engine, _) = recovery::open(io, Path::new("/mem"), &options).unwrap();
+    for agent in 0..8 {
+        put(&engine, &format!("dies/{agent}"), &entry(&[7; 60 << 10])).unwrap();
+        put(&engine, &format!("lives/{agent}"), &entry(&[7; 100])).unwrap();
+    }
+    engine.seal_active().unwrap();
+    (0..8).for_each(|agent| put(&engine, &format!("dies/{agent}"), &Change::Forget).unwrap());
+
+    let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
+    let shape = Shape { run_bytes: 1 << 20, cut_from: 1 << 20, generation: 1 };
+    let mut job = Job::plan(&engine, &ids, shape).unwrap();
+    assert!(job.need() < 100 << 10, "{} bytes for the few that live", job.need());
+
+    engine.seal_active().unwrap();
+    for other in 0..20_000 {
+        let name: Arc<str> = format!("other/{other}").into();
+        let hash = engine.catalog.hash(&name);
+        let _ = engine.catalog.resident(&name, hash, engine.progress());
+    }
+    let gone = engine.catalog.peek("dies/3", engine.catalog.hash("dies/3")).is_none();
+    assert!(gone, "memory still knows");
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    let written = job.install().unwrap().written;
+    assert_eq!(written.len(), 1);
+    assert_eq!(written.first().unwrap().trailer().unwrap().entries, 8);
+}
