@@ -10,6 +10,7 @@ use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
 use crate::commit::log::Queue;
+use crate::commit::pace::Scarce;
 use crate::commit::prepared::Prepared;
 use crate::commit::queue::{Group, Run, Waiting};
 use crate::error::{Error, ErrorKind, Result};
@@ -117,14 +118,6 @@ pub(crate) struct Ordered {
     pub(crate) durability: Durability,
     /// How scarce room is for the batches behind it.
     pub(crate) scarce: Scarce,
-}
-
-/// Where no segment is ready behind the active one: of `half` a segment, which is left to have one
-/// made in, `used` bytes are used.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Scarce {
-    pub(crate) used: u64,
-    pub(crate) half: u64,
 }
 
 /// What became of an attempt to order.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::commit::order::{Ordered, Scarce};
+use crate::commit::order::Ordered;
 use crate::commit::{Engine, MAX_QUEUED};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Durability;
@@ -20,6 +20,14 @@ pub(crate) struct Pace {
     /// Nanoseconds on the monotonic clock at which paced appends are free again.
     due: AtomicU64,
     debt: Debt,
+}
+
+/// Where no segment is ready behind the active one: of `half` a segment, which is left to have one
+/// made in, `used` bytes are used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scarce {
+    pub(crate) used: u64,
+    pub(crate) half: u64,
 }
 
 /// What compaction is behind by.
