@@ -81,7 +81,7 @@ impl Runner {
         for line in ["inherits=\"release\"", "opt-level=2", "debug=0", "incremental=true"] {
             command.args(["--config", &format!("profile.planted.{line}")]);
         }
-        if layer.package == "memlog" && layer.cfg.is_empty() {
+        if layer.package == "memlog" {
             command.args(["--features", "sim"]);
         }
         match layer.target {

@@ -2,7 +2,7 @@
 //! at rest can be dropped, and is found again through the footers.
 
 pub(crate) mod base;
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod base_tests;
 pub(crate) mod dead;
 pub(crate) mod names;

@@ -3,7 +3,7 @@
 
 mod index;
 pub(crate) mod scan;
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
 #[cfg(all(test, feature = "sim"))]

@@ -6,7 +6,7 @@ mod place;
 mod retained;
 mod since;
 mod state;
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests;
 mod usage;
 
