@@ -57,7 +57,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer { name: "crash_full", env: &[UNSHRUNK], patience: 400, ..layer("crash") },
     Layer { patience: 400, ..layer("bits") },
     Layer { package: "memlog-torture", patience: 240, ..layer("bounded") },
-    Layer { name: "loom", cfg: "--cfg memlog_loom", filter: "sync", ..layer("lib") },
+    Layer { name: "loom", cfg: "--cfg memlog_loom", filter: "sync::", ..layer("lib") },
 ];
 
 pub(crate) fn named(name: &str) -> Option<&'static Layer> {
