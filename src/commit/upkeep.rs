@@ -148,11 +148,17 @@ impl Engine {
         });
     }
 
-    /// Seals what waits for it and sees to a spare of at least `room` bytes.
+    /// Seals what waits for it and sees to a spare of at least `room` bytes; 0: nobody waits for one.
     pub(crate) fn tend(&self, room: u64, erasing: bool) -> Result<()> {
-        self.see_to_spares(Want { room, erasing })?;
-        // Whoever waits for room may wait for the first of these only.
-        while self.see_to_seal()? && room == 0 {}
+        if room > 0 {
+            self.see_to_spares(Want { room, erasing })?;
+            // Whoever waits may wait for the first of these only.
+            self.see_to_seal()?;
+        } else {
+            while self.see_to_seal()? {}
+            // Where it fails, as on a full disk, whoever needs the next segment hears of it.
+            let _ = self.see_to_spares(Want::default());
+        }
         self.sweep_obsolete();
         Ok(())
     }

@@ -513,3 +513,18 @@ fn always_means_the_offsets_too() {
     assert_eq!(view.get(5).unwrap_err().kind(), ErrorKind::Damaged);
     assert!(view.range(4..7).all(|entry| entry.is_err()));
 }
+
+#[test]
+fn a_full_disk_keeps_nothing_from_being_sealed_for_want_of_a_spare() {
+    let disk = SimDisk::new(11);
+    let store = Options::new().open_on(&disk, DIR).unwrap();
+    store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+    while store.engine().order.lock().spares.is_empty() {
+        pause(Duration::from_millis(1));
+    }
+    // Room for a manifest, and not for a segment.
+    disk.set_capacity(disk.used() + (64 << 10));
+    store.engine().seal_active().unwrap();
+    assert!(store.engine().order.lock().sealing.is_empty());
+    store.close().unwrap();
+}
