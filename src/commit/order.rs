@@ -88,6 +88,8 @@ pub(crate) struct Order {
     pub(crate) sealing: VecDeque<Arc<Sealing>>,
     /// How many bytes the segment before the active one took before it was left.
     pub(crate) last_filled: u64,
+    /// Most of that one was left unused: its table of agents was full.
+    pub(crate) left_early: bool,
     pub(crate) closed: bool,
     queue: Waiting,
 }
@@ -153,6 +155,7 @@ impl Order {
             spares: VecDeque::new(),
             sealing: VecDeque::new(),
             last_filled: 0,
+            left_early: false,
             closed: false,
             queue: Waiting::default(),
         }
@@ -193,6 +196,7 @@ impl Order {
         let data_end = std::mem::replace(&mut self.tail, FIRST_FRAME);
         let record_bytes = std::mem::take(&mut self.record_bytes);
         let hidden = std::mem::take(&mut self.hidden);
+        self.left_early = data_end < file.segment.capacity / 4;
         self.last_filled = data_end;
         self.bound = Bound::new();
         self.table_bytes = 0;

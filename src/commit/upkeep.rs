@@ -272,9 +272,9 @@ impl Engine {
             0 => most,
             limit => most.min(limit.max(FIRST_SEGMENT)),
         };
-        let (active, filled) = {
+        let (active, filled, early) = {
             let order = self.order.lock();
-            (order.active.segment.id, order.last_filled)
+            (order.active.segment.id, order.last_filled, order.left_early)
         };
         let now = self.io.clock.monotonic();
         if sizing.next == 0 {
@@ -286,8 +286,7 @@ impl Engine {
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
             self.upkeep.hurry.store(took < FAST / 4, Ordering::Relaxed);
-            if filled < sizing.next / 4 {
-                // It was left early, because its table of agents was full.
+            if early {
                 let enough = (filled * 2).next_power_of_two().min(sizing.next);
                 sizing.next = enough.max(FIRST_SEGMENT.min(most));
             } else if took < FAST {

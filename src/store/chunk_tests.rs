@@ -181,3 +181,20 @@ fn appends_slow_down_before_they_have_no_room() {
     drop(ready);
     store.close().unwrap();
 }
+
+/// A segment that was full is no reason for smaller ones, however much larger its successors are.
+#[test]
+fn segments_that_fill_up_fast_only_get_larger() {
+    let disk = SimDisk::new(26);
+    let store = options().segment_bytes(8 << 20).open_on(&disk, DIR).unwrap();
+    let agent = store.agent("a").unwrap();
+    let mut sizes = vec![];
+    for _ in 0..40 {
+        agent.append(NewEntry::new(Kind::USER, &vec![7; 1 << 20])).unwrap();
+        let capacity = store.engine().order.lock().active.segment.capacity;
+        if sizes.last() != Some(&capacity) {
+            sizes.push(capacity);
+        }
+    }
+    assert!(sizes.is_sorted() && sizes.ends_with(&[8 << 20]), "{sizes:?}");
+}
