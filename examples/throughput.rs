@@ -19,12 +19,13 @@
 #[path = "../benches/common/mod.rs"]
 mod common;
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::group::{WAYS, Waiting, commits};
 use common::limits::{ZeroFile, encode};
 use common::ready::Ready;
+use common::stream::{beside_a_sleeper, stream};
 use common::{Run, TURN, median, parse_size, text, workdir};
 use memlog::Durability;
 
@@ -93,7 +94,7 @@ fn main() {
     let probe = |when: &str| zero.flushes(&turn, 300).print(when, turn.len());
     probe("bare write + flush, before");
     if flags.sustained {
-        sustained(&flags, &dir);
+        sustained(&flags, &dir, temp.path(), &turn);
     } else {
         bursts(&flags, &dir, &zero, &turn);
     }
@@ -102,7 +103,7 @@ fn main() {
 }
 
 /// Bursts that the active segment has room for, by turns with the machine's own limit.
-fn bursts(flags: &Flags, dir: &std::path::Path, zero: &ZeroFile, turn: &[u8]) {
+fn bursts(flags: &Flags, dir: &Path, zero: &ZeroFile, turn: &[u8]) {
     // Below Sync the store slows appenders down once 32 MiB wait for the disk.
     let default = if flags.durability == Durability::Sync { 40 } else { 28 };
     let mut ready = Ready::new(dir, flags.durability, flags.agents, flags.bytes);
@@ -160,24 +161,56 @@ fn limits(flags: &Flags) -> Vec<(String, Limit<'_>)> {
             vec![("one bare write a turn".into(), run)]
         }
         _ => {
-            let run: Limit<'_> = Box::new(move |z, t, ops| z.chunks(t, threads, ops));
-            vec![("bare writes of 64 KiB".into(), run)]
+            let over: Limit<'_> = Box::new(move |z, t, ops| z.chunks(t, threads, ops));
+            let new: Limit<'_> = Box::new(move |z, t, ops| z.new_chunks(t, threads, ops));
+            vec![
+                ("bare writes of 64 KiB".into(), over),
+                ("bare writes of 64 KiB, new file".into(), new),
+            ]
         }
     }
 }
 
-/// As long as asked for, whatever the store has to do meanwhile; a line a second.
-fn sustained(flags: &Flags, dir: &std::path::Path) {
+/// As long as asked for, whatever the store has to do meanwhile, by turns with a bare stream of
+/// writes; a line a second.
+fn sustained(flags: &Flags, dir: &Path, beside: &Path, turn: &[u8]) {
+    /// Seconds of one turn.
+    const SLICE: f64 = 4.0;
+    /// The default of `Options::max_unsynced`.
+    const MOST: u64 = 64 << 20;
     let ready = Ready::new(dir, flags.durability, flags.agents, flags.bytes);
-    let started = Instant::now();
-    let mut all = Run::new();
+    let (mut all, mut bare) = (Run::new(), Run::new());
+    let (mut naps, mut bare_naps) = (Run::new(), Run::new());
     let mut ops = 1000;
-    while started.elapsed().as_secs_f64() < flags.seconds {
-        let run = ready.run(flags.threads, ops);
-        run.print(&format!("after {:.1} s", started.elapsed().as_secs_f64()), flags.bytes);
-        let second = run.took.max(Duration::from_millis(1)).as_secs_f64();
-        ops = ((ops as f64 / second) as u64).clamp(ops / 2, ops * 4).max(100);
-        all.add(&run);
+    while all.took.as_secs_f64() < flags.seconds {
+        if flags.limit {
+            let (run, late) = beside_a_sleeper(|| stream(beside, turn, SLICE, MOST));
+            run.print("bare stream of 64 KiB writes", turn.len());
+            bare.add(&run);
+            bare_naps.add(&late);
+        }
+        let until = all.took.as_secs_f64() + SLICE;
+        while all.took.as_secs_f64() < until.min(flags.seconds) {
+            let (run, late) = beside_a_sleeper(|| ready.run(flags.threads, ops));
+            let when = format!("after {:.1} s", all.took.as_secs_f64());
+            run.print(&when, flags.bytes);
+            let second = run.took.max(Duration::from_millis(1)).as_secs_f64();
+            ops = ((ops as f64 / second) as u64).clamp(ops / 2, ops * 4).max(100);
+            all.add(&run);
+            naps.add(&late);
+        }
+        if flags.limit {
+            ready.quiet();
+        }
     }
-    all.print(&format!("memlog, {:?}, {} threads", flags.durability, flags.threads), flags.bytes);
+    if flags.limit {
+        bare.print("bare stream of 64 KiB writes", turn.len());
+        bare_naps.print("how late a sleeper wakes beside it", 0);
+    }
+    let what = format!("memlog, {:?}, {} threads", flags.durability, flags.threads);
+    all.print(&what, flags.bytes);
+    naps.print("how late a sleeper wakes beside it", 0);
+    if flags.limit {
+        eprintln!("  memlog against it: {:.0} % of the rate", all.rate() / bare.rate() * 100.0);
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +12,7 @@ use crate::common::{Run, crew};
 /// A file whose blocks are written already, so that a write into it changes no metadata.
 pub(crate) struct ZeroFile {
     pub(crate) file: File,
+    path: PathBuf,
     len: u64,
     at: AtomicU64,
 }
@@ -20,7 +21,7 @@ impl ZeroFile {
     pub(crate) fn new(dir: &Path, name: &str, len: u64) -> Self {
         let path = dir.join(name);
         let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+            File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         let zeros = vec![0; 1 << 20];
         let mut at = 0;
         while at < len {
@@ -28,7 +29,26 @@ impl ZeroFile {
             at += zeros.len() as u64;
         }
         file.sync_all().unwrap();
-        ZeroFile { file, len: at, at: AtomicU64::new(0) }
+        ZeroFile { file, path, len: at, at: AtomicU64::new(0) }
+    }
+
+    /// A file of which nothing is written: its blocks are allocated where the system can.
+    pub(crate) fn unwritten(path: PathBuf, len: u64) -> Self {
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len);
+        file.set_len(len).unwrap();
+        file.sync_all().unwrap();
+        ZeroFile { file, path, len, at: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn remove(&self) {
+        std::fs::remove_file(&self.path).unwrap();
+    }
+
+    /// Whether another `len` bytes fit in before it begins again.
+    pub(crate) fn has_room(&self, len: u64) -> bool {
+        self.at.load(Ordering::Relaxed) + len <= self.len
     }
 
     /// The next place for that many bytes; from the beginning again when the end is reached.
@@ -62,6 +82,15 @@ impl ZeroFile {
     /// A write an operation.
     pub(crate) fn writes(&self, bytes: &[u8], threads: usize, ops: u64) -> Run {
         crew(threads, ops, |_, _| self.write(bytes))
+    }
+
+    /// As [`chunks`](Self::chunks), into a file that nothing was written to: blocks and memory for
+    /// them are to be found.
+    pub(crate) fn new_chunks(&self, bytes: &[u8], threads: usize, ops: u64) -> Run {
+        let new = ZeroFile::unwritten(self.path.with_extension("new"), self.len);
+        let run = new.chunks(bytes, threads, ops);
+        new.remove();
+        run
     }
 
     /// A copy an operation, and a write each 64 KiB.

@@ -13,6 +13,7 @@
 pub(crate) mod group;
 pub(crate) mod limits;
 pub(crate) mod ready;
+pub(crate) mod stream;
 
 use std::hint::black_box;
 use std::path::PathBuf;
