@@ -38,6 +38,9 @@ use crate::types::Retention;
 pub(crate) const LOCK_FILE: &str = "LOCK";
 /// The active segment after a recovery on a full disk: room to forget and to truncate in.
 const LEAST_SEGMENT: u64 = 64 << 10;
+/// Whatever was appended behind a clean close begins at its end: frames are looked for so far behind
+/// it. To look through all of an empty segment would be most of what opening takes.
+const STALE_WITHIN: usize = 1 << 20;
 /// Lsns begin here, so that 0 is before everything.
 const FIRST_BASE: u64 = 4096;
 
@@ -266,7 +269,7 @@ impl Opening<'_> {
             replay.apply(&frame).map_err(damage)?;
             at = at.saturating_add(frame.header.len());
         }
-        if frames.headers_behind(at).next().is_some() {
+        if frames.headers_between(at, at.saturating_add(STALE_WITHIN)).next().is_some() {
             return Err(Error::new(
                 ErrorKind::StaleManifest,
                 format!(

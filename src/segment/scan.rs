@@ -56,9 +56,18 @@ impl<'a> Frames<'a> {
 
     /// The intact frame headers that begin at `from` or behind it, whatever lies between them.
     pub(crate) fn headers_behind(self, from: usize) -> impl Iterator<Item = (usize, FrameHeader)> {
+        self.headers_between(from, self.bytes.len())
+    }
+
+    /// The intact frame headers that begin at `from` or behind it, and before `to`.
+    pub(crate) fn headers_between(
+        self,
+        from: usize,
+        to: usize,
+    ) -> impl Iterator<Item = (usize, FrameHeader)> {
         let mut at = from.next_multiple_of(ALIGN);
         std::iter::from_fn(move || {
-            while at.saturating_add(frame::FRAME_LEN) <= self.bytes.len() {
+            while at < to && at.saturating_add(frame::FRAME_LEN) <= self.bytes.len() {
                 if at.is_multiple_of(PAGE) && self.is_blank(at) {
                     at += PAGE;
                     continue;
