@@ -219,7 +219,13 @@ impl Ledger {
                 differences(&model, seen),
             ));
         };
-        self.doubtful = doubtful(&chosen, &found);
+        let before = std::mem::replace(&mut self.doubtful, doubtful(&chosen, &found));
+        let stands = |(name, policy): &(String, Option<u64>)| {
+            chosen.get(name).is_some_and(|life| life.policy == *policy)
+        };
+        self.doubtful.extend(before.into_iter().filter(stands));
+        self.doubtful.sort();
+        self.doubtful.dedup();
         adopt_revisions(&mut chosen, seen);
         self.now = chosen.clone();
         self.base = chosen;

@@ -35,8 +35,15 @@ use plan::Case;
 
 /// Seeds and points that once found something, in histories as they were thrown then: agents() without what was buffered, a torn header of
 /// a segment that nobody lists taken for data, files of dropped segments left behind.
-const REGRESSIONS: &[(u64, u64)] =
-    &[(1, 84), (9, 20), (10, 52), (12, 3), (121, 4_294_967_333), (184, 4_294_967_439)];
+const REGRESSIONS: &[(u64, u64)] = &[
+    (1, 84),
+    (9, 20),
+    (10, 52),
+    (12, 3),
+    (121, 4_294_967_333),
+    (184, 4_294_967_439),
+    (77_000_622, 52),
+];
 /// The same of histories that compact: lives that a purge left in memory, what had only expired,
 /// tombstones dropped too early, and files that a purge could not unlink.
 const COMPACTING: &[(u64, u64)] = &[(0, 0), (0, 146), (7, 823), (10, 110), (18, 120), (22, 39)];

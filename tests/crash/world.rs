@@ -133,10 +133,16 @@ impl World {
         }
     }
 
-    /// Where the model cannot know which policy survived, sets it anew.
+    /// Where the model cannot know which policy survived, sets it anew. Until that is durable it is
+    /// in doubt on: after another crash the store may have neither.
     pub fn clear_doubts(&mut self) -> Result<(), Error> {
-        for (name, policy) in std::mem::take(&mut self.ledger.doubtful) {
-            self.set_policy(&name, policy)?;
+        let doubtful = self.ledger.doubtful.clone();
+        for (name, policy) in &doubtful {
+            self.set_policy(name, *policy)?;
+        }
+        if !doubtful.is_empty() {
+            self.sync()?;
+            self.ledger.doubtful.clear();
         }
         Ok(())
     }
