@@ -1,5 +1,5 @@
 //! Appends of a turn at each durability from 1 to 64 threads, by turns with the machine's own limit
-//! for the same work.
+//! for the same work; and from one thread that awaits as many at a time.
 //!
 //! `Sync` is measured in bursts that fit into a segment filled with zeros ahead, the others in
 //! bursts that stay below the point where the store slows appenders down to the disk. Latencies
@@ -50,13 +50,16 @@ struct Limit<'a> {
     turn: &'a [u8],
     durability: Durability,
     threads: usize,
+    /// One thread awaits as many appends instead.
+    awaited: bool,
     way: Waiting,
 }
 
 impl<'a> Limit<'a> {
     /// The limit, with whatever way of waiting suits this machine best.
     fn new(zero: &'a ZeroFile, turn: &'a [u8], durability: Durability, threads: usize) -> Self {
-        let mut limit = Limit { zero, turn, durability, threads, way: Waiting::Event };
+        let way = Waiting::Event;
+        let mut limit = Limit { zero, turn, durability, threads, awaited: false, way };
         if durability == Durability::Sync && threads > 1 {
             let mut best = 0.0;
             for way in WAYS {
@@ -148,7 +151,10 @@ fn engine(
         ready.refresh(burst);
         let bare = limit.run(burst);
         limit.zero.flush();
-        let run = ready.run(limit.threads, burst);
+        let run = match limit.awaited {
+            true => ready.run_awaited(limit.threads, burst),
+            false => ready.run(limit.threads, burst),
+        };
         out.ratios.push(run.rate() / bare.rate());
         out.engine.add(&run);
         out.limit.add(&bare);
@@ -194,6 +200,22 @@ fn at_durability(c: &mut Criterion, dir: &Path, durability: Durability, name: &s
             let burst = if alone { SYNC_ALONE / 8 } else { (BURST << 20) / TURN as u64 };
             b.iter_custom(|iters| limit.run_burst(iters, burst));
         });
+    }
+    // Below `Sync` nobody has anything to wait for.
+    for tasks in threads().into_iter().filter(|_| durability == Durability::Sync) {
+        let mut out = Compared { engine: Run::new(), limit: Run::new(), ratios: vec![] };
+        let mut limit: Option<Limit<'_>> = None;
+        group.bench_function(BenchmarkId::new("memlog awaited", tasks), |b| {
+            let limit = limit.get_or_insert_with(|| {
+                let limit = Limit::new(&zero, &turn, durability, tasks);
+                Limit { awaited: true, ..limit }
+            });
+            let ready = ready.get_or_insert_with(|| Ready::new(&store, durability, AGENTS, TURN));
+            engine(b, ready, limit, &mut out);
+        });
+        if let Some(limit) = &limit {
+            out.print(limit, &format!("memlog, {name}, {tasks} awaited"));
+        }
     }
     group.finish();
 }

@@ -1,5 +1,6 @@
-//! Reads of a store in arrival order, not compacted: the latest 50 entries of a random agent, one
-//! random entry, a range, and a time; beside each the same bytes through a bare map.
+//! Reads of a store as its entries arrived, and then compacted: the latest 50 entries of a random
+//! agent, one random entry, a range, and a time; beside each the same bytes through a bare map, in
+//! the order of arrival and agent by agent.
 //!
 //! `MEMLOG_BENCH_BYTES=2G` is the size meant (20,000 agents of 100 entries of about 1 KB);
 //! the default is 512M, and there are as many agents as then have 100 entries each. Everything is
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Dice, Run, size_from_env, text, touch, workdir};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use memlog::{Agent, Durability, Entry, Kind, NewEntry, Options, Store};
+use memlog::{Agent, CompactOutcome, Durability, Entry, Kind, NewEntry, Options, Store, Verify};
 use memmap2::{Advice, Mmap};
 
 /// Entries of each agent.
@@ -69,10 +70,7 @@ impl Data {
         let agents = size_from_env("MEMLOG_BENCH_BYTES", 512 << 20) / AVERAGE / ENTRIES as u64;
         let started = Instant::now();
         let (places, bytes) = write(dir, agents.max(1) as usize);
-        let flat = File::open(dir.join("flat")).unwrap();
-        // SAFETY: the file is this benchmark's own, and nobody writes to it any more.
-        let flat = unsafe { Mmap::map(&flat).unwrap() };
-        flat.advise(Advice::Random).unwrap();
+        let flat = map(&dir.join("flat"));
         let store = Store::open(dir.join("store")).unwrap();
         let agents = (0..places.len()).map(|i| store.agent(&name(i)).unwrap()).collect();
         let data = Data { store, agents, flat, places, bytes };
@@ -102,6 +100,36 @@ impl Data {
         }
     }
 
+    /// Compacts the store, and puts the entries of an agent beside each other in the flat file, too.
+    fn compact(&mut self, dir: &Path) {
+        let started = Instant::now();
+        while self.store.compact().unwrap() != CompactOutcome::Done {}
+        let path = dir.join("clustered");
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).unwrap());
+        let mut end = 0;
+        let mut places = self.places.clone();
+        for (at, len) in places.iter_mut().flatten() {
+            file.write_all(self.flat(*at, *len)).unwrap();
+            file.write_all(&[0; GAP]).unwrap();
+            *at = end;
+            end += u64::from(*len) + GAP as u64;
+        }
+        file.flush().unwrap();
+        self.places = places;
+        self.flat = map(&path);
+        self.warm();
+        let segments = self.store.stats().segments;
+        eprintln!("compacted in {:.1} s: {segments} segments", started.elapsed().as_secs_f64());
+    }
+
+    /// Opens the store anew, with that way to verify.
+    fn reopen(&mut self, dir: &Path, verify: Verify) {
+        self.store.close().unwrap();
+        self.store = Options::new().verify(verify).open(dir.join("store")).unwrap();
+        self.agents = (0..self.places.len()).map(|i| self.store.agent(&name(i)).unwrap()).collect();
+        self.warm();
+    }
+
     fn flat(&self, at: u64, len: u32) -> &[u8] {
         &self.flat[at as usize..at as usize + len as usize]
     }
@@ -110,6 +138,14 @@ impl Data {
         let places = &self.places[agent][entries];
         places.iter().map(|(at, len)| touch(self.flat(*at, *len))).fold(0, u64::wrapping_add)
     }
+}
+
+fn map(path: &Path) -> Mmap {
+    let file = File::open(path).unwrap();
+    // SAFETY: the file is this benchmark's own, and nobody writes to it any more.
+    let map = unsafe { Mmap::map(&file).unwrap() };
+    map.advise(Advice::Random).unwrap();
+    map
 }
 
 fn name(agent: usize) -> String {
@@ -182,18 +218,53 @@ const SINCE_MEMLOG: Work = |data, agent, _| {
 };
 const VIEW_MEMLOG: Work = |data, agent, _| data.agents[agent].view().unwrap().next_seq();
 
-fn bench(c: &mut Criterion, data: &mut Option<(tempfile::TempDir, Data)>, name: &str, work: Work) {
-    let mut group = c.benchmark_group("load");
+/// What a store has been through when it is read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum State {
+    Arrived,
+    Compacted,
+    /// Compacted, and every read verifies.
+    Verified,
+}
+
+/// The data, made when the first benchmark asks for it: it takes a while.
+struct Stage {
+    dir: tempfile::TempDir,
+    data: Data,
+    state: State,
+}
+
+impl Stage {
+    fn at(stage: &mut Option<Stage>, state: State) -> &Data {
+        let stage = stage.get_or_insert_with(|| {
+            let dir = workdir();
+            let data = Data::new(dir.path());
+            Stage { dir, data, state: State::Arrived }
+        });
+        if state > State::Arrived && stage.state == State::Arrived {
+            stage.data.compact(stage.dir.path());
+            stage.state = State::Compacted;
+        }
+        if state > stage.state {
+            stage.data.reopen(stage.dir.path(), Verify::Always);
+            stage.state = state;
+        }
+        &stage.data
+    }
+}
+
+fn bench(c: &mut Criterion, stage: &mut Option<Stage>, state: State, name: &str, work: Work) {
+    let mut group = c.benchmark_group(match state {
+        State::Arrived => "load",
+        State::Compacted => "load, compacted",
+        State::Verified => "load, compacted, verified each time",
+    });
     group.throughput(Throughput::Elements(1)).sample_size(20);
-    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let mut dice = Dice::new(11);
     let mut run = Run::new();
     group.bench_function(name, |b| {
-        let (_, data) = data.get_or_insert_with(|| {
-            let dir = workdir();
-            let data = Data::new(dir.path());
-            (dir, data)
-        });
+        let data = Stage::at(stage, state);
         b.iter_custom(|iters| {
             let start = Instant::now();
             let mut last = start;
@@ -216,19 +287,23 @@ fn bench(c: &mut Criterion, data: &mut Option<(tempfile::TempDir, Data)>, name: 
 }
 
 fn load(c: &mut Criterion) {
-    // Made when the first benchmark asks for it: it takes a while.
-    let mut data = None;
-    for (name, work) in [
-        ("latest 50/map", LATEST_MAP),
-        ("latest 50/memlog", LATEST_MEMLOG),
-        ("get/map", GET_MAP),
-        ("get/memlog", GET_MEMLOG),
-        ("range of 20/map", RANGE_MAP),
-        ("range of 20/memlog", RANGE_MEMLOG),
-        ("since half/memlog", SINCE_MEMLOG),
-        ("view alone/memlog", VIEW_MEMLOG),
-    ] {
-        bench(c, &mut data, name, work);
+    let mut stage = None;
+    for state in [State::Arrived, State::Compacted] {
+        for (name, work) in [
+            ("latest 50/map", LATEST_MAP),
+            ("latest 50/memlog", LATEST_MEMLOG),
+            ("get/map", GET_MAP),
+            ("get/memlog", GET_MEMLOG),
+            ("range of 20/map", RANGE_MAP),
+            ("range of 20/memlog", RANGE_MEMLOG),
+            ("since half/memlog", SINCE_MEMLOG),
+            ("view alone/memlog", VIEW_MEMLOG),
+        ] {
+            bench(c, &mut stage, state, name, work);
+        }
+    }
+    for (name, work) in [("latest 50/memlog", LATEST_MEMLOG), ("get/memlog", GET_MEMLOG)] {
+        bench(c, &mut stage, State::Verified, name, work);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening a store to the first load: after a clean close and after the process was killed, small
 //! and with many agents; beside it reading and checking the bytes of the tail.
 //!
-//! `MEMLOG_BENCH_AGENTS=1000000` makes the large store larger (default 100,000, ten entries each),
+//! `MEMLOG_BENCH_AGENTS=20000` makes the largest store smaller (default 1,000,000, ten entries each),
 //! `MEMLOG_BENCH_TAIL=64M` the tail that is written before the kill longer (default 16M).
 #![allow(
     missing_docs,
@@ -118,10 +118,11 @@ fn timed(iters: u64, run: &mut Run, mut once: impl FnMut() -> Duration) -> Durat
 
 fn open(c: &mut Criterion, base: &Path) {
     let tail = size_from_env("MEMLOG_BENCH_TAIL", 16 << 20);
-    let many = size_from_env("MEMLOG_BENCH_AGENTS", 100_000);
+    let most = size_from_env("MEMLOG_BENCH_AGENTS", 1_000_000);
     let mut cases = [
         Case { name: "one agent", agents: 1, tail: 1000, dir: None },
-        Case { name: "many agents", agents: many, tail, dir: None },
+        Case { name: "many agents", agents: most.div_ceil(10), tail, dir: None },
+        Case { name: "most agents", agents: most, tail, dir: None },
     ];
     let mut group = c.benchmark_group("open");
     group.sampling_mode(SamplingMode::Flat).sample_size(10);

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures::executor::block_on;
+use futures::stream::{FuturesUnordered, StreamExt};
 use memlog::{Agent, Durability, Kind, NewEntry, Options, Store};
 
 use crate::common::{Run, crew, text};
@@ -48,6 +50,38 @@ impl Ready {
     /// Appends `ops` turns from `threads` threads, without making anything ready.
     pub(crate) fn run(&self, threads: usize, ops: u64) -> Run {
         crew(threads, ops, |_, op| self.append(op))
+    }
+
+    /// Appends `ops` turns from one thread that has `tasks` of them under way at any time, and awaits
+    /// whichever is there first.
+    pub(crate) fn run_awaited(&self, tasks: usize, ops: u64) -> Run {
+        let task = |op: u64| {
+            let agent = &self.agents[op as usize % self.agents.len()];
+            let mut batch = self.store.batch();
+            batch.append(agent, NewEntry::new(Kind::ASSISTANT, &self.turn));
+            let (begun, commit) = (Instant::now(), batch.submit());
+            async move {
+                commit.await.unwrap();
+                begun.elapsed()
+            }
+        };
+        let mut run = Run::new();
+        let start = Instant::now();
+        block_on(async {
+            let mut under_way = FuturesUnordered::new();
+            for op in 0..ops {
+                under_way.push(task(op));
+                if under_way.len() >= tasks {
+                    let took = under_way.next().await.unwrap();
+                    run.latency.record(took.as_nanos() as u64).unwrap();
+                }
+            }
+            while let Some(took) = under_way.next().await {
+                run.latency.record(took.as_nanos() as u64).unwrap();
+            }
+        });
+        (run.ops, run.took) = (ops, start.elapsed());
+        run
     }
 
     /// Sees to it that `ops` turns fit into the active segment, that it is filled, and that nothing

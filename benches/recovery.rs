@@ -1,0 +1,152 @@
+//! Recovery by the length of the tail: a store is opened whose files are as a killed process left
+//! them, and a damaged one is repaired into a new directory; beside reading and checking the bytes
+//! that were not sealed, and writing as many.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Run, text, workdir};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use memlog::{Durability, Kind, Maintenance, NewEntry, Options, Store};
+
+const AGENTS: u64 = 1000;
+const ENTRY: usize = 1024;
+/// Lengths of the tail in MiB, and how much of it was synced.
+const TAILS: [(u64, u64); 4] = [(1, 0), (16, 0), (64, 48), (64, 0)];
+
+fn options() -> Options {
+    Options::new().maintenance(Maintenance::Manual).durability(Durability::Buffer)
+}
+
+/// Leaves the files of a store in `image` as they were in the midst of it: all that was appended is
+/// in the file, and of `mib` the first `synced` were synced.
+fn crash(dir: &Path, image: &Path, mib: u64, synced: u64) {
+    let _ = std::fs::remove_dir_all(dir);
+    let store = options().max_unsynced(256 << 20).segment_bytes(128 << 20).open(dir).unwrap();
+    let agents: Vec<_> = (0..AGENTS).map(|i| store.agent(&format!("agent-{i}")).unwrap()).collect();
+    let text = text(ENTRY);
+    let count = |mib: u64| (mib << 20) / (ENTRY as u64 + 100);
+    for i in 0..count(mib) {
+        agents[(i % AGENTS) as usize].append(NewEntry::new(Kind::USER, &text)).unwrap();
+        if i + 1 == count(synced) {
+            store.sync().unwrap();
+        }
+    }
+    let mut last = store.batch();
+    last.append(&agents[0], NewEntry::user("the last one"));
+    last.durability(Durability::Write).commit().unwrap();
+    copy_files(dir, image);
+    store.close().unwrap();
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Reads and checks `bytes`, and writes those of them that were not synced, with a flush.
+fn limit(dir: &Path, bytes: u64, unsynced: u64) -> Duration {
+    let (from, to) = (dir.join("from"), dir.join("to"));
+    std::fs::write(&from, text(bytes as usize)).unwrap();
+    let _ = std::fs::remove_file(&to);
+    let start = Instant::now();
+    let read = std::fs::read(&from).unwrap();
+    std::hint::black_box(crc32fast::hash(&read));
+    std::fs::write(&to, &read[..unsynced as usize]).unwrap();
+    std::fs::File::open(&to).unwrap().sync_all().unwrap();
+    start.elapsed()
+}
+
+fn timed(iters: u64, run: &mut Run, mut once: impl FnMut() -> Duration) -> Duration {
+    let mut all = Duration::ZERO;
+    for _ in 0..iters {
+        let took = once();
+        run.latency.record(took.as_nanos() as u64).unwrap();
+        run.ops += 1;
+        all += took;
+    }
+    all
+}
+
+fn opened(dir: &Path) -> Duration {
+    let start = Instant::now();
+    let store: Store = options().open(dir).unwrap();
+    let took = start.elapsed();
+    let report = store.recovery_report();
+    assert!(report.frames_kept > 0 && report.damage.is_empty(), "{report:?}");
+    store.close().unwrap();
+    took
+}
+
+fn repaired(from: &Path, to: &Path) -> Duration {
+    let _ = std::fs::remove_dir_all(to);
+    let start = Instant::now();
+    let report = options().repair(from, to).unwrap();
+    let took = start.elapsed();
+    assert!(report.frames_kept > 0, "{report:?}");
+    took
+}
+
+fn recovery(c: &mut Criterion, base: &Path) {
+    let (dir, image, work) = (base.join("store"), base.join("image"), base.join("work"));
+    let mut group = c.benchmark_group("recovery");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(10)).measurement_time(Duration::from_millis(500));
+    for (mib, synced) in TAILS {
+        let what = format!("{mib} MiB, {synced} of them synced");
+        let mut made = false;
+        let mut make = || {
+            if !std::mem::replace(&mut made, true) {
+                crash(&dir, &image, mib, synced);
+            }
+        };
+        group.throughput(Throughput::Bytes(mib << 20));
+        let (mut open, mut repair, mut bare) = (Run::new(), Run::new(), Run::new());
+        group.bench_function(BenchmarkId::new("open", &what), |b| {
+            make();
+            b.iter_custom(|iters| {
+                timed(iters, &mut open, || {
+                    copy_files(&image, &work);
+                    opened(&work)
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("repair", &what), |b| {
+            make();
+            b.iter_custom(|iters| timed(iters, &mut repair, || repaired(&image, &work)));
+        });
+        group.bench_function(BenchmarkId::new("limit", &what), |b| {
+            let (bytes, unsynced) = (mib << 20, (mib - synced) << 20);
+            b.iter_custom(|iters| timed(iters, &mut bare, || limit(base, bytes, unsynced)));
+        });
+        eprintln!(
+            "  {what}: open p50 {:.1} ms, repair {:.1} ms, read, crc32, write and flush {:.1} ms",
+            open.us(0.5) / 1e3,
+            repair.us(0.5) / 1e3,
+            bare.us(0.5) / 1e3
+        );
+    }
+    group.finish();
+}
+
+fn main() {
+    let dir = workdir();
+    let mut criterion = Criterion::default().configure_from_args();
+    recovery(&mut criterion, dir.path());
+    criterion.final_summary();
+}
