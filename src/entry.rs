@@ -48,11 +48,7 @@ impl<'v> Entry<'v> {
         seq: u64,
         verified: bool,
     ) -> Result<Self> {
-        let record =
-            if verified { segment.verified_record(offset) } else { segment.record(offset) }?;
-        let Change::Append(append) = record.change else {
-            return Err(segment.damage(offset, "the index leads to a record that is no entry"));
-        };
+        let append = segment.entry(offset, verified)?;
         if append.flags & LOST != 0 {
             return Err(segment.damage(offset, "the entry was lost, and a repair kept its place"));
         }

@@ -5,8 +5,7 @@
 //! is added when the place is known ([`bind`]).
 
 use super::check::{crc, mask};
-use super::codec::pad;
-use super::codec::{Cursor, put_at, u32_at};
+use super::codec::{Cursor, pad, put_at, u32_at, u64_at};
 use super::{Fault, align, len32};
 use crate::types::{Kind, Retention};
 
@@ -259,6 +258,39 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
     Ok(Record { agent, change })
 }
 
+/// Decodes the append that fills `bytes` (with its padding). Its check is not looked at. `None`: it is
+/// another record.
+///
+/// As [`decode`], but for what is read most: one look at each length, and all else at a fixed place.
+#[inline]
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Option<Append<'_>>, Fault> {
+    const WRONG: Fault = Fault("a record's length is wrong");
+    let Some(head) = bytes.first_chunk::<APPEND_LEN>() else { return Ok(None) };
+    let [_, _, _, _, l0, l1, l2, l3, tag, flags, k0, k1, ..] = *head;
+    if tag != APPEND {
+        return Ok(None);
+    }
+    let [.., w0, w1, w2, w3, m0, m1, m2, m3] = *head;
+    let length = |bytes| usize::try_from(u32::from_le_bytes(bytes)).map_err(|_| WRONG);
+    let (len, meta_len) = (length([l0, l1, l2, l3])?, length([m0, m1, m2, m3])?);
+    let rest = bytes.get(APPEND_LEN..len).ok_or(WRONG)?;
+    let (expires, rest) = match rest.split_first_chunk() {
+        _ if flags & EXPIRES == 0 => (None, rest),
+        Some((expires, rest)) => (Some(u64::from_le_bytes(*expires)), rest),
+        None => return Err(WRONG),
+    };
+    let (meta, payload) = rest.split_at_checked(meta_len).ok_or(WRONG)?;
+    Ok(Some(Append {
+        at: u64_at(head, PREFIX_LEN).unwrap_or(0),
+        kind: Kind::new(u16::from_le_bytes([k0, k1])),
+        weight: u32::from_le_bytes([w0, w1, w2, w3]),
+        flags: flags & !EXPIRES,
+        expires,
+        meta,
+        payload,
+    }))
+}
+
 fn decode_append<'a>(cursor: &mut Cursor<'a>, flags: u8, kind: Kind) -> Result<Append<'a>, Fault> {
     let (at, weight) = (cursor.u64()?, cursor.u32()?);
     let meta_len = cursor.length()?;
@@ -300,6 +332,49 @@ pub(crate) fn set_len(key: &str, value: &[u8], kept: bool) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever is wrong with it, a record is an entry to both ways of decoding or to neither.
+    #[test]
+    fn an_entry_is_decoded_as_any_record_is() {
+        let append = Append {
+            at: 7,
+            kind: Kind::USER,
+            weight: 9,
+            flags: JOINED,
+            expires: Some(11),
+            meta: b"meta",
+            payload: b"the payload",
+        };
+        let (mut body, mut entries) = (Vec::new(), 0);
+        for change in [
+            Change::Append(append),
+            Change::Append(Append { expires: None, meta: b"", ..append }),
+            Change::Append(Append { payload: b"", expires: None, ..append }),
+            Change::Set { key: "a key that is long enough", value: b"a value" },
+            Change::Truncate { seq: 5 },
+        ] {
+            body.clear();
+            encode(&mut body, 1, &change);
+            for cut in 0..=body.len() {
+                for at in 0..=cut {
+                    for byte in [0, 1, 40, 255] {
+                        let mut bytes = body.get(..cut).unwrap().to_vec();
+                        if let Some(b) = bytes.get_mut(at) {
+                            *b = byte;
+                        }
+                        let plain = match decode(&bytes) {
+                            Ok(Record { change: Change::Append(append), .. }) => Some(append),
+                            _ => None,
+                        };
+                        let entry = decode_entry(&bytes).ok().flatten();
+                        assert_eq!(entry, plain);
+                        entries += usize::from(entry.is_some());
+                    }
+                }
+            }
+        }
+        assert!(entries > 100, "{entries}");
+    }
 
     #[test]
     fn records_read_back_bound_to_their_place() {

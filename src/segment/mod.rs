@@ -19,7 +19,7 @@ use crate::format::codec::u32_at;
 use crate::format::footer::{self, Bounds, FooterRef, TRAILER_LEN, Trailer};
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use crate::format::manifest::{Listed, Role};
-use crate::format::record::{self, Record};
+use crate::format::record::{self, Append, Record};
 use crate::format::touched::Touched;
 use crate::format::{Fault, VERSION};
 use crate::io::{Io, Map};
@@ -442,12 +442,15 @@ impl Segment {
             .map_err(|Fault(reason)| self.damage(offset, reason))
     }
 
-    /// The record at `offset`, which has been verified before.
+    /// The append at `offset`; `verified`: its check was looked at before.
     #[inline]
-    pub(crate) fn verified_record(&self, offset: u64) -> Result<Record<'_>> {
-        self.stated_bytes(offset)
-            .and_then(record::decode)
-            .map_err(|Fault(reason)| self.damage(offset, reason))
+    pub(crate) fn entry(&self, offset: u64, verified: bool) -> Result<Append<'_>> {
+        let bytes = if verified { self.stated_bytes(offset) } else { self.record_bytes(offset) };
+        match bytes.and_then(record::decode_entry) {
+            Ok(Some(append)) => Ok(append),
+            Ok(None) => Err(self.damage(offset, "the index leads to a record that is no entry")),
+            Err(Fault(reason)) => Err(self.damage(offset, reason)),
+        }
     }
 
     /// Whether nothing read counts as verified.
