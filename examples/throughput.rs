@@ -157,12 +157,13 @@ fn limits(flags: &Flags) -> Vec<(String, Limit<'_>)> {
         }
         Durability::Sync => WAYS.into_iter().map(group).collect(),
         Durability::Write => {
-            let run: Limit<'_> = Box::new(move |z, t, ops| z.writes(t, threads, ops));
-            vec![("one bare write a turn".into(), run)]
+            let over: Limit<'_> = Box::new(move |z, t, ops| z.writes(t, threads, ops));
+            let new: Limit<'_> = Box::new(move |z, t, ops| z.anew(|z| z.writes(t, threads, ops)));
+            vec![("one bare write a turn".into(), over), ("the same, new file".into(), new)]
         }
         _ => {
             let over: Limit<'_> = Box::new(move |z, t, ops| z.chunks(t, threads, ops));
-            let new: Limit<'_> = Box::new(move |z, t, ops| z.new_chunks(t, threads, ops));
+            let new: Limit<'_> = Box::new(move |z, t, ops| z.anew(|z| z.chunks(t, threads, ops)));
             vec![
                 ("bare writes of 64 KiB".into(), over),
                 ("bare writes of 64 KiB, new file".into(), new),

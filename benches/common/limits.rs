@@ -42,10 +42,6 @@ impl ZeroFile {
         ZeroFile { file, path, len, at: AtomicU64::new(0) }
     }
 
-    pub(crate) fn remove(&self) {
-        std::fs::remove_file(&self.path).unwrap();
-    }
-
     /// Whether another `len` bytes fit in before it begins again.
     pub(crate) fn has_room(&self, len: u64) -> bool {
         self.at.load(Ordering::Relaxed) + len <= self.len
@@ -84,12 +80,12 @@ impl ZeroFile {
         crew(threads, ops, |_, _| self.write(bytes))
     }
 
-    /// As [`chunks`](Self::chunks), into a file that nothing was written to: blocks and memory for
-    /// them are to be found.
-    pub(crate) fn new_chunks(&self, bytes: &[u8], threads: usize, ops: u64) -> Run {
+    /// Does something with a file as long that nothing was written to, as a segment is that was not
+    /// filled ahead: blocks and memory for them are to be found.
+    pub(crate) fn anew(&self, work: impl FnOnce(&ZeroFile) -> Run) -> Run {
         let new = ZeroFile::unwritten(self.path.with_extension("new"), self.len);
-        let run = new.chunks(bytes, threads, ops);
-        new.remove();
+        let run = work(&new);
+        std::fs::remove_file(&new.path).unwrap();
         run
     }
 

@@ -19,17 +19,15 @@ const NAP: Duration = Duration::from_micros(300);
 /// until the end, as those of a store do: where memory that nobody had before is slow to come by, both
 /// pay for it.
 pub(crate) fn stream(dir: &Path, turn: &[u8], seconds: f64, most: u64) -> Run {
+    let dir = tempfile::tempdir_in(dir).unwrap();
+    let dir = dir.path();
     let (written, flushed) = (AtomicU64::new(0), AtomicU64::new(0));
     let (made, files) = mpsc::sync_channel::<Arc<ZeroFile>>(1);
     let (begin, begun) = mpsc::channel::<Arc<ZeroFile>>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let make = |i| Arc::new(ZeroFile::unwritten(dir.join(format!("stream-{i}")), FILE));
-            let mut i = 0;
-            while made.send(make(i)).is_ok() {
-                i += 1;
-            }
-            let _ = std::fs::remove_file(dir.join(format!("stream-{i}")));
+            let make = |i: u32| Arc::new(ZeroFile::unwritten(dir.join(i.to_string()), FILE));
+            let _nobody = (0..).try_for_each(|i| made.send(make(i)));
         });
         let (ends, flushes) = (&written, &flushed);
         let flusher = scope.spawn(move || flush(&begun, ends, flushes));
@@ -64,17 +62,13 @@ pub(crate) fn stream(dir: &Path, turn: &[u8], seconds: f64, most: u64) -> Run {
         }
         // Both threads end once they have nobody to hear from.
         drop((files, begin));
-        flusher.join().unwrap().iter().for_each(|file| file.remove());
+        flusher.join().unwrap();
         run
     })
 }
 
-/// Flushes what was written, and gives all files in the end.
-fn flush(
-    begun: &mpsc::Receiver<Arc<ZeroFile>>,
-    written: &AtomicU64,
-    flushed: &AtomicU64,
-) -> Vec<Arc<ZeroFile>> {
+/// Flushes what was written.
+fn flush(begun: &mpsc::Receiver<Arc<ZeroFile>>, written: &AtomicU64, flushed: &AtomicU64) {
     let (mut files, mut full): (Vec<Arc<ZeroFile>>, _) = (vec![], 0);
     loop {
         let end = written.load(Ordering::Acquire);
@@ -89,7 +83,7 @@ fn flush(
             flushed.store(end, Ordering::Release);
         }
         if last {
-            return files;
+            return;
         }
         full = files.len().saturating_sub(1);
         std::thread::sleep(NAP);
