@@ -1,4 +1,5 @@
-//! A store of a million agents and ten million entries: built, closed, opened, killed, opened.
+//! A store of a million agents and ten million entries: built, closed, opened, killed, opened; then
+//! compacted, and all of that again.
 //!
 //! ```text
 //! cargo run --release --example million_agents -- --check
@@ -28,7 +29,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Dice, Run, text, touch, workdir};
-use memlog::{Durability, Kind, NewEntry, Options, Store};
+use memlog::{CompactOutcome, Durability, Kind, NewEntry, Options, Store};
 
 /// Has entries appended at `Write`, whose seqs the killed process tells its parent.
 const WITNESS: &str = "witness";
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
     match step.as_str() {
         "build" => build(&flags, &dir),
         "open" => open(&flags, &dir),
+        "compact" => compact(&dir),
         "write" => write(&flags, &dir),
         _ => return ExitCode::from(2),
     }
@@ -148,6 +150,16 @@ fn build(flags: &Flags, dir: &Path) {
     store.close().unwrap();
     say("close", start.elapsed().as_secs_f64());
     say("device", common::ready::bytes_written().unwrap_or(0));
+}
+
+/// Compacts until nothing is left that is worth doing.
+fn compact(dir: &Path) {
+    let store = Store::open(dir).unwrap();
+    let start = Instant::now();
+    while store.compact().unwrap() == CompactOutcome::More {}
+    say("seconds", start.elapsed().as_secs_f64());
+    say("heap", heap());
+    store.close().unwrap();
 }
 
 fn open(flags: &Flags, dir: &Path) {
@@ -308,21 +320,11 @@ fn show(flags: &Flags) -> ExitCode {
     table.row("heap while it was built", built["heap"] / f64::from(1 << 20), "MiB", None);
     table.row("written to the device", built["device"] / 1e6, "MB", None);
     table.row("closed", built["close"] * 1e3, "ms", None);
-    let clean = step(flags, &dir, "open");
-    table.row("on disk", on_disk(&dir) as f64 / 1e6, "MB", None);
-    table.row("of it frames", clean["frames"] / 1e6, "MB", None);
-    table.row("of it footers", clean["footers"] / 1e6, "MB", None);
-    table.row("segments", clean["segments"], "", None);
-    table.opening("clean, hot", &clean, 100.0);
-    table.row("a random agent, hot, p50", clean["load_p50_us"], "us", None);
-    table.row("a random agent, hot, p99", clean["load_p99_us"], "us", None);
-    if drop_caches(flags) {
-        table.opening("clean, cold", &step(flags, &dir, "open"), 100.0);
-    }
-    killed(flags, &dir, &mut table, "killed, hot");
-    if drop_caches(flags) {
-        killed(flags, &dir, &mut table, "killed, cold");
-    }
+    openings(flags, &dir, &mut table, "");
+    let compacted = step(flags, &dir, "compact");
+    table.row("compacted", compacted["seconds"], "s", None);
+    table.row("heap while it was compacted", compacted["heap"] / f64::from(1 << 20), "MiB", None);
+    openings(flags, &dir, &mut table, "compacted, ");
     if !flags.keep {
         std::fs::remove_dir_all(&dir).unwrap();
     }
@@ -332,6 +334,25 @@ fn show(flags: &Flags) -> ExitCode {
             println!("{broken} bounds broken");
             if flags.check { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
+    }
+}
+
+/// Opens the store after a close and after a kill, hot and cold.
+fn openings(flags: &Flags, dir: &Path, table: &mut Table, state: &str) {
+    let clean = step(flags, dir, "open");
+    table.row("on disk", on_disk(dir) as f64 / 1e6, "MB", None);
+    table.row("of it frames", clean["frames"] / 1e6, "MB", None);
+    table.row("of it footers", clean["footers"] / 1e6, "MB", None);
+    table.row("segments", clean["segments"], "", None);
+    table.opening(&format!("{state}clean, hot"), &clean, 100.0);
+    table.row(&format!("{state}a random agent, hot, p50"), clean["load_p50_us"], "us", None);
+    table.row(&format!("{state}a random agent, hot, p99"), clean["load_p99_us"], "us", None);
+    if drop_caches(flags) {
+        table.opening(&format!("{state}clean, cold"), &step(flags, dir, "open"), 100.0);
+    }
+    killed(flags, dir, table, &format!("{state}killed, hot"));
+    if drop_caches(flags) {
+        killed(flags, dir, table, &format!("{state}killed, cold"));
     }
 }
 
