@@ -1,6 +1,7 @@
 //! The names of all agents in order: the directories of the sealed segments, merged, and the agents
 //! of unsealed segments laid over them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
@@ -179,16 +180,24 @@ impl Source {
         footer: &FooterRef<'_>,
         prefix: &str,
     ) -> std::result::Result<(), Fault> {
-        match way {
+        let (cursor, next) = match way {
             Way::Forward => {
-                self.front = Cursor::read(footer, footer.next(self.front.at)?, prefix)?;
+                let next = Cursor::read(footer, footer.next(self.front.at)?, prefix)?;
+                (&mut self.front, next)
             }
             Way::Backward => {
-                self.back = match footer.previous(self.back.at)? {
+                let next = match footer.previous(self.back.at)? {
                     Some(before) => Cursor::read(footer, before, prefix)?,
                     None => Cursor { at: self.back.at, name: None, block: 0 },
                 };
+                (&mut self.back, next)
             }
+        };
+        let wanted = if way == Way::Forward { Ordering::Less } else { Ordering::Greater };
+        let before = std::mem::replace(cursor, next).name;
+        if before.zip(cursor.name.as_ref()).is_some_and(|(before, name)| before.cmp(name) != wanted)
+        {
+            return Err(Fault("the names of a directory are out of order"));
         }
         Ok(())
     }
