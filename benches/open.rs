@@ -104,18 +104,6 @@ impl Case {
     }
 }
 
-fn timed(iters: u64, run: &mut Run, mut once: impl FnMut() -> Duration) -> Duration {
-    let mut all = Duration::ZERO;
-    for _ in 0..iters {
-        let took = once();
-        run.latency.record(took.as_nanos() as u64).unwrap();
-        run.ops += 1;
-        run.took += took;
-        all += took;
-    }
-    all
-}
-
 fn open(c: &mut Criterion, base: &Path) {
     let tail = size_from_env("MEMLOG_BENCH_TAIL", 16 << 20);
     let most = size_from_env("MEMLOG_BENCH_AGENTS", 1_000_000);
@@ -134,7 +122,7 @@ fn open(c: &mut Criterion, base: &Path) {
         group.bench_function(format!("clean/{name}"), |b| {
             let dir = case.dir(base);
             b.iter_custom(|iters| {
-                timed(iters, &mut run, || {
+                run.timed(iters, || {
                     let (store, took) = open_and_load(&dir, dice.below(agents));
                     store.close().unwrap();
                     took
@@ -146,7 +134,7 @@ fn open(c: &mut Criterion, base: &Path) {
         group.bench_function(format!("after a kill/{name}"), |b| {
             let dir = case.dir(base);
             b.iter_custom(|iters| {
-                timed(iters, &mut run, || {
+                run.timed(iters, || {
                     kill_a_writer(&dir, agents, tail);
                     let (store, took) = open_and_load(&dir, dice.below(agents));
                     let report = store.recovery_report();
@@ -162,7 +150,7 @@ fn open(c: &mut Criterion, base: &Path) {
     group.bench_function("limit/read and crc32 of the tail", |b| {
         let path = base.join("tail");
         std::fs::write(&path, text(tail as usize)).unwrap();
-        b.iter_custom(|iters| timed(iters, &mut run, || read_and_check(&path)));
+        b.iter_custom(|iters| run.timed(iters, || read_and_check(&path)));
     });
     report("limit: read and crc32 of the tail", &run);
     group.finish();

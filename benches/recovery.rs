@@ -72,17 +72,6 @@ fn limit(dir: &Path, bytes: u64, unsynced: u64) -> Duration {
     start.elapsed()
 }
 
-fn timed(iters: u64, run: &mut Run, mut once: impl FnMut() -> Duration) -> Duration {
-    let mut all = Duration::ZERO;
-    for _ in 0..iters {
-        let took = once();
-        run.latency.record(took.as_nanos() as u64).unwrap();
-        run.ops += 1;
-        all += took;
-    }
-    all
-}
-
 fn opened(dir: &Path) -> Duration {
     let start = Instant::now();
     let store: Store = options().open(dir).unwrap();
@@ -120,7 +109,7 @@ fn recovery(c: &mut Criterion, base: &Path) {
         group.bench_function(BenchmarkId::new("open", &what), |b| {
             make();
             b.iter_custom(|iters| {
-                timed(iters, &mut open, || {
+                open.timed(iters, || {
                     copy_files(&image, &work);
                     opened(&work)
                 })
@@ -128,11 +117,11 @@ fn recovery(c: &mut Criterion, base: &Path) {
         });
         group.bench_function(BenchmarkId::new("repair", &what), |b| {
             make();
-            b.iter_custom(|iters| timed(iters, &mut repair, || repaired(&image, &work)));
+            b.iter_custom(|iters| repair.timed(iters, || repaired(&image, &work)));
         });
         group.bench_function(BenchmarkId::new("limit", &what), |b| {
             let (bytes, unsynced) = (mib << 20, (mib - synced) << 20);
-            b.iter_custom(|iters| timed(iters, &mut bare, || limit(base, bytes, unsynced)));
+            b.iter_custom(|iters| bare.timed(iters, || limit(base, bytes, unsynced)));
         });
         eprintln!(
             "  {what}: open p50 {:.1} ms, repair {:.1} ms, read, crc32, write and flush {:.1} ms",

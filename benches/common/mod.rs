@@ -110,6 +110,19 @@ impl Run {
         self.latency.add(&other.latency).unwrap();
     }
 
+    /// Does something so often, notes how long it says that each took, and gives the sum.
+    pub(crate) fn timed(&mut self, iters: u64, mut once: impl FnMut() -> Duration) -> Duration {
+        let mut all = Duration::ZERO;
+        for _ in 0..iters {
+            let took = once();
+            self.latency.record(took.as_nanos() as u64).unwrap();
+            all += took;
+        }
+        self.ops += iters;
+        self.took += all;
+        all
+    }
+
     pub(crate) fn rate(&self) -> f64 {
         self.ops as f64 / self.took.as_secs_f64().max(1e-9)
     }

@@ -25,6 +25,7 @@ pub(crate) struct Ready {
     pub(crate) store: Store,
     agents: Vec<Agent>,
     turn: Vec<u8>,
+    durability: Durability,
     grown: bool,
 }
 
@@ -33,7 +34,7 @@ impl Ready {
         let store = Options::new().durability(durability).open(dir).unwrap();
         let name = |i: usize| format!("tenant-{}/user-{}/thread-{i}", i % 10, i % 100);
         let agents = (0..agents.max(1)).map(|i| store.agent(&name(i)).unwrap()).collect();
-        Ready { store, agents, turn: text(bytes), grown: false }
+        Ready { store, agents, turn: text(bytes), durability, grown: false }
     }
 
     /// Appends the turn to the next agent, with the store's durability.
@@ -111,9 +112,9 @@ impl Ready {
     /// follow each other within moments.
     fn use_up(&self) -> u64 {
         const MOMENT: Duration = Duration::from_millis(600);
-        std::thread::sleep(MOMENT);
-        for op in 0..3 {
-            self.append(op);
+        if self.durability == Durability::Sync {
+            std::thread::sleep(MOMENT);
+            (0..3).for_each(|op| self.append(op));
         }
         let mut full = self.store.stats().active_bytes;
         let mut batch = self.store.batch();
