@@ -257,6 +257,51 @@ fn an_older_manifest_put_back_is_stale_or_loses_nothing() {
 }
 
 #[test]
+fn an_older_manifest_before_a_hole_wider_than_the_search_loses_nothing_durable() {
+    const SEARCHED: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mem");
+    let options = || options().segment_bytes(8 << 20);
+    let open = |path: &Path| {
+        let store = options().open(path).unwrap();
+        World { _dir: tempfile::tempdir().unwrap(), path: path.to_owned(), store }
+    };
+    let w = open(&path);
+    // Segments grow: until there is one with enough behind what it holds.
+    let last = |path: &Path| segments(path).pop().unwrap();
+    let room = |w: &World| fs::metadata(last(&path)).unwrap().len() - w.store.stats().active_bytes;
+    while room(&w) < 3 << 20 {
+        w.more(20);
+        assert!(w.store.stats().segments < 30);
+    }
+    let (next, end) = (w.next(), w.store.stats().active_bytes as usize);
+    w.store.close().unwrap();
+    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+
+    // What follows is written and never flushed; the power fails, and only the end of it lasts.
+    let w = open(&path);
+    w.more(200);
+    let (_dir, killed) = w.killed();
+    let active = last(&killed);
+    let mut bytes = fs::read(&active).unwrap();
+    let hole = end..end + SEARCHED + 4096;
+    assert!((w.store.stats().active_bytes as usize) > hole.end + SIZE);
+    bytes[hole].fill(0);
+    fs::write(&active, &bytes).unwrap();
+    fs::write(killed.join("MANIFEST"), &manifest).unwrap();
+
+    let w = open(&killed);
+    let view = w.store.agent("u").unwrap().view().unwrap();
+    assert_eq!((view.next_seq(), check(&view)), (next, 0));
+    w.more(1);
+    w.store.sync().unwrap();
+    let (_dir, path) = w.killed();
+    let w = open(&path);
+    let view = w.store.agent("u").unwrap().view().unwrap();
+    assert_eq!((view.next_seq(), check(&view)), (next + 1, 0));
+}
+
+#[test]
 fn a_torn_tail_is_cut_and_reported_by_opening_salvage_and_repair() {
     let w = World::new();
     let next = w.next();
