@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::format::head::Head;
-use crate::format::record::{self, Change};
+use crate::format::record::{self, Append, Change};
 use crate::segment::Segment;
 use crate::types::Retention;
 
@@ -24,15 +24,20 @@ pub(crate) enum Applied<'a> {
 }
 
 impl<'a> Applied<'a> {
+    /// What an entry means to the index of its agent.
+    pub(crate) fn append(append: &Append<'_>) -> Self {
+        Applied::Append {
+            at: append.at,
+            bytes: (append.meta.len() + append.payload.len()) as u64,
+            expires: append.expires.is_some(),
+            lost: append.flags & record::LOST != 0,
+        }
+    }
+
     /// What a stored change means to the index of its agent. `None` if it is of no one agent.
     pub(crate) fn of(change: &Change<'a>) -> Option<Self> {
         Some(match *change {
-            Change::Append(a) => Applied::Append {
-                at: a.at,
-                bytes: (a.meta.len() + a.payload.len()) as u64,
-                expires: a.expires.is_some(),
-                lost: a.flags & record::LOST != 0,
-            },
+            Change::Append(ref append) => Applied::append(append),
             Change::Set { key, value } => {
                 Applied::Set { key, len: record::set_len(key, value, false), revision: None }
             }

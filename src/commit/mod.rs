@@ -11,6 +11,7 @@ pub(crate) mod order;
 pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;
+pub(crate) mod roll;
 pub(crate) mod seal;
 mod thread;
 mod tidings;

@@ -13,6 +13,7 @@ use crate::commit::log::Queue;
 use crate::commit::pace::Scarce;
 use crate::commit::prepared::Prepared;
 use crate::commit::queue::{Group, Run, Waiting};
+use crate::commit::roll::Roll;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
@@ -26,43 +27,10 @@ use crate::types::{Durability, Lsn};
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
 const TABLE_LIMIT: usize = 32 << 20;
+/// Of it, about what an entry takes.
+const ENTRY_TABLE: usize = 6;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
-
-/// Agents in a list that is made and given back piece by piece.
-///
-/// A large block that goes back to an allocator may have it tidy up whatever was freed before, and
-/// return it to the system, while whoever needs memory waits: 15 ms behind the agents of one
-/// segment. With a block every few thousand agents that comes in small doses.
-#[derive(Default)]
-pub(crate) struct Roll {
-    pieces: Vec<Vec<Arc<Resident>>>,
-}
-
-impl Roll {
-    /// Agents in a piece: 64 KiB of them.
-    const PIECE: usize = 8192;
-
-    pub(crate) fn push(&mut self, agent: Arc<Resident>) {
-        match self.pieces.last_mut() {
-            Some(piece) if piece.len() < Self::PIECE => piece.push(agent),
-            _ => self.pieces.push(vec![agent]),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Resident>> {
-        self.pieces.iter().flatten()
-    }
-
-    /// The pieces, to be given back one by one.
-    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Vec<Arc<Resident>>> {
-        self.pieces.into_iter()
-    }
-}
 
 /// What the order lock guards.
 pub(crate) struct Order {
@@ -170,7 +138,7 @@ impl Order {
             part.redacted().iter().for_each(|_| self.bound.add_redaction());
             part.policy().iter().for_each(|_| self.bound.add_policy());
             part.states("", u64::MAX, |key, _| self.bound.add_state(key.len()));
-            self.table_bytes += part.count * 6;
+            self.table_bytes += part.count * ENTRY_TABLE;
         }
     }
 
@@ -246,8 +214,8 @@ impl Order {
 }
 
 impl Queue for Engine {
-    fn take(&self) -> Vec<Group> {
-        self.order.lock().queue.take()
+    fn take(&self, into: &mut Vec<Group>) {
+        self.order.lock().queue.take(into);
     }
 
     fn recycle(&self, runs: Vec<Run>) {
@@ -465,11 +433,14 @@ fn place_at_once(order: &mut Order, batch: &mut Prepared, ordered: Ordered, body
     let Some((version, first)) = slot.change_at_once(segment, ordered.end) else { return false };
     batch.header.set_head(agent.head_at, &version.head);
     agent.seqs.start = version.head.next;
-    for (ordinal, (at, record)) in (Records { body: &batch.body, at: 0 }).enumerate() {
-        if let Some(change) = Applied::of(&record.change) {
-            let (spot, ordinal) = (Spot::at(body_at + at as u64), ordinal as u64);
-            version.apply(&change, &Place { segment, spot, lsn, ordinal });
-        }
+    let mut at = 0;
+    let mut ordinal = 0;
+    // The body was just encoded, and holds nothing but entries.
+    while let Some((len, append)) = record::entry_at(&batch.body, at) {
+        let spot = Spot::at(body_at + at as u64);
+        version.apply(&Applied::append(&append), &Place { segment, spot, lsn, ordinal });
+        at += len;
+        ordinal += 1;
     }
     agent.seqs.end = version.head.next;
     if first {
@@ -543,11 +514,16 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), 
 /// Counts what the batch adds to the footer; gives about what it adds to the table in memory.
 fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
     let mut table = 0;
+    if batch.appends_only {
+        let entries = usize::try_from(batch.records).unwrap_or(usize::MAX);
+        bound.add_entries(entries);
+        return entries.saturating_mul(ENTRY_TABLE);
+    }
     for (_, record) in (Records { body: &batch.body, at: 0 }) {
         table += match record.change {
             Change::Append(_) => {
                 bound.add_entry();
-                6
+                ENTRY_TABLE
             }
             Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
                 bound.add_state(key.len());

@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 
+use crate::error::Result;
 use crate::format::Fault;
 use crate::format::frame;
 use crate::segment::Segment;
@@ -19,8 +20,9 @@ const KEPT: usize = 64;
 #[derive(Default)]
 pub(crate) struct Waiting {
     groups: Vec<Group>,
-    /// Empty ones to be used again.
+    /// Empty ones to be used again, and an empty list of them.
     kept: Vec<Run>,
+    list: Vec<Run>,
 }
 
 /// Frames for one file, one behind the other.
@@ -64,7 +66,8 @@ impl Waiting {
         let group = match self.groups.last() {
             Some(group) if group.file.segment.id == file.segment.id => self.groups.last_mut(),
             _ => {
-                self.groups.push(Group { file: file.clone(), runs: Vec::new(), from: offset });
+                let runs = std::mem::take(&mut self.list);
+                self.groups.push(Group { file: file.clone(), runs, from: offset });
                 self.groups.last_mut()
             }
         };
@@ -81,21 +84,25 @@ impl Waiting {
         }
     }
 
-    /// Everything that waits.
-    pub(crate) fn take(&mut self) -> Vec<Group> {
-        std::mem::take(&mut self.groups)
+    /// Moves everything that waits to `into`, which is empty.
+    pub(crate) fn take(&mut self, into: &mut Vec<Group>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut self.groups, into);
     }
 
     /// Takes buffers back, emptied.
-    pub(crate) fn keep(&mut self, runs: Vec<Run>) {
+    pub(crate) fn keep(&mut self, mut runs: Vec<Run>) {
         let room = KEPT.saturating_sub(self.kept.len());
-        self.kept.extend(runs.into_iter().take(room));
+        self.kept.extend(runs.drain(..).take(room));
+        if self.list.capacity() == 0 {
+            self.list = runs;
+        }
     }
 }
 
 impl Group {
     /// Completes the frames: binds each to its place.
-    pub(crate) fn seal(&mut self, durable: u64) -> Result<(), (u64, Fault)> {
+    pub(crate) fn seal(&mut self, durable: u64) -> std::result::Result<(), (u64, Fault)> {
         let segment = &self.file.segment;
         self.runs.iter_mut().try_for_each(|run| run.seal(segment, durable))
     }
@@ -125,17 +132,26 @@ impl Group {
         self.runs.iter().rev().find_map(ends)
     }
 
-    /// What is to be written to take the file up to `cut`.
-    pub(crate) fn slices(&self, cut: u64) -> Vec<IoSlice<'_>> {
+    /// Writes what takes the file up to `cut`.
+    pub(crate) fn write(&self, cut: u64) -> Result<()> {
         let slices = self.runs.iter().flat_map(|run| run.slices(self.from, cut));
-        slices.filter(|slice| !slice.is_empty()).map(IoSlice::new).collect()
+        let mut slices = slices.filter(|slice| !slice.is_empty()).map(IoSlice::new);
+        match (slices.next(), slices.next()) {
+            // Mostly it is one, which needs no list.
+            (Some(only), None) => self.file.write(&[only], self.from),
+            (first, second) => {
+                let all: Vec<_> = first.into_iter().chain(second).chain(slices).collect();
+                self.file.write(&all, self.from)
+            }
+        }
     }
 
     /// Notes that the file has the bytes up to `cut`, and gives the buffers that are done with.
     pub(crate) fn written(&mut self, cut: u64) -> Vec<Run> {
         self.from = self.from.max(cut);
-        let done = self.runs.partition_point(|run| run.end() <= cut);
-        let mut done: Vec<Run> = self.runs.drain(..done).collect();
+        let rest = self.runs.partition_point(|run| run.end() <= cut);
+        let rest = self.runs.split_off(rest);
+        let mut done = std::mem::replace(&mut self.runs, rest);
         done.iter_mut().for_each(Run::clear);
         done
     }
@@ -160,7 +176,7 @@ impl Run {
         }
     }
 
-    fn seal(&mut self, segment: &Segment, durable: u64) -> Result<(), (u64, Fault)> {
+    fn seal(&mut self, segment: &Segment, durable: u64) -> std::result::Result<(), (u64, Fault)> {
         self.durable = durable;
         let mut rest = self.bytes.as_mut_slice();
         let mut frames = self.frames.iter().peekable();

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::catalog::part::{Part, StateSlot};
 use crate::commit::Engine;
-use crate::commit::order::{Roll, Sealing};
+use crate::commit::order::Sealing;
+use crate::commit::roll::Roll;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::codec::u32_at;

@@ -4,14 +4,24 @@
 //! wrong place (a misdirected write, a segment of another store, a recycled block) therefore fail,
 //! although the checksum of the bytes could be computed before their place was known.
 
+use std::sync::LazyLock;
+
+use crc32fast::Hasher;
+
+/// What a checksum begins with. To find out what the processor can do takes longer than the
+/// checksum of a small record.
+static BEGUN: LazyLock<Hasher> = LazyLock::new(Hasher::new);
+
 /// CRC-32 (IEEE 802.3) of `bytes`.
 pub(crate) fn crc(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
+    let mut hasher = BEGUN.clone();
+    hasher.update(bytes);
+    hasher.finalize()
 }
 
 /// CRC-32 of two byte strings, one after the other.
 pub(crate) fn crc_of_two(first: &[u8], second: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = BEGUN.clone();
     hasher.update(first);
     hasher.update(second);
     hasher.finalize()

@@ -96,48 +96,63 @@ pub(crate) struct Record<'a> {
 /// Appends a record to `out`, with its plain check, and gives that check back.
 pub(crate) fn encode(out: &mut Vec<u8>, agent: u32, change: &Change<'_>) -> u32 {
     let start = out.len();
-    out.extend_from_slice(&[0; 8]);
-    let (tag, flags, kind) = match change {
-        Change::Append(a) => {
-            let expires = if a.expires.is_some() { EXPIRES } else { 0 };
-            (APPEND, a.flags | expires, a.kind.get())
-        }
-        Change::Set { .. } => (SET, 0, 0),
-        Change::Unset { .. } => (UNSET, 0, 0),
-        Change::Truncate { .. } => (TRUNCATE, 0, 0),
-        Change::Redact { .. } => (REDACT, 0, 0),
-        Change::Forget => (FORGET, 0, 0),
-        Change::Policy(p) => (POLICY, if p.is_none() { CLEARED } else { 0 }, 0),
-        Change::ForgetPrefix { .. } => (FORGET_PREFIX, 0, 0),
-        Change::Kept { .. } => (KEPT_SET, 0, 0),
-        Change::KeptPrefix { .. } => (KEPT_PREFIX, 0, 0),
-    };
-    let agent = if matches!(tag, FORGET_PREFIX | KEPT_PREFIX) { NO_AGENT } else { agent };
-    out.extend_from_slice(&[tag, flags]);
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&agent.to_le_bytes());
-    encode_body(out, change);
-    let len = out.len() - start;
+    encode_plain(out, agent, change);
     pad(out);
-    let placed = put_at(out, start + 4, &len32(len).to_le_bytes());
     let plain = out.get(start + 4..).map_or(0, crc);
     let checked = put_at(out, start, &plain.to_le_bytes());
-    debug_assert!(placed && checked && start.is_multiple_of(super::ALIGN));
+    debug_assert!(checked && start.is_multiple_of(super::ALIGN));
     plain
+}
+
+/// All but the check and the padding.
+fn encode_plain(out: &mut Vec<u8>, agent: u32, change: &Change<'_>) {
+    let (tag, flags) = match change {
+        Change::Append(append) => return encode_append(out, agent, append),
+        Change::Set { .. } => (SET, 0),
+        Change::Unset { .. } => (UNSET, 0),
+        Change::Truncate { .. } => (TRUNCATE, 0),
+        Change::Redact { .. } => (REDACT, 0),
+        Change::Forget => (FORGET, 0),
+        Change::Policy(p) => (POLICY, if p.is_none() { CLEARED } else { 0 }),
+        Change::ForgetPrefix { .. } => (FORGET_PREFIX, 0),
+        Change::Kept { .. } => (KEPT_SET, 0),
+        Change::KeptPrefix { .. } => (KEPT_PREFIX, 0),
+    };
+    let agent = if matches!(tag, FORGET_PREFIX | KEPT_PREFIX) { NO_AGENT } else { agent };
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[tag, flags, 0, 0]);
+    out.extend_from_slice(&agent.to_le_bytes());
+    encode_body(out, change);
+    let len = len32(out.len() - start);
+    let placed = put_at(out, start + 4, &len.to_le_bytes());
+    debug_assert!(placed);
+}
+
+/// What is written most: all that comes before the meta in one piece.
+fn encode_append(out: &mut Vec<u8>, agent: u32, append: &Append<'_>) {
+    let expires = append.expires.map(u64::to_le_bytes);
+    let expires = expires.as_ref().map_or(&[][..], |bytes| bytes);
+    let len = APPEND_LEN + expires.len() + append.meta.len() + append.payload.len();
+    let flags = append.flags | if expires.is_empty() { 0 } else { EXPIRES };
+    let mut head = [0; APPEND_LEN];
+    let placed = put_at(&mut head, 4, &len32(len).to_le_bytes())
+        && put_at(&mut head, 8, &[APPEND, flags])
+        && put_at(&mut head, 10, &append.kind.get().to_le_bytes())
+        && put_at(&mut head, 12, &agent.to_le_bytes())
+        && put_at(&mut head, 16, &append.at.to_le_bytes())
+        && put_at(&mut head, 24, &append.weight.to_le_bytes())
+        && put_at(&mut head, 28, &len32(append.meta.len()).to_le_bytes());
+    debug_assert!(placed);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(expires);
+    out.extend_from_slice(append.meta);
+    out.extend_from_slice(append.payload);
 }
 
 fn encode_body(out: &mut Vec<u8>, change: &Change<'_>) {
     match change {
-        Change::Append(a) => {
-            out.extend_from_slice(&a.at.to_le_bytes());
-            out.extend_from_slice(&a.weight.to_le_bytes());
-            out.extend_from_slice(&len32(a.meta.len()).to_le_bytes());
-            if let Some(expires) = a.expires {
-                out.extend_from_slice(&expires.to_le_bytes());
-            }
-            out.extend_from_slice(a.meta);
-            out.extend_from_slice(a.payload);
-        }
+        Change::Append(_) | Change::Forget | Change::Policy(None) => {}
         Change::Set { key, value } => {
             out.extend_from_slice(&len32(key.len()).to_le_bytes());
             out.extend_from_slice(&[0; 4]);
@@ -153,7 +168,6 @@ fn encode_body(out: &mut Vec<u8>, change: &Change<'_>) {
                 out.extend_from_slice(&limit.unwrap_or(u64::MAX).to_le_bytes());
             }
         }
-        Change::Forget | Change::Policy(None) => {}
         Change::ForgetPrefix { prefix } => out.extend_from_slice(prefix.as_bytes()),
         Change::Kept { key, revision, value } => {
             out.extend_from_slice(&revision.to_le_bytes());
@@ -289,6 +303,15 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Option<Append<'_>>, Fault> {
         meta,
         payload,
     }))
+}
+
+/// The entry whose record begins at `at`, and the length of the record with its padding. `None`: there
+/// is none.
+#[inline]
+pub(crate) fn entry_at(body: &[u8], at: usize) -> Option<(usize, Append<'_>)> {
+    let rest = body.get(at..)?;
+    let len = stated_len(rest).ok()?;
+    Some((len, decode_entry(rest.get(..len)?).ok()??))
 }
 
 fn decode_append<'a>(cursor: &mut Cursor<'a>, flags: u8, kind: Kind) -> Result<Append<'a>, Fault> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::retry_on_intr;
 
+use super::map::Birthmark;
 use super::{Clock, File, Fs, Io, Lock, Map, Random, journal};
 
 /// What the system takes in one call (IOV_MAX), on every unix of today.
@@ -28,21 +29,27 @@ pub(crate) fn system() -> Io {
 
 /// The process that opened a store. A fork of it has the same files open, and memory of its own: it
 /// would write in places that its parent takes too.
-#[derive(Clone, Copy)]
-struct Owner(u32);
+#[derive(Clone)]
+struct Owner {
+    id: u32,
+    mark: Option<Arc<Birthmark>>,
+}
 
 impl Owner {
     fn here() -> Self {
-        Owner(std::process::id())
+        Owner { id: std::process::id(), mark: Birthmark::new().map(Arc::new) }
     }
 
-    fn is_here(self) -> bool {
-        std::process::id() == self.0
+    fn is_here(&self) -> bool {
+        match &self.mark {
+            Some(mark) => mark.is_there(),
+            None => std::process::id() == self.id,
+        }
     }
 
     /// Nothing that a file or its sync changes is for a fork. (A sync would also take away the
     /// error that the parent has to hear of.)
-    fn check(self) -> io::Result<()> {
+    fn check(&self) -> io::Result<()> {
         if self.is_here() {
             return Ok(());
         }
@@ -62,7 +69,7 @@ impl Disk {
 
     fn file(&self, file: fs::File) -> Arc<dyn File> {
         let asks = journal::is_asked(&file);
-        Arc::new(DiskFile { file, owner: self.owner, asks })
+        Arc::new(DiskFile { file, owner: self.owner.clone(), asks })
     }
 }
 
@@ -100,7 +107,7 @@ impl Fs for Disk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner })),
+            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
             Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -326,7 +333,11 @@ fn write_all(
     target_os = "vita"
 )))]
 fn write_some(file: &fs::File, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-    Ok(retry_on_intr(|| rustix::io::pwritev(file, bufs, offset))?)
+    Ok(match bufs {
+        // The system takes one slice in less time than a list of one.
+        [only] => retry_on_intr(|| rustix::io::pwrite(file, only, offset))?,
+        bufs => retry_on_intr(|| rustix::io::pwritev(file, bufs, offset))?,
+    })
 }
 
 /// Systems without pwritev: slice by slice.

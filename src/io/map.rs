@@ -12,9 +12,13 @@
 //!
 //! No slice ever covers a byte that may still be written, so a writer that appends behind the
 //! published length and readers below it never touch the same memory.
+//!
+//! A [`Birthmark`] is not bytes of a file: it is a page of its own, written once, that the system
+//! wipes in the children of the process.
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(any(test, feature = "sim"))]
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -110,6 +114,43 @@ impl Map {
             #[cfg(any(test, feature = "sim"))]
             Memory::Heap(region) => region.start.as_ptr(),
         }
+    }
+}
+
+/// A mark in memory that the forks of this process do not inherit. To look at it takes no call of the
+/// system, and to ask for the process id does, before each write.
+pub(crate) struct Birthmark {
+    page: MmapRaw,
+}
+
+impl Birthmark {
+    /// `None` where the system does not wipe memory in forks.
+    pub(crate) fn new() -> Option<Self> {
+        let mut page = MmapOptions::new().len(size_of::<AtomicUsize>()).map_anon().ok()?;
+        page.get_mut(..1)?.fill(1);
+        let mark = Birthmark { page: page.into() };
+        mark.wipe_in_forks().then_some(mark)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn wipe_in_forks(&self) -> bool {
+        use rustix::mm::{Advice, madvise};
+        let start = self.page.as_mut_ptr().cast();
+        // SAFETY: the whole of a private mapping that nobody else knows; in this process its bytes
+        // stay as they are.
+        unsafe { madvise(start, self.page.len(), Advice::LinuxWipeOnFork) }.is_ok()
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn wipe_in_forks(&self) -> bool {
+        false
+    }
+
+    /// False in a fork.
+    pub(crate) fn is_there(&self) -> bool {
+        // SAFETY: within a mapping that lives as long as `self`, aligned as pages are; nobody writes
+        // it after `new`, and a fork finds it wiped before it runs.
+        unsafe { AtomicUsize::from_ptr(self.page.as_mut_ptr().cast()) }.load(Ordering::Relaxed) != 0
     }
 }
 

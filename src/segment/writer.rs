@@ -16,11 +16,15 @@ use crate::types::Verify;
 #[derive(Clone)]
 pub(crate) struct LogFile {
     pub(crate) segment: Arc<Segment>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     file: Arc<dyn File>,
     /// The offset up to which blocks are known to be written, with zeros or data.
-    zeroed: Arc<AtomicU64>,
+    zeroed: AtomicU64,
     /// The offset up to which the file system has blocks recorded as written, for certain.
-    recorded: Arc<AtomicU64>,
+    recorded: AtomicU64,
 }
 
 /// How far ahead of the frames zeros are written.
@@ -29,6 +33,11 @@ const BLOCK: u64 = 4096;
 static ZEROS: [u8; ZEROS_AHEAD] = [0; ZEROS_AHEAD];
 
 impl LogFile {
+    fn new(segment: Arc<Segment>, file: Arc<dyn File>) -> Self {
+        let (zeroed, recorded) = (AtomicU64::new(0), AtomicU64::new(0));
+        LogFile { segment, shared: Arc::new(Shared { file, zeroed, recorded }) }
+    }
+
     /// Creates the file of a segment: allocated, its header written and synced. Its name is durable
     /// only after the directory is synced.
     ///
@@ -51,14 +60,14 @@ impl LogFile {
             Error::io("prepare", &path, e)
         })?;
         let segment = Arc::new(Segment::assemble(path, map, listed, verify));
-        Ok(LogFile { segment, file, zeroed: Arc::default(), recorded: Arc::default() })
+        Ok(LogFile::new(segment, file))
     }
 
     /// Opens the file of a listed segment, for writing on if `write`.
     pub(crate) fn reopen(io: &Io, segment: Arc<Segment>, write: bool) -> Result<Self> {
         let path = segment.path();
         let file = io.fs.open(path, write).map_err(|e| Error::io("open", path, e))?;
-        Ok(LogFile { segment, file, zeroed: Arc::default(), recorded: Arc::default() })
+        Ok(LogFile::new(segment, file))
     }
 
     /// Fills the segment with zeros, slice by slice, as long as `go_on` says so before each. Only
@@ -74,7 +83,7 @@ impl LogFile {
             // Only an optimisation: where there is no room for zeros, there may be for frames.
             let Ok(next) = self.write_zeros(at) else { break };
             at = next;
-            self.zeroed.store(at, Ordering::Release);
+            self.shared.zeroed.store(at, Ordering::Release);
         }
         self.sync_frames(at)
     }
@@ -83,12 +92,12 @@ impl LogFile {
     /// next frames come: on blocks that are merely allocated each sync would have to record in the
     /// file system that they are in use, and flush twice.
     pub(crate) fn zero_ahead(&self, end: u64) -> Result<()> {
-        let zeroed = self.zeroed.load(Ordering::Acquire);
+        let zeroed = self.shared.zeroed.load(Ordering::Acquire);
         if end + BLOCK <= zeroed || end >= self.segment.capacity {
             return Ok(());
         }
         let zeroed = self.write_zeros(end.max(zeroed))?;
-        self.zeroed.store(zeroed, Ordering::Release);
+        self.shared.zeroed.store(zeroed, Ordering::Release);
         Ok(())
     }
 
@@ -103,26 +112,29 @@ impl LogFile {
 
     /// Writes `bufs` one after the other at `offset`. Nothing is published.
     pub(crate) fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.file.write_at(bufs, offset).map_err(|e| Error::io("write", self.segment.path(), e))
+        self.shared
+            .file
+            .write_at(bufs, offset)
+            .map_err(|e| Error::io("write", self.segment.path(), e))
     }
 
     /// Makes everything written up to `end` durable, and sure that it can be found again: where
     /// blocks were merely allocated before, that takes more than a sync.
     pub(crate) fn sync_frames(&self, end: u64) -> Result<()> {
         // Asked first: zeros that come in meanwhile may not be part of the sync.
-        let zeroed = self.zeroed.load(Ordering::Acquire);
+        let zeroed = self.shared.zeroed.load(Ordering::Acquire);
         self.sync()?;
-        if end > self.recorded.load(Ordering::Acquire) {
+        if end > self.shared.recorded.load(Ordering::Acquire) {
             let path = self.segment.path();
-            self.file.confirm().map_err(|e| Error::io("confirm a sync of", path, e))?;
-            self.recorded.fetch_max(end.max(zeroed), Ordering::Release);
+            self.shared.file.confirm().map_err(|e| Error::io("confirm a sync of", path, e))?;
+            self.shared.recorded.fetch_max(end.max(zeroed), Ordering::Release);
         }
         Ok(())
     }
 
     /// Makes everything written durable, if no frames lie where nothing lay before.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync().map_err(|e| Error::io("sync", self.segment.path(), e))
+        self.shared.file.sync().map_err(|e| Error::io("sync", self.segment.path(), e))
     }
 
     /// Gives back the blocks between the data and the footer.
@@ -131,7 +143,7 @@ impl LogFile {
         let to = to & !(BLOCK - 1);
         if to > from {
             // Only space would be saved: that it could not be done is no error.
-            let _ = self.file.punch(from, to - from);
+            let _ = self.shared.file.punch(from, to - from);
         }
     }
 }

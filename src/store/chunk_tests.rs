@@ -13,6 +13,7 @@ use crate::io::sim::SimDisk;
 use crate::{Durability, Kind, Maintenance, NewEntry, Options, Store};
 
 const DIR: &str = "/mem";
+/// Of a small segment.
 const CHUNK: u64 = 64 << 10;
 /// Lengths of entries: small ones, such as are not copied, and more than a chunk.
 const LENGTHS: [usize; 7] = [10, 700, 2500, 20_000, 0, 150_000, 5000];
@@ -65,6 +66,22 @@ fn buffered_appends_are_written_in_whole_chunks() {
     let written = std::mem::take(&mut *offsets.lock());
     assert!(written.len() >= 3, "{written:?}");
     assert!(written.iter().skip(2).all(|offset| offset % CHUNK == 0), "{written:?}");
+
+    // Segments begin small, and have larger chunks later.
+    let filler = store.agent("filler").unwrap();
+    let room = || {
+        let order = store.engine().order.lock();
+        order.active.segment.capacity - order.tail
+    };
+    while room() < 8 << 20 {
+        filler.append(NewEntry::new(Kind::USER, &vec![7; 1 << 20])).unwrap();
+    }
+    offsets.lock().clear();
+    append(&store, 31..151);
+    let written = std::mem::take(&mut *offsets.lock());
+    assert!(written.len() >= 5, "{written:?}");
+    assert!(written.iter().skip(1).all(|offset| offset % (8 * CHUNK) == 0), "{written:?}");
+    assert_eq!(check(&store), 151);
 }
 
 #[test]
