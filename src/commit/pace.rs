@@ -146,7 +146,10 @@ impl Engine {
         let rate = self.pace.rate.load(Ordering::Relaxed);
         let Scarce { used, half } = ordered.scarce;
         if used > 0 && ordered.durability != Durability::Sync && self.has_threads() {
-            // Many small delays, rather than one until the next segment is made.
+            // Many small delays, rather than one until the next segment is made: the half lasts longer
+            // than that takes.
+            let millis = u64::try_from(self.turnover().as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = rate.min(half.saturating_mul(1000) / millis);
             owed = owed.max(cost(len, used.min(half), half, rate));
         }
         let hard = self.options.max_unsynced;

@@ -40,6 +40,7 @@ impl Engine {
     pub(crate) fn seal(&self, job: &Arc<Sealing>) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let segment = &job.file.segment;
+        let since = self.io.clock.monotonic();
         // With the first frame of the next segment, which says where this one ends: bytes of the
         // footer can then never be mistaken for a torn tail.
         self.log.flush_to(job.linked, self)?;
@@ -85,6 +86,7 @@ impl Engine {
         drop(touched);
         job.file.punch(job.data_end, footer.trailer.footer_at);
         self.order.lock().sealing.pop_front();
+        self.note_turnover(since);
         self.tidings.tell();
         Ok(())
     }

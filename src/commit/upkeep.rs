@@ -23,6 +23,8 @@ const LAST_RESORT: u64 = 256 << 10;
 pub(crate) const RESERVE_FILE: &str = "RESERVE";
 /// Its length: room for a small segment and a manifest.
 pub(crate) const RESERVE_LEN: u64 = 512 << 10;
+/// Spares where segments fill up within moments.
+const SPARES: usize = 3;
 /// Slices of zeros written between two syncs.
 const SLICES_A_SYNC: u64 = 8;
 /// A segment that was filled faster than this gets a bigger successor; one that took much longer a
@@ -40,6 +42,8 @@ pub(crate) struct Upkeep {
     most: AtomicU64,
     /// Segments fill up within moments.
     hurry: AtomicBool,
+    /// Nanoseconds that it lately took to make a segment, or to seal one: the longer of these.
+    takes: AtomicU64,
     /// One at a time makes segments.
     pub(super) busy: Mutex<Sizing>,
     /// One at a time seals them.
@@ -189,9 +193,9 @@ impl Engine {
         let hurry = room > 0 || self.upkeep.hurry.load(Ordering::Relaxed);
         self.see_to_spare(capacity, room, erasing, !hurry && sizing.fills)?;
         if hurry && room == 0 {
-            // Another one, for the case that the next is full soon. Nobody waits for this one: where
-            // it fails, the next that is needed says so.
-            let _ = self.see_to_another(capacity);
+            // More, for the case that the next is full soon. Nobody waits for these: where one fails,
+            // the next that is needed says so.
+            while let Ok(true) = self.see_to_another(capacity) {}
         }
         Ok(())
     }
@@ -227,18 +231,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a second spare if there is one.
-    fn see_to_another(&self, capacity: u64) -> Result<()> {
+    /// Makes a spare behind those that there are. False if that is enough of them.
+    fn see_to_another(&self, capacity: u64) -> Result<bool> {
         let base = {
             let order = self.order.lock();
             match (order.spares.len(), order.spares.back()) {
-                (1, Some(spare)) => spare.segment.base + spare.segment.capacity,
-                _ => return Ok(()),
+                (1..SPARES, Some(spare)) => spare.segment.base + spare.segment.capacity,
+                _ => return Ok(false),
             }
         };
         let made = self.make_spare(capacity, base, false)?;
         self.order.lock().spares.push_back(made);
-        Ok(())
+        Ok(true)
     }
 
     /// A disk without room for a segment of the size wanted may have some for a smaller one; and
@@ -257,6 +261,20 @@ impl Engine {
         }
         let _ = self.io.fs.remove(&self.dir.join(RESERVE_FILE));
         self.make_spare(least, base, false)
+    }
+
+    /// Notes that it took until now to make or to seal a segment. A single one that takes long is
+    /// reckoned with for a while.
+    pub(super) fn note_turnover(&self, since: Duration) {
+        let took = self.io.clock.monotonic().saturating_sub(since);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.upkeep.takes.load(Ordering::Relaxed);
+        self.upkeep.takes.store(took.max(before / 8 * 7), Ordering::Relaxed);
+    }
+
+    /// How long it takes until another segment is to be had.
+    pub(super) fn turnover(&self) -> Duration {
+        Duration::from_nanos(self.upkeep.takes.load(Ordering::Relaxed))
     }
 
     /// Limits the length of the segments to come; 0: as long as they may be.
@@ -305,6 +323,7 @@ impl Engine {
     /// Creates a segment, fills it if there is time, and lists it before any frame goes in.
     fn make_spare(&self, capacity: u64, base: u64, fill: bool) -> Result<LogFile> {
         let Some(writing) = &self.writing else { return Err(closed()) };
+        let since = self.io.clock.monotonic();
         let id = writing.manifest.take_id();
         let listed = new_listed(id, self.io.random.next(), base, capacity, Role::Spare);
         // What an attempt that failed could not take away again is in nobody's list.
@@ -327,6 +346,9 @@ impl Engine {
                 let _ = self.io.fs.remove(made.segment.path());
             }
             return Err(error);
+        }
+        if !fill {
+            self.note_turnover(since);
         }
         Ok(made)
     }

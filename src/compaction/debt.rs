@@ -11,9 +11,9 @@ use std::time::Duration;
 use crate::commit::pace::Owed;
 
 /// Appends are slowed down from so many dead bytes on, in percent of those that live,
-const SOFT: u64 = 17;
+const SOFT: u64 = 13;
 /// and to a quarter of what is reclaimed at so many.
-const HARD: u64 = 44;
+const HARD: u64 = 36;
 /// A store of less than this many log segments may carry as much as one of so many.
 const LEAST_SEGMENTS: u64 = 4;
 /// The rate is that of about so long a time,
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(debt.owed(&state(1100, 1000, 100)).urgency(), 0);
         let owed = debt.owed(&state(1300, 1000, 300));
         assert_eq!(owed.dead, 300 * MIB);
-        assert_eq!(owed.urgency(), 48);
+        assert_eq!(owed.urgency(), 73);
         assert_eq!(owed.rate, 7 * MIB);
         // What the job under way has left behind counts no more.
         let owed = debt.owed(&State { dropped: 300 * MIB, ..state(1300, 1000, 300) });

@@ -19,7 +19,7 @@ const NAP: Duration = Duration::from_millis(2);
 const NAPS: u32 = 4;
 
 /// While appenders wait for compaction, a log segment is this part of what lives at most,
-const SEGMENT_SHARE: u64 = 64;
+const SEGMENT_SHARE: u64 = 96;
 /// but not shorter than this.
 const LEAST_SEGMENT: u64 = 8 << 20;
 

@@ -199,6 +199,58 @@ fn appends_slow_down_before_they_have_no_room() {
     store.close().unwrap();
 }
 
+/// The longer segments take to be made, the earlier appends slow down.
+#[test]
+fn appends_leave_the_time_that_a_segment_takes_to_be_made() {
+    const TAKES: Duration = Duration::from_millis(300);
+    let disk = SimDisk::new(25);
+    let clock = disk.io().clock;
+    let beside = Arc::clone(&clock);
+    let (ready, is_ready) = mpsc::channel::<()>();
+    let turn = Mutex::new((is_ready, 0));
+    let io = gated(&disk, move |op, path| {
+        if op == Op::Write(0) && is_log(path) && thread::current().name() == Some("memlog-spares") {
+            let mut turn = turn.lock();
+            turn.1 += 1;
+            if turn.1 == 1 {
+                beside.sleep(TAKES);
+            } else {
+                let _ = turn.0.recv();
+            }
+        }
+        Ok(())
+    });
+    let store = options().maintenance(Maintenance::Background).open_with(io, Path::new(DIR));
+    let store = store.unwrap();
+    // Let go of before the store, whose thread waits for it.
+    let ready = ready;
+    let engine = store.engine();
+    while engine.order.lock().spares.is_empty() {
+        thread::yield_now();
+    }
+    let agent = store.agent("a").unwrap();
+    let append = || agent.append(NewEntry::new(Kind::USER, &[7; 500])).map(drop).unwrap();
+    while !engine.order.lock().spares.is_empty() {
+        append();
+    }
+    let used = || {
+        let order = engine.order.lock();
+        order.tail * 100 / order.active.segment.capacity
+    };
+    while used() < 50 {
+        append();
+    }
+    let before = clock.monotonic();
+    // The footer needs some of it too.
+    while used() < 85 {
+        append();
+    }
+    let took = clock.monotonic() - before;
+    assert!(took > TAKES / 3, "{took:?}");
+    drop(ready);
+    store.close().unwrap();
+}
+
 /// A segment that was full is no reason for smaller ones, however much larger its successors are.
 #[test]
 fn segments_that_fill_up_fast_only_get_larger() {
