@@ -26,6 +26,9 @@ const HOUR: u64 = 3_600_000;
 /// A compaction ends within so many steps.
 const ENOUGH: u64 = 400;
 
+/// Bytes of a disk that has room for everything.
+const ROOMY: u64 = 16 << 30;
+
 impl World {
     /// One step of this kind.
     pub fn tend(&mut self, dice: u64) -> Result<(), Error> {
@@ -174,6 +177,8 @@ impl World {
             self.disk.fork_without_power(seed)
         };
         disk.clear_faults();
+        // To open it takes some room, also where there was just enough for it.
+        disk.set_capacity(ROOMY);
         let options = self.flavor.options.clone().create(false);
         let store = options.open_on(&disk, &path);
         let store = store.unwrap_or_else(|e| panic!("a backup is refused: {e:?}"));
@@ -192,7 +197,7 @@ impl World {
             1 => self.backup(),
             _ => self.compact_all(),
         };
-        self.disk.set_capacity(16 << 30);
+        self.disk.set_capacity(ROOMY);
         self.is_full = false;
         match outcome {
             Err(error) if error.kind() == ErrorKind::DiskFull => {

@@ -182,6 +182,12 @@ impl SimDisk {
         self.state.lock().clear_faults();
     }
 
+    /// Whether a write was lost later and nobody has heard of it: whoever opens that file next will.
+    #[must_use]
+    pub fn owes_an_error(&self) -> bool {
+        self.state.lock().owes_an_error()
+    }
+
     /// How many bytes there are to allocate in all. Less than what is in use takes nothing away.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity = bytes;

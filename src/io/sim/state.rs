@@ -246,6 +246,10 @@ impl State {
         self.files.values().filter(|node| node.is_used()).map(Node::allocated).sum()
     }
 
+    pub(super) fn owes_an_error(&self) -> bool {
+        self.files.values().any(|node| node.unheard)
+    }
+
     fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.used())
     }

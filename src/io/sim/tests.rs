@@ -199,7 +199,9 @@ fn a_write_that_fails_later_is_heard_of_once_by_each() {
             disk.evict();
         }
         let fs = disk.io().fs;
+        assert_eq!(disk.owes_an_error(), !evicted);
         let told = fs.open(p("/f"), true).unwrap().sync().is_err();
+        assert!(!disk.owes_an_error());
         assert_eq!(told, !evicted, "whoever opens it next hears of it, if memory lasted");
         assert!(fs.open(p("/f"), true).unwrap().sync().is_ok());
     }
