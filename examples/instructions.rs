@@ -89,8 +89,18 @@ const PATHS: [(&str, Make); 13] = [
 ];
 
 fn open(dir: &Path, durability: Durability, verify: Verify) -> (Store, Vec<Agent>) {
+    open_with(dir, durability, verify, 64 << 20)
+}
+
+fn open_with(
+    dir: &Path,
+    durability: Durability,
+    verify: Verify,
+    segment_bytes: u64,
+) -> (Store, Vec<Agent>) {
     let options = Options::new().maintenance(Maintenance::Manual).durability(durability);
-    let store = options.verify(verify).open(dir.join("store")).unwrap();
+    let store =
+        options.verify(verify).segment_bytes(segment_bytes).open(dir.join("store")).unwrap();
     let name = |i| format!("tenant-{}/user-{}/thread-{i}", i % 10, i % 100);
     let agents = (0..AGENTS).map(|i| store.agent(&name(i)).unwrap()).collect();
     (store, agents)
@@ -152,7 +162,8 @@ fn read(
     verify: Verify,
     work: fn(&Agent, u64) -> u64,
 ) -> Box<dyn FnMut(u64)> {
-    let (store, agents) = open(dir, Durability::Buffer, verify);
+    // Of one size, whatever the time: else they grow by the rate at which they are filled.
+    let (store, agents) = open_with(dir, Durability::Buffer, verify, 1 << 20);
     let entry = text(ENTRY);
     for op in 0..AGENTS * ENTRIES {
         agents[(op % AGENTS) as usize].append(NewEntry::new(Kind::USER, &entry)).unwrap();

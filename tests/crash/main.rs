@@ -35,7 +35,8 @@ use plan::Case;
 
 /// Seeds and points that once found something, in histories as they were thrown then: agents()
 /// without what was buffered, a torn header of a segment that nobody lists taken for data, files of
-/// dropped segments left behind. The last misled the model, which took a policy for settled.
+/// dropped segments left behind. The last two misled the model: a policy that was in doubt on, and an
+/// error that an opening is told of once.
 const REGRESSIONS: &[(u64, u64)] = &[
     (1, 84),
     (9, 20),
