@@ -112,10 +112,8 @@ impl LogFile {
 
     /// Writes `bufs` one after the other at `offset`. Nothing is published.
     pub(crate) fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.shared
-            .file
-            .write_at(bufs, offset)
-            .map_err(|e| Error::io("write", self.segment.path(), e))
+        let file = &self.shared.file;
+        file.write_at(bufs, offset).map_err(|e| Error::io("write", self.segment.path(), e))
     }
 
     /// Makes everything written up to `end` durable, and sure that it can be found again: where
