@@ -46,33 +46,6 @@ pub(crate) struct StateSlot {
 /// Every change of every key in one segment: versions pick what they may see by revision.
 pub(crate) type StateLog = BTreeMap<Box<str>, Vec<StateSlot>>;
 
-/// The spots of entries in seq order, and running maxima of their `at`.
-struct Positions {
-    spots: Box<[AtomicU32]>,
-    maxima: Box<[AtomicU64]>,
-}
-
-impl Positions {
-    fn with_capacity(n: usize) -> Self {
-        let n = n.next_multiple_of(4);
-        Positions {
-            spots: (0..n).map(|_| AtomicU32::new(0)).collect(),
-            maxima: (0..n.div_ceil(GROUP)).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-
-    fn grown(&self) -> Self {
-        let bigger = Positions::with_capacity(self.spots.len() * 2);
-        for (to, from) in bigger.spots.iter().zip(&*self.spots) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        for (to, from) in bigger.maxima.iter().zip(&*self.maxima) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        bigger
-    }
-}
-
 /// What one unsealed segment holds of one life.
 #[derive(Clone)]
 pub(crate) struct Part {
@@ -83,7 +56,12 @@ pub(crate) struct Part {
     pub(crate) count: usize,
     /// Payload and meta of the entries, in bytes.
     pub(crate) bytes: u64,
-    positions: Option<Arc<Positions>>,
+    /// The spots of the entries, in seq order.
+    spots: Option<Arc<[AtomicU32]>>,
+    /// The running maximum of `at`: as of the end of each whole group,
+    maxima: Option<Arc<[AtomicU64]>>,
+    /// and as of the last entry.
+    latest: u64,
     state: Option<Arc<Mutex<StateLog>>>,
     redacted: Option<Arc<Vec<u64>>>,
     /// With the lsn of the batch that changed it last.
@@ -97,7 +75,9 @@ impl Part {
             first,
             count: 0,
             bytes: 0,
-            positions: None,
+            spots: None,
+            maxima: None,
+            latest: 0,
             state: None,
             redacted: None,
             policy: None,
@@ -111,26 +91,11 @@ impl Part {
 
     /// Adds the next entry. Called in order, by one thread at a time.
     pub(crate) fn push(&mut self, spot: Spot, at: u64, bytes: u64) {
-        let index = self.count;
-        let positions = match &mut self.positions {
-            Some(positions) if index < positions.spots.len() => positions,
-            Some(positions) => {
-                *positions = Arc::new(positions.grown());
-                positions
-            }
-            none => none.insert(Arc::new(Positions::with_capacity(4))),
-        };
-        if let Some(slot) = positions.spots.get(index) {
-            slot.store(spot.0, Ordering::Relaxed);
-        }
-        let before = match index.checked_sub(1) {
-            Some(last) => {
-                positions.maxima.get(last / GROUP).map_or(0, |m| m.load(Ordering::Relaxed))
-            }
-            None => 0,
-        };
-        if let Some(slot) = positions.maxima.get(index / GROUP) {
-            slot.store(before.max(at), Ordering::Relaxed);
+        store(&mut self.spots, self.count, spot.0, AtomicU32::load, AtomicU32::store);
+        self.latest = self.latest.max(at);
+        if self.count % GROUP == GROUP - 1 {
+            let group = self.count / GROUP;
+            store(&mut self.maxima, group, self.latest, AtomicU64::load, AtomicU64::store);
         }
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -142,31 +107,34 @@ impl Part {
         if index >= self.count {
             return None;
         }
-        let slot = self.positions.as_ref()?.spots.get(index)?;
+        let slot = self.spots.as_ref()?.get(index)?;
         Some(Spot(slot.load(Ordering::Relaxed)))
     }
 
     /// The first seq of the first group whose running maximum of `at` reaches `time`.
-    ///
-    /// An entry that this copy does not count may have raised the last group's maximum: the caller
-    /// looks at the entries anyway.
     pub(crate) fn group_reaching(&self, time: u64) -> Option<u64> {
-        let groups = self.positions.as_ref()?.maxima.get(..self.count.div_ceil(GROUP))?;
-        let group = groups.partition_point(|max| max.load(Ordering::Relaxed) < time);
-        (group < groups.len()).then(|| self.first + (group * GROUP) as u64)
+        let whole = self.whole_groups();
+        let group = whole.partition_point(|max| max.load(Ordering::Relaxed) < time);
+        let reached = group < whole.len() || self.latest >= time;
+        (reached && group * GROUP < self.count).then(|| self.first + (group * GROUP) as u64)
     }
 
     /// All spots in order.
     pub(crate) fn spots(&self) -> Vec<u32> {
-        let spots = self.positions.as_ref().map_or(&[][..], |p| &p.spots);
+        let spots = self.spots.as_ref().map_or(&[][..], |spots| spots);
         spots.iter().take(self.count).map(|s| s.load(Ordering::Relaxed)).collect()
     }
 
     /// The running maximum of `at` of each group.
     pub(crate) fn maxima(&self) -> Vec<u64> {
-        let maxima = self.positions.as_ref().map_or(&[][..], |p| &p.maxima);
-        let groups = self.count.div_ceil(GROUP);
-        maxima.iter().take(groups).map(|m| m.load(Ordering::Relaxed)).collect()
+        let whole = self.whole_groups().iter().map(|max| max.load(Ordering::Relaxed));
+        let begun = !self.count.is_multiple_of(GROUP);
+        whole.chain(begun.then_some(self.latest)).collect()
+    }
+
+    fn whole_groups(&self) -> &[AtomicU64] {
+        let maxima = self.maxima.as_ref().map_or(&[][..], |maxima| maxima);
+        maxima.get(..self.count / GROUP).unwrap_or_default()
     }
 
     /// Records a change of a key.
@@ -234,9 +202,66 @@ impl Part {
     }
 }
 
+/// Stores a number in a list that other versions may share, and which grows by being copied.
+fn store<A: Default, N>(
+    list: &mut Option<Arc<[A]>>,
+    index: usize,
+    number: N,
+    load: fn(&A, Ordering) -> N,
+    store: fn(&A, N, Ordering),
+) {
+    if list.as_ref().is_none_or(|list| index >= list.len()) {
+        *list = Some(grown(list.as_deref().unwrap_or_default(), load, store));
+    }
+    if let Some(place) = list.as_ref().and_then(|list| list.get(index)) {
+        store(place, number, Ordering::Relaxed);
+    }
+}
+
+#[cold]
+fn grown<A: Default, N>(
+    list: &[A],
+    load: fn(&A, Ordering) -> N,
+    store: fn(&A, N, Ordering),
+) -> Arc<[A]> {
+    let grown: Arc<[A]> = (0..(list.len() * 2).max(4)).map(|_| A::default()).collect();
+    for (to, from) in grown.iter().zip(list) {
+        store(to, load(from, Ordering::Relaxed), Ordering::Relaxed);
+    }
+    grown
+}
+
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
+
+    /// Versions share the lists: what came later is nothing to those before.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn each_version_finds_the_groups_that_it_counts() {
+        let segment = crate::segment::testing::sealed(7, false, 0..1 << 20, |_| {});
+        let at = |i: u64| i + i * 7 % 3;
+        let mut parts = vec![Part::new(segment, 5)];
+        for i in 0..150 {
+            let mut part = parts[parts.len() - 1].clone();
+            part.push(Spot::at(4096 + i * 8), at(i), 1);
+            parts.push(part);
+        }
+        for part in &parts {
+            let ats: Vec<u64> = (0..part.count as u64).map(at).collect();
+            let spots = (0..ats.len()).map(|i| 512 + u32::try_from(i).unwrap_or(0));
+            assert!(part.spots().into_iter().eq(spots));
+            let ends = (1..=ats.len()).filter(|n| n % GROUP == 0 || *n == ats.len());
+            let maxima = ends.map(|end| ats[..end].iter().copied().max().unwrap_or(0));
+            assert!(part.maxima().into_iter().eq(maxima), "of {}", part.count);
+            for time in 0..160 {
+                let first = ats.iter().position(|at| *at >= time);
+                let group = first.map(|i| 5 + (i / GROUP * GROUP) as u64);
+                assert_eq!(part.group_reaching(time), group, "{time} of {}", part.count);
+            }
+        }
+    }
 
     #[test]
     fn spots_round_trip_and_zero_is_nowhere() {

@@ -19,12 +19,16 @@ pub(crate) struct Bound {
     longest: u64,
     /// What can be told of blocks and prefixes exactly.
     exact: u64,
+    /// Of the directory and the filter. They grow with agents only, which come less often than
+    /// entries, and take a few divisions.
+    pages: u64,
 }
 
 impl Bound {
     /// The bound of a footer that holds nothing.
     pub(crate) const fn new() -> Self {
-        Bound { agents: 0, entries: 0, states: 0, names: 0, longest: 0, exact: 0 }
+        // An empty directory takes a page, and an empty filter another.
+        Bound { agents: 0, entries: 0, states: 0, names: 0, longest: 0, exact: 0, pages: 2 }
     }
 
     /// An agent that the segment has not held before.
@@ -34,6 +38,7 @@ impl Bound {
         self.names = self.names.saturating_add(cost);
         self.longest = self.longest.max(cost);
         self.add(HEADER.saturating_add(align(name_len)));
+        self.pages = self.directory_pages().saturating_add(filter::pages(self.agents));
     }
 
     /// An entry, a lost one included.
@@ -90,7 +95,7 @@ impl Bound {
         let group = GROUP as u64;
         let begun = with_entries.saturating_mul(group - 1).saturating_add(self.entries) / group;
         [
-            self.directory_pages().saturating_add(filter::pages(self.agents)).saturating_mul(page),
+            self.pages.saturating_mul(page),
             self.exact,
             offsets,
             padding,
