@@ -8,6 +8,7 @@ use crate::batch::NewEntry;
 use crate::catalog::resident::Resident;
 use crate::commit::order::Ordered;
 use crate::commit::prepared::Prepared;
+use crate::commit::scratch::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Change;
 use crate::options::MAX_NAME;
@@ -247,12 +248,11 @@ impl Agent {
 
     fn order_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<(Ordered, Range<u64>)> {
         let engine = self.store.engine();
-        let mut batch = engine.scratch();
+        let mut batch = Scratch::take();
         let agent = batch.agent(&self.name, self.hash);
         fill(&mut batch, agent);
         let ordered = engine.order(&mut batch, engine.options.durability);
         let seqs = batch.agents.first().map_or(1..1, |a| a.seqs.clone());
-        engine.give_back(batch);
         Ok((ordered.map_err(|e| e.for_agent(&self.name))?, seqs))
     }
 }

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::agent::Agent;
 use crate::commit::order::Ordered;
 use crate::commit::prepared::{ExpectedRevision, Prepared};
+use crate::commit::scratch::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{Append, Change, JOINED};
 use crate::options::{MAX_KEY, MAX_META};
@@ -183,7 +184,7 @@ impl fmt::Debug for NewEntry<'_> {
 /// filled again.
 pub struct Batch {
     store: Store,
-    prepared: Box<Prepared>,
+    prepared: Scratch,
     durability: Durability,
 }
 
@@ -191,7 +192,7 @@ impl Batch {
     pub(crate) fn new(store: &Store) -> Self {
         let engine = store.engine();
         Batch {
-            prepared: engine.scratch(),
+            prepared: Scratch::take(),
             durability: engine.options.durability,
             store: store.clone(),
         }
@@ -296,7 +297,7 @@ impl Batch {
     /// Orders the batch at once, and returns without waiting for the disk. The order of submits is
     /// the order of lsns.
     ///
-    /// Up to 2 MiB wait in memory; beyond that, and beyond
+    /// Up to 8 MiB wait in memory; beyond that, and beyond
     /// [`max_unsynced`](crate::Options::max_unsynced), it waits for room.
     ///
     /// ```
@@ -329,8 +330,7 @@ impl Batch {
             let seqs = self.prepared.agents.iter().map(|a| (Arc::clone(&a.name), a.seqs.clone()));
             (ordered, Receipt { lsn: ordered.lsn, seqs: seqs.collect() })
         });
-        let fresh = engine.scratch();
-        engine.give_back(std::mem::replace(&mut self.prepared, fresh));
+        self.prepared.reset();
         outcome
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::commit::prepared::Prepared;
+use crate::commit::scratch::Scratch;
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::head::Head;
 use crate::format::record::{Append, Change, LOST, REDACTED};
@@ -97,7 +97,7 @@ fn copy(view: &View, floor: u64, target: &Store) -> Result<()> {
     let agent = target.agent(view.agent().name())?;
     let head = Head { life: view.snapshot.version.head.life, next: floor, floor, flags: 0 };
     agent.resident().lock().learn_head(head);
-    let mut copying = Copying { target, batch: target.engine().scratch(), agent: &agent };
+    let mut copying = Copying { target, batch: Scratch::take(), agent: &agent };
     let mut at = 0;
     for seq in floor..view.next_seq() {
         let entry = view.snapshot.entry(seq);
@@ -147,7 +147,7 @@ fn lost(at: u64) -> Append<'static> {
 
 struct Copying<'a> {
     target: &'a Store,
-    batch: Box<Prepared>,
+    batch: Scratch,
     agent: &'a crate::agent::Agent,
 }
 
@@ -172,8 +172,7 @@ impl Copying<'_> {
         }
         let engine = self.target.engine();
         let ordered = engine.order(&mut self.batch, Durability::Buffer);
-        let fresh = engine.scratch();
-        engine.give_back(std::mem::replace(&mut self.batch, fresh));
+        self.batch.reset();
         let ordered = ordered?;
         engine.wait(ordered.end, ordered.durability)
     }

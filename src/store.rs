@@ -18,6 +18,7 @@ use crate::agent::{Agent, check_name};
 use crate::batch::Batch;
 use crate::catalog::names::{Named, Names, Way};
 use crate::commit::Engine;
+use crate::commit::scratch::Scratch;
 use crate::compaction::{CompactOutcome, Compactor, ErasureReport, content_of};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::record::Change;
@@ -253,12 +254,11 @@ impl Store {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let engine = self.engine();
-        let mut batch = engine.scratch();
+        let mut batch = Scratch::take();
         batch.push(0, &Change::ForgetPrefix { prefix });
         batch.prefix = Some(prefix.into());
-        let ordered = engine.order(&mut batch, Durability::Sync);
-        engine.give_back(batch);
-        let ordered = ordered?;
+        let ordered = engine.order(&mut batch, Durability::Sync)?;
+        drop(batch);
         engine.wait(ordered.end, ordered.durability)?;
         Ok(ordered.lsn)
     }

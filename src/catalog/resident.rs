@@ -273,19 +273,15 @@ impl Slot {
         first
     }
 
-    /// The version to be changed in place by a batch at `Buffer`, which everybody may see at once,
-    /// and whether it is the agent's first in that segment. `None` if others are to be seen before.
-    pub(crate) fn change_at_once(
-        &mut self,
-        segment: &Segment,
-        end: u64,
-    ) -> Option<(&mut Version, bool)> {
+    /// The version to be changed in place by a batch at `Buffer`, which everybody may see at once.
+    /// `None` if others are to be seen before.
+    pub(crate) fn change_at_once(&mut self, segment: &Segment, end: u64) -> Option<&mut Version> {
         if !self.pending.is_empty() {
             return None;
         }
-        let first = self.enter(segment);
+        self.enter(segment);
         self.settled_end = end;
-        Some((&mut self.settled, first))
+        Some(&mut self.settled)
     }
 
     /// The next batch goes to this segment. True if it is the first of the agent there.

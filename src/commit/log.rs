@@ -5,6 +5,7 @@
 //! it in order; the *leader* flushes: it reads how far was written, syncs, and publishes that
 //! position, so that whoever arrives meanwhile waits for the next flush.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use crate::types::{Durability, Lsn};
 const SMALL: u64 = 64 << 10;
 /// Bytes of a chunk: of a small segment, and of one of 8 MiB or more.
 const CHUNK: Range<u64> = 64 << 10..512 << 10;
+/// Bytes that are written under one hold of the writer's lock, when there are many: the file system
+/// may take them slowly, and appenders that wait for the lock want to go on.
+const PIECE: u64 = 512 << 10;
 
 /// Bytes that are written at a time to a segment of this size, at multiples of it, while nobody
 /// waits for any.
@@ -38,6 +42,8 @@ fn chunk(capacity: u64) -> u64 {
 pub(crate) trait Queue {
     /// Moves all of it to `into`, which is empty.
     fn take(&self, into: &mut Vec<Group>);
+    /// The lsn at which all of it ends, and what was taken before.
+    fn end(&self) -> u64;
     fn recycle(&self, runs: Vec<Run>);
 }
 
@@ -46,20 +52,21 @@ pub(crate) trait Queue {
 struct Writer {
     /// Files in the order of the log, with the lsn up to which each was written.
     unsynced: Vec<(LogFile, u64)>,
-    /// Sealed frames behind the last whole chunk. The file may have the beginning of the first.
-    held: Option<Group>,
+    /// Sealed frames that were left for a later write. The first file may have the beginning of them.
+    held: VecDeque<Group>,
     /// Empty between writes; its memory is used again.
-    groups: Vec<Group>,
+    taken: Vec<Group>,
 }
 
 /// What a write takes of what is queued.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
-    /// Whole chunks.
+    /// Whole chunks, and no more than a piece.
     Chunks,
-    Everything,
-    /// Everything, and a flush follows, and others like it.
-    Flush,
+    /// Everything below an lsn, and what has come behind it, if it is no more than a piece.
+    To(u64),
+    /// The same, and a flush follows, and others like it.
+    Flush(u64),
 }
 
 /// Set when a flush is over, well or not.
@@ -197,8 +204,9 @@ impl Log {
         if self.written() >= end {
             return Ok(false);
         }
+        let wrote = self.write_pieces(end, queue)?;
         let mut writer = self.writer.lock();
-        self.write_by(&mut writer, end, queue)
+        Ok(self.write_by(&mut writer, end, queue)? || wrote)
     }
 
     /// Writes whole chunks of what is queued up to `end`, if there are any and nobody is writing
@@ -215,13 +223,51 @@ impl Log {
         self.write_under(&mut writer, queue, Extent::Chunks)
     }
 
+    /// Writes until no more than `bound` bytes below `end` are queued, a piece at a time, if nobody
+    /// else is writing. False if somebody is. Wakes nobody.
+    pub(crate) fn try_write_down_to(
+        &self,
+        bound: u64,
+        end: u64,
+        queue: &impl Queue,
+    ) -> Result<bool> {
+        while end.saturating_sub(self.written()) > bound {
+            let Some(mut writer) = self.writer.try_lock() else { return Ok(false) };
+            self.write_piece(&mut writer, end, queue)?;
+        }
+        Ok(true)
+    }
+
+    /// Writes until no more than a piece below `end` is queued, a piece at a time: whoever else waits
+    /// for this may have the lock in between. True if it was this thread that wrote.
+    fn write_pieces(&self, end: u64, queue: &impl Queue) -> Result<bool> {
+        let mut wrote = false;
+        while end.saturating_sub(self.written()) > PIECE {
+            let mut writer = self.writer.lock();
+            if end.saturating_sub(self.written()) <= PIECE {
+                break;
+            }
+            self.write_piece(&mut writer, end, queue)?;
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+
+    fn write_piece(&self, writer: &mut Writer, end: u64, queue: &impl Queue) -> Result<()> {
+        self.in_doubt()?;
+        let whole = self.due.load(Ordering::Relaxed) <= end;
+        // Without a whole chunk it is one large frame that has not been written to its end.
+        let extent = if whole { Extent::Chunks } else { Extent::To(end) };
+        self.write_under(writer, queue, extent)
+    }
+
     /// True if there was something to write.
     fn write_by(&self, writer: &mut Writer, end: u64, queue: &impl Queue) -> Result<bool> {
         self.in_doubt()?;
         if self.written() >= end {
             return Ok(false);
         }
-        self.write_under(writer, queue, Extent::Everything)?;
+        self.write_under(writer, queue, Extent::To(end))?;
         if self.written() < end {
             // Whoever took it from the queue has failed, and poisoned the log under this lock.
             self.poison(&Error::new(ErrorKind::Io, "a batch was ordered and not written"));
@@ -243,34 +289,39 @@ impl Log {
     }
 
     fn write_queued(&self, writer: &mut Writer, queue: &impl Queue, extent: Extent) -> Result<()> {
-        let mut groups = std::mem::take(&mut writer.groups);
-        queue.take(&mut groups);
+        let mut taken = std::mem::take(&mut writer.taken);
+        queue.take(&mut taken);
         let durable = self.durable();
-        for group in &mut groups {
+        for mut group in taken.drain(..) {
             let sealed = group.seal(durable);
             sealed.map_err(|(at, fault)| group.file.segment.damage(at, fault.0))?;
-        }
-        if let Some(mut held) = writer.held.take() {
-            if groups.first_mut().is_some_and(|next| held.join(next)) {
-                groups.remove(0);
+            if !writer.held.back_mut().is_some_and(|last| last.join(&mut group)) {
+                writer.held.push_back(group);
             }
-            groups.insert(0, held);
         }
-        let last = groups.pop();
-        for group in groups.drain(..) {
-            // The log has left this file.
-            let end = group.end();
-            self.write_group(writer, queue, group, end, extent)?;
+        writer.taken = taken;
+        let next = writer.held.front().map_or(0, |group| group.file.segment.base + group.from());
+        let stop = match extent {
+            Extent::Chunks => next + PIECE,
+            Extent::To(end) | Extent::Flush(end) => end.saturating_add(PIECE),
+        };
+        while let Some(group) = writer.held.pop_front() {
+            let (from, end) = (group.from(), group.end());
+            let chunk = chunk(group.file.segment.capacity);
+            let stop = stop.saturating_sub(group.file.segment.base);
+            // The log has left the files before the last one.
+            let rounds = end > stop || (extent == Extent::Chunks && writer.held.is_empty());
+            let cut = if rounds { end.min(stop) & !(chunk - 1) } else { end };
+            let cut = cut.max(from);
+            // A chunk after a piece of one, rather than many small writes.
+            let due = (cut + chunk / 2).next_multiple_of(chunk);
+            self.due.store(group.file.segment.base + due, Ordering::Relaxed);
+            self.write_group(writer, queue, group, cut, extent)?;
+            if cut < end {
+                break;
+            }
         }
-        writer.groups = groups;
-        let Some(group) = last else { return Ok(()) };
-        let (base, end) = (group.file.segment.base, group.end());
-        let chunk = chunk(group.file.segment.capacity);
-        let cut = if extent == Extent::Chunks { end & !(chunk - 1) } else { end };
-        // A chunk after a piece of one, rather than many small writes.
-        let due = (cut.max(group.from()) + chunk / 2).next_multiple_of(chunk);
-        self.due.store(base + due, Ordering::Relaxed);
-        self.write_group(writer, queue, group, cut, extent)
+        Ok(())
     }
 
     /// Writes a group up to the offset `cut` of its file, and holds back what lies behind that.
@@ -292,7 +343,9 @@ impl Log {
             group.write(cut)?;
             if let Some((end, durable)) = frames {
                 let end_lsn = segment.base + end;
-                if extent == Extent::Flush && end_lsn.saturating_sub(self.durable()) < SMALL {
+                // Behind it the file may have the beginning of the next frame.
+                let whole = matches!(extent, Extent::Flush(_)) && cut == group.end();
+                if whole && end_lsn.saturating_sub(self.durable()) < SMALL {
                     // All of what the flush is for is small, whoever has written it.
                     self.small.store(true, Ordering::Relaxed);
                     // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
@@ -305,7 +358,7 @@ impl Log {
             queue.recycle(group.written(cut));
         }
         if !group.is_empty() {
-            writer.held = Some(group);
+            writer.held.push_front(group);
         }
         Ok(())
     }
@@ -348,14 +401,18 @@ impl Log {
 
     /// Writes whatever is queued, for all of the group, and syncs it.
     fn lead(&self, queue: &impl Queue) -> Result<()> {
+        let end = queue.end();
+        if self.write_pieces(end, queue).is_err() {
+            // Poisoned already, by the cause.
+            return Ok(());
+        }
         let files = {
             // One hold of the lock: a write that fails behind this one lists what it did not write.
             let mut writer = self.writer.lock();
             // A sync that failed is never tried again: the second one would lie.
             if self.poison.get().is_some()
-                || self.write_under(&mut writer, queue, Extent::Flush).is_err()
+                || self.write_under(&mut writer, queue, Extent::Flush(end)).is_err()
             {
-                // Poisoned already, by the cause.
                 return Ok(());
             }
             writer.unsynced.clone()

@@ -1,9 +1,10 @@
 //! The way of a batch from the caller to the disk.
 //!
-//! `prepared` encodes it, `order` gives it its place under one short lock, `log` writes and
-//! flushes it together with others, `upkeep` keeps segments ready and seals them, `pace` slows
+//! `prepared` encodes it, `order` gives it its place under one short lock (`at_once`, what is
+//! appended most), `log` writes and flushes it together with others, `upkeep` keeps segments ready and seals them, `pace` slows
 //! appenders down to the disk, and `thread` does in the background what nobody waits for.
 
+mod at_once;
 mod close;
 mod desk;
 pub(crate) mod log;
@@ -12,6 +13,7 @@ pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;
 pub(crate) mod roll;
+pub(crate) mod scratch;
 pub(crate) mod seal;
 mod thread;
 mod tidings;
@@ -38,10 +40,9 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
 
-/// Bytes that may wait in memory while somebody writes, before appenders wait for that one.
-const MAX_QUEUED: u64 = 2 << 20;
-/// Batches in the making that are kept to be used again.
-const SCRATCH: usize = 64;
+/// Bytes that may wait in memory while somebody writes, before appenders wait for that one. Some
+/// 40 ms of appends to a store at rest: a write, or who does it, may be held up for as long.
+const MAX_QUEUED: u64 = 8 << 20;
 
 /// An open store: everything that its parts share.
 pub(crate) struct Engine {
@@ -66,8 +67,6 @@ pub(crate) struct Engine {
     threads: Mutex<Threads>,
     /// Tells of seals and of deaths.
     pub(crate) tidings: Tidings,
-    #[expect(clippy::vec_box, reason = "each append takes one and gives it back: a pointer moves")]
-    scratch: Mutex<Vec<Box<Prepared>>>,
 }
 
 /// What only a store open for writing has.
@@ -117,7 +116,6 @@ impl Engine {
             pace: Pace::default(),
             threads: Mutex::default(),
             tidings: Tidings::default(),
-            scratch: Mutex::default(),
         });
         if engine.writing.is_some() && engine.has_threads() {
             Threads::start(&engine).inspect_err(|_| drop(engine.close()))?;
@@ -147,21 +145,6 @@ impl Engine {
     /// What of the log is not on stable storage yet, in bytes.
     pub(crate) fn unsynced(&self) -> u64 {
         self.ordered_end.load(Ordering::Relaxed).saturating_sub(self.log.durable())
-    }
-
-    /// A batch in the making, from those used before.
-    pub(crate) fn scratch(&self) -> Box<Prepared> {
-        let used = self.scratch.lock().pop();
-        used.unwrap_or_else(|| Box::new(Prepared::new()))
-    }
-
-    /// Gives a batch back to be used again.
-    pub(crate) fn give_back(&self, mut batch: Box<Prepared>) {
-        batch.reset();
-        let mut scratch = self.scratch.lock();
-        if scratch.len() < SCRATCH {
-            scratch.push(batch);
-        }
     }
 
     /// Refuses anything after the store was closed.

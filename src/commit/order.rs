@@ -27,8 +27,9 @@ use crate::types::{Durability, Lsn};
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
 const TABLE_LIMIT: usize = 32 << 20;
-/// Of it, about what an entry takes.
-const ENTRY_TABLE: usize = 6;
+/// Of it, about what an entry takes, and an agent beside its name.
+pub(super) const TABLE_ENTRY: usize = 6;
+pub(super) const TABLE_AGENT: usize = 700;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 
@@ -132,13 +133,13 @@ impl Order {
     /// Counts what the active segment held of an agent before the store was opened.
     pub(crate) fn note_adopted(&mut self, name: &str, version: &Version) {
         self.bound.add_agent(name.len());
-        self.table_bytes += 700 + 2 * name.len();
+        self.table_bytes += TABLE_AGENT + 2 * name.len();
         for part in version.parts() {
             (0..part.count).for_each(|_| self.bound.add_entry());
             part.redacted().iter().for_each(|_| self.bound.add_redaction());
             part.policy().iter().for_each(|_| self.bound.add_policy());
             part.states("", u64::MAX, |key, _| self.bound.add_state(key.len()));
-            self.table_bytes += part.count * ENTRY_TABLE;
+            self.table_bytes += part.count * TABLE_ENTRY;
         }
     }
 
@@ -151,6 +152,13 @@ impl Order {
     fn fits(&self, len: u64, bound: &Bound, erasing: bool) -> bool {
         let reserve = if erasing { 0 } else { RESERVE };
         self.tail + len + bound.bytes() + reserve <= self.active.segment.capacity
+    }
+
+    /// Whether there is room for a frame of `len` bytes, with which the footer is within `bound` and the
+    /// table of agents takes `table` bytes more.
+    pub(super) fn has_room(&self, len: u64, bound: &Bound, table: usize, erasing: bool) -> bool {
+        let full = self.table_bytes + table > TABLE_LIMIT && self.tail > FIRST_FRAME + 4096;
+        !full && self.fits(len, bound, erasing)
     }
 
     /// Makes the next spare the active segment. The one so far is left to be sealed.
@@ -182,7 +190,7 @@ impl Order {
         true
     }
 
-    fn scarce(&self) -> Scarce {
+    pub(super) fn scarce(&self) -> Scarce {
         let ready = !self.spares.is_empty() && self.sealing.len() < MAX_SEALING;
         let half = self.active.segment.capacity / 2;
         Scarce { used: if ready { 0 } else { self.tail.saturating_sub(half) }, half }
@@ -202,6 +210,13 @@ impl Order {
         self.tail += len;
     }
 
+    /// Queues the frame of a batch whose agents have their places.
+    pub(super) fn enqueue_batch(&mut self, batch: &mut Prepared, time: u64) {
+        let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
+        self.enqueue(header, &mut batch.body, time);
+        self.content_end = self.end();
+    }
+
     /// Queues a frame without records: it bears witness of how far the log is durable.
     pub(crate) fn enqueue_witness(&mut self, time: u64) -> bool {
         if !self.fits(FRAME_LEN as u64, &self.bound, true) {
@@ -216,6 +231,10 @@ impl Order {
 impl Queue for Engine {
     fn take(&self, into: &mut Vec<Group>) {
         self.order.lock().queue.take(into);
+    }
+
+    fn end(&self) -> u64 {
+        self.order.lock().end()
     }
 
     fn recycle(&self, runs: Vec<Run>) {
@@ -241,6 +260,28 @@ impl Engine {
             return Err(error);
         }
         let progress = self.log.progress();
+        let attempt = match self.order_at_once(order, batch, durability, progress, time) {
+            Some(ordered) => Attempt::Ordered(ordered),
+            None => self.order_checked(order, batch, durability, progress, time)?,
+        };
+        drop(guard);
+        if let Attempt::Ordered(ordered) = &attempt
+            && !batch.is_empty()
+        {
+            self.ordered_something(ordered.end);
+        }
+        Ok(attempt)
+    }
+
+    /// Checks what the batch expects of each of its agents, and gives it its place.
+    fn order_checked(
+        &self,
+        order: &mut Order,
+        batch: &mut Prepared,
+        durability: Durability,
+        progress: Progress,
+        time: u64,
+    ) -> Result<Attempt> {
         let mut raised = if batch.forgets { Durability::Sync } else { durability };
         let mut bound = order.bound;
         let mut table = 0;
@@ -254,7 +295,7 @@ impl Engine {
                     raised = raised.max(strongest.unwrap_or(Durability::Buffer));
                     if first && let Some(agent) = batch.agents.get(index) {
                         bound.add_agent(agent.name.len());
-                        table += 700 + 2 * agent.name.len();
+                        table += TABLE_AGENT + 2 * agent.name.len();
                     }
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
@@ -279,18 +320,14 @@ impl Engine {
         }
         table += count_changes(batch, &mut bound);
         let len = batch.len() as u64;
-        let full = order.table_bytes + table > TABLE_LIMIT && order.tail > FIRST_FRAME + 4096;
-        if full || !order.fits(len, &bound, batch.erasing) {
+        if !order.has_room(len, &bound, table, batch.erasing) {
             let link = (FRAME_LEN + LINK_LEN) as u64;
             let room = FIRST_FRAME + link + len + fresh_bound(batch) + RESERVE;
             return Ok(Attempt::NoRoom { active: order.active.segment.id, room });
         }
         order.bound = bound;
         order.table_bytes += table;
-        let ordered = self.place(order, batch, raised, time);
-        drop(guard);
-        self.ordered_something(ordered.end);
-        Ok(Attempt::Ordered(ordered))
+        Ok(Attempt::Ordered(self.place(order, batch, raised, time)))
     }
 
     /// Checks what the batch expects of one agent. What it finds holds for as long as the order lock
@@ -361,12 +398,8 @@ impl Engine {
         }
         let scarce = order.scarce();
         let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised, scarce };
-        if !place_at_once(order, batch, ordered, body_at) {
-            self.place_agents(order, batch, ordered, body_at, time);
-        }
-        let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
-        order.enqueue(header, &mut batch.body, time);
-        order.content_end = end;
+        self.place_agents(order, batch, ordered, body_at, time);
+        order.enqueue_batch(batch, time);
         ordered
     }
 
@@ -418,35 +451,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Changes the one agent of the batch in place, if nothing but appends are to be seen at once by
-/// everybody: the version before is then in nobody's way. False if that is not so.
-fn place_at_once(order: &mut Order, batch: &mut Prepared, ordered: Ordered, body_at: u64) -> bool {
-    if ordered.durability != Durability::Buffer || !batch.appends_only {
-        return false;
-    }
-    let [agent] = batch.agents.as_mut_slice() else { return false };
-    let Some(resident) = &agent.resident else { return false };
-    let (segment, lsn) = (&order.active.segment, ordered.lsn.0);
-    let mut slot = resident.lock();
-    let Some((version, first)) = slot.change_at_once(segment, ordered.end) else { return false };
-    batch.header.set_head(agent.head_at, &version.head);
-    agent.seqs.start = version.head.next;
-    let mut at = 0;
-    let mut ordinal = 0;
-    // The body was just encoded, and holds nothing but entries.
-    while let Some((len, append)) = record::entry_at(&batch.body, at) {
-        let spot = Spot::at(body_at + at as u64);
-        version.apply(&Applied::append(&append), &Place { segment, spot, lsn, ordinal });
-        at += len;
-        ordinal += 1;
-    }
-    agent.seqs.end = version.head.next;
-    if first {
-        order.touched.push(Arc::clone(resident));
-    }
-    true
 }
 
 enum Checked {
@@ -517,13 +521,13 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
     if batch.appends_only {
         let entries = usize::try_from(batch.records).unwrap_or(usize::MAX);
         bound.add_entries(entries);
-        return entries.saturating_mul(ENTRY_TABLE);
+        return entries.saturating_mul(TABLE_ENTRY);
     }
     for (_, record) in (Records { body: &batch.body, at: 0 }) {
         table += match record.change {
             Change::Append(_) => {
                 bound.add_entry();
-                ENTRY_TABLE
+                TABLE_ENTRY
             }
             Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
                 bound.add_state(key.len());

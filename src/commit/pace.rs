@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use crate::commit::order::Ordered;
 use crate::commit::{Engine, MAX_QUEUED};
+use crate::error::Result;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Durability;
 
 /// The longest single sleep of an appender.
 const STEP: Duration = Duration::from_millis(2);
+/// How long an appender sleeps at a time while it waits for others to write.
+const NAP: Duration = Duration::from_micros(250);
 /// Debts below this are not worth a sleep.
 const SLACK: u64 = 200_000;
 
@@ -17,6 +20,10 @@ const SLACK: u64 = 200_000;
 pub(crate) struct Pace {
     /// Bytes a second, smoothed.
     rate: AtomicU64,
+    /// Of the flush that is under way: its bytes, and when it began on the monotonic clock in
+    /// nanoseconds. 0: there is none.
+    flushing: AtomicU64,
+    began: AtomicU64,
     /// Nanoseconds on the monotonic clock at which paced appends are free again.
     due: AtomicU64,
     debt: Debt,
@@ -71,21 +78,45 @@ struct Debt {
 impl Default for Pace {
     fn default() -> Self {
         // A slow guess: the first flush corrects it.
-        Pace { rate: AtomicU64::new(200 << 20), due: AtomicU64::new(0), debt: Debt::default() }
+        Pace {
+            rate: AtomicU64::new(200 << 20),
+            flushing: AtomicU64::new(0),
+            began: AtomicU64::new(0),
+            due: AtomicU64::new(0),
+            debt: Debt::default(),
+        }
     }
 }
 
 impl Pace {
-    /// Learns from a flush of `bytes` that took `time`.
+    /// A flush of `bytes` begins.
+    pub(crate) fn begin(&self, bytes: u64, now: Duration) {
+        self.began.store(nanos(now), Ordering::Relaxed);
+        self.flushing.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Learns from a flush of `bytes` that took `time`, and is over.
     pub(crate) fn learn(&self, bytes: u64, time: Duration) {
+        self.flushing.store(0, Ordering::Relaxed);
         // Small flushes tell of the latency, not of the rate.
         if bytes < 1 << 20 {
             return;
         }
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let now = bytes.saturating_mul(1_000_000_000 / 1000) / (nanos / 1000).max(1);
         let before = self.rate.load(Ordering::Relaxed);
-        self.rate.store(before / 4 * 3 + now / 4, Ordering::Relaxed);
+        self.rate.store(before / 4 * 3 + per_second(bytes, nanos(time)) / 4, Ordering::Relaxed);
+    }
+
+    /// How many bytes the disk takes in a second, as far as is known: no more than what the flush
+    /// under way comes to, however fast those before it were. Of some all was on the disk already.
+    fn rate(&self, now: Duration) -> u64 {
+        let rate = self.rate.load(Ordering::Relaxed);
+        match self.flushing.load(Ordering::Relaxed) {
+            0 => rate,
+            bytes => {
+                let took = nanos(now).saturating_sub(self.began.load(Ordering::Relaxed));
+                rate.min(per_second(bytes, took))
+            }
+        }
     }
 
     /// Takes what compaction tells; `None`: it is behind by nothing that it could do anything about.
@@ -118,6 +149,15 @@ impl Pace {
     }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Bytes in a second, if it is so many in so many nanoseconds.
+fn per_second(bytes: u64, nanos: u64) -> u64 {
+    bytes.saturating_mul(1_000_000) / (nanos / 1000).max(1)
+}
+
 /// How many nanoseconds an append of `len` bytes is to take when `over` of `room` bytes between the
 /// soft and the hard limit are used: half way it is `rate`, at which they
 /// are made free.
@@ -137,18 +177,18 @@ impl Engine {
             let queued = ordered.end.saturating_sub(self.log.written());
             // An error poisons the log, and whoever waits hears of it.
             let _ = if queued > MAX_QUEUED {
-                self.log.write_to(ordered.end, self)
+                self.catch_up(ordered.end)
             } else {
                 self.log.write_chunks(ordered.end, self)
             };
         }
         let mut owed = self.pace.debt_cost(len, ordered.end);
-        let rate = self.pace.rate.load(Ordering::Relaxed);
         let Scarce { used, half } = ordered.scarce;
         if used > 0 && ordered.durability != Durability::Sync && self.has_threads() {
             // Many small delays, rather than one until the next segment is made: the half lasts longer
             // than that takes.
             let millis = u64::try_from(self.turnover().as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = self.pace.rate(self.io.clock.monotonic());
             let rate = rate.min(half.saturating_mul(1000) / millis);
             owed = owed.max(cost(len, used.min(half), half, rate));
         }
@@ -168,6 +208,7 @@ impl Engine {
             return;
         }
         self.work.sync_now();
+        let rate = self.pace.rate(self.io.clock.monotonic());
         self.slow_down(cost(len, unsynced - soft, hard - soft, rate).max(owed));
         // The pacing keeps clear of the hard limit; a disk that stops altogether does not.
         while self.unsynced() > hard && self.log.poisoned().is_none() {
@@ -175,8 +216,17 @@ impl Engine {
         }
     }
 
+    /// Returns when no more is queued below `end` than may be.
+    fn catch_up(&self, end: u64) -> Result<()> {
+        while !self.log.try_write_down_to(MAX_QUEUED, end, self)? {
+            // Not for the lock: whoever has it may go on to have it, and each piece of his makes room.
+            self.io.clock.sleep(NAP);
+        }
+        Ok(())
+    }
+
     fn slow_down(&self, cost: u64) {
-        let now = u64::try_from(self.io.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let now = nanos(self.io.clock.monotonic());
         let mut due = self.pace.due.load(Ordering::Relaxed);
         let until = loop {
             let until = due.max(now).saturating_add(cost);
@@ -194,5 +244,27 @@ impl Engine {
         if debt > SLACK {
             self.io.clock.sleep(Duration::from_nanos(debt).min(STEP));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_flush_that_drags_on_counts_before_it_is_over() {
+        let (pace, ms) = (Pace::default(), Duration::from_millis);
+        // Of these all was on the disk already.
+        (0..40).for_each(|_| pace.learn(64 * MIB, ms(10)));
+        let fast = pace.rate(ms(1000));
+        assert!(fast > 5000 * MIB, "{fast}");
+        pace.begin(32 * MIB, ms(1000));
+        assert_eq!(pace.rate(ms(1001)), fast);
+        assert_eq!(pace.rate(ms(1320)), 100 * MIB);
+        assert_eq!(pace.rate(ms(1640)), 50 * MIB);
+        pace.learn(32 * MIB, ms(640));
+        assert!(pace.rate(ms(1641)) > 3000 * MIB);
     }
 }

@@ -241,6 +241,7 @@ impl Round {
             let due = now.saturating_sub(since) >= engine.options.sync_interval;
             if sync || due || engine.unsynced() > engine.options.max_unsynced / 2 {
                 let before = engine.log.durable();
+                engine.pace.begin(content.saturating_sub(before), now);
                 engine.log.flush_to(content, engine)?;
                 let took = engine.io.clock.monotonic().saturating_sub(now);
                 engine.pace.learn(engine.log.durable().saturating_sub(before), took);

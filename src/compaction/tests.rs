@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::commit::Engine;
+use crate::commit::scratch::Scratch;
 use crate::compaction::job::{Job, Shape};
 use crate::error::Result;
 use crate::format::record::{Append, Change};
@@ -15,7 +16,7 @@ use crate::types::{Durability, Kind, Maintenance};
 
 fn put(engine: &Arc<Engine>, name: &str, change: &Change<'_>) -> Result<()> {
     let name: Arc<str> = name.into();
-    let mut batch = engine.scratch();
+    let mut batch = Scratch::take();
     let index = batch.agent(&name, engine.catalog.hash(&name));
     batch.push(index, change);
     let ordered = engine.order(&mut batch, Durability::Write)?;

@@ -1,5 +1,5 @@
 //! Appends at `Buffer` are written in whole chunks: what lies behind the last is held back.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -266,4 +266,69 @@ fn segments_that_fill_up_fast_only_get_larger() {
         }
     }
     assert!(sizes.is_sorted() && sizes.ends_with(&[8 << 20]), "{sizes:?}");
+}
+
+/// What came while a write was held up is written a piece at a time: no append pays for all of it.
+#[test]
+fn a_backlog_is_written_in_pieces_by_those_who_come() {
+    const PIECE: u64 = 512 << 10;
+    let disk = SimDisk::new(27);
+    let (stuck, is_stuck) = mpsc::channel::<()>();
+    let (free, is_free) = mpsc::channel::<()>();
+    let hold = Arc::new(Mutex::new(None));
+    let offsets = Arc::new(Mutex::new(vec![]));
+    let (held, noted) = (Arc::clone(&hold), Arc::clone(&offsets));
+    let io = gated(&disk, move |op, path| {
+        if let (Op::Write(offset), true) = (op, is_log(path)) {
+            noted.lock().push(offset);
+            if let Some(is_free) = held.lock().take() {
+                let is_free: mpsc::Receiver<()> = is_free;
+                let _ = (stuck.send(()), is_free.recv());
+            }
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let append = |store: &Store, name: &str, bytes: usize| {
+        let agent = store.agent(name).unwrap();
+        agent.append(NewEntry::new(Kind::USER, &vec![7; bytes])).unwrap();
+    };
+    let room = |store: &Store| {
+        let order = store.engine().order.lock();
+        order.active.segment.capacity - order.tail
+    };
+    // A frame that is longer than all that may be queued is written by who brings it.
+    while room(&store) < 40 << 20 {
+        append(&store, "filler", 9 << 20);
+        assert!(store.engine().ordered_end() - store.engine().log.written() <= 8 << 20);
+    }
+    *hold.lock() = Some(is_free);
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| append(&store, "slow", 700 << 10));
+        is_stuck.recv().unwrap();
+        // Nobody waits for it, in less time than a test may take.
+        let (done, is_done) = mpsc::channel();
+        let (store, append) = (&store, &append);
+        scope.spawn(move || {
+            (0..50).for_each(|_| append(store, "quick", 100 << 10));
+            done.send(()).unwrap();
+        });
+        let quick = is_done.recv_timeout(Duration::from_secs(60));
+        free.send(()).unwrap();
+        slow.join().unwrap();
+        quick.unwrap();
+    });
+    let backlog = || store.engine().ordered_end() - store.engine().log.written();
+    assert!(backlog() > 3 * PIECE, "{}", backlog());
+    offsets.lock().clear();
+    let mut appends = 0;
+    while backlog() > PIECE {
+        append(&store, "next", 10);
+        appends += 1;
+    }
+    // Each write begins where the one before it ends.
+    let offsets = std::mem::take(&mut *offsets.lock());
+    assert!(appends >= 3 && offsets.len() == appends, "{appends} appends, writes at {offsets:?}");
+    assert!(offsets.windows(2).all(|pair| pair[1] - pair[0] <= PIECE), "{offsets:?}");
+    assert_eq!(store.agent("quick").unwrap().view().unwrap().iter().flatten().count(), 50);
 }
