@@ -332,3 +332,56 @@ fn a_backlog_is_written_in_pieces_by_those_who_come() {
     assert!(offsets.windows(2).all(|pair| pair[1] - pair[0] <= PIECE), "{offsets:?}");
     assert_eq!(store.agent("quick").unwrap().view().unwrap().iter().flatten().count(), 50);
 }
+
+/// What comes while a flush waits for its turn may be cut in the middle of a frame. The zeros ahead of
+/// small groups are not written over the beginning of that frame.
+#[test]
+fn a_flush_that_cuts_a_frame_leaves_its_beginning_alone() {
+    let disk = SimDisk::new(28);
+    let (stuck, is_stuck) = mpsc::channel::<()>();
+    let (free, is_free) = mpsc::channel::<()>();
+    let hold = Arc::new(Mutex::new(None::<mpsc::Receiver<()>>));
+    let held = Arc::clone(&hold);
+    let io = gated(&disk, move |op, path| {
+        if let (Op::Write(_), true) = (op, is_log(path))
+            && let Some(is_free) = held.lock().take()
+        {
+            let _ = (stuck.send(()), is_free.recv());
+        }
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let append = |name: &str, bytes: usize, durability: Durability| {
+        let agent = store.agent(name).unwrap();
+        let mut batch = store.batch();
+        batch.append(&agent, NewEntry::new(Kind::USER, &vec![7; bytes])).durability(durability);
+        batch.commit().unwrap();
+    };
+    let room = || {
+        let order = store.engine().order.lock();
+        order.active.segment.capacity - order.tail
+    };
+    while room() < 20 << 20 {
+        append("filler", 9 << 20, Durability::Buffer);
+    }
+    store.sync().unwrap();
+    *hold.lock() = Some(is_free);
+    thread::scope(|scope| {
+        scope.spawn(|| append("first", 10, Durability::Write));
+        is_stuck.recv().unwrap();
+        let before = store.engine().ordered_end();
+        let flush = scope.spawn(|| append("flushed", 10, Durability::Sync));
+        while store.engine().ordered_end() == before {
+            thread::yield_now();
+        }
+        // For the writer's lock: there is nothing to tell that somebody waits for it.
+        let _ = is_stuck.recv_timeout(Duration::from_millis(100));
+        append("cut", 900 << 10, Durability::Buffer);
+        free.send(()).unwrap();
+        flush.join().unwrap();
+    });
+    store.sync().unwrap();
+    let view = store.agent("cut").unwrap().view().unwrap();
+    let entry = view.iter().next().unwrap().unwrap();
+    assert!(entry.payload().iter().all(|byte| *byte == 7));
+}
