@@ -6,7 +6,7 @@ use crate::catalog::part::Spot;
 use crate::catalog::resident::Progress;
 use crate::catalog::version::{Applied, Place};
 use crate::commit::Engine;
-use crate::commit::order::{Order, Ordered, TABLE_AGENT, TABLE_ENTRY};
+use crate::commit::order::{Order, Ordered, TABLE_ENTRY, table_bytes};
 use crate::commit::prepared::Prepared;
 use crate::format::footer::Bound;
 use crate::format::record;
@@ -46,7 +46,7 @@ impl Engine {
         let first = slot.is_first_in(order.active.segment.id);
         let mut table = entries.saturating_mul(TABLE_ENTRY);
         if first {
-            table += TABLE_AGENT + 2 * agent.name.len();
+            table += table_bytes(&agent.name);
         }
         let add = |bound: &mut Bound| {
             bound.add_entries(entries);

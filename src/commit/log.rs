@@ -309,7 +309,8 @@ impl Log {
             let (from, end) = (group.from(), group.end());
             let chunk = chunk(group.file.segment.capacity);
             let stop = stop.saturating_sub(group.file.segment.base);
-            // The log has left the files before the last one.
+            // At a chunk where more is left for later: what is beyond a piece, and the end of the file
+            // that the log has not left.
             let rounds = end > stop || (extent == Extent::Chunks && writer.held.is_empty());
             let cut = if rounds { end.min(stop) & !(chunk - 1) } else { end };
             let cut = cut.max(from);

@@ -1,8 +1,9 @@
 //! The way of a batch from the caller to the disk.
 //!
-//! `prepared` encodes it, `order` gives it its place under one short lock (`at_once`, what is
-//! appended most), `log` writes and flushes it together with others, `upkeep` keeps segments ready and seals them, `pace` slows
-//! appenders down to the disk, and `thread` does in the background what nobody waits for.
+//! `prepared` encodes it in the memory of a `scratch`, `order` gives it its place under one short
+//! lock (`at_once`, what is appended most), `log` writes and flushes it together with others,
+//! `upkeep` keeps segments ready and seals them, `pace` slows appenders down to the disk, and
+//! `thread` does in the background what nobody waits for.
 
 mod at_once;
 mod close;
@@ -40,8 +41,8 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
 
-/// Bytes that may wait in memory while somebody writes, before appenders wait for that one. Some
-/// 40 ms of appends to a store at rest: a write, or who does it, may be held up for as long.
+/// Bytes that may wait in memory while somebody writes, before appenders wait until there are less.
+/// That is 40 ms at 200 MiB/s: a write, or whoever does it, may be held up for so long.
 const MAX_QUEUED: u64 = 8 << 20;
 
 /// An open store: everything that its parts share.

@@ -27,9 +27,8 @@ use crate::types::{Durability, Lsn};
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
 const TABLE_LIMIT: usize = 32 << 20;
-/// Of it, about what an entry takes, and an agent beside its name.
+/// Of it, about what an entry takes.
 pub(super) const TABLE_ENTRY: usize = 6;
-pub(super) const TABLE_AGENT: usize = 700;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 
@@ -133,7 +132,7 @@ impl Order {
     /// Counts what the active segment held of an agent before the store was opened.
     pub(crate) fn note_adopted(&mut self, name: &str, version: &Version) {
         self.bound.add_agent(name.len());
-        self.table_bytes += TABLE_AGENT + 2 * name.len();
+        self.table_bytes += table_bytes(name);
         for part in version.parts() {
             (0..part.count).for_each(|_| self.bound.add_entry());
             part.redacted().iter().for_each(|_| self.bound.add_redaction());
@@ -265,6 +264,7 @@ impl Engine {
             None => self.order_checked(order, batch, durability, progress, time)?,
         };
         drop(guard);
+        // A barrier orders nothing.
         if let Attempt::Ordered(ordered) = &attempt
             && !batch.is_empty()
         {
@@ -295,7 +295,7 @@ impl Engine {
                     raised = raised.max(strongest.unwrap_or(Durability::Buffer));
                     if first && let Some(agent) = batch.agents.get(index) {
                         bound.add_agent(agent.name.len());
-                        table += TABLE_AGENT + 2 * agent.name.len();
+                        table += table_bytes(&agent.name);
                     }
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
@@ -513,6 +513,11 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), 
         }
     }
     Ok(())
+}
+
+/// About what an agent takes of the table in memory.
+pub(super) fn table_bytes(name: &str) -> usize {
+    700 + 2 * name.len()
 }
 
 /// Counts what the batch adds to the footer; gives about what it adds to the table in memory.
