@@ -19,8 +19,13 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock, Published};
 use crate::types::{Durability, Lsn};
 
-/// Zeros are written ahead of groups below this size; larger ones have enough of one flush.
+/// Zeros are written ahead of groups below this size that are flushed, up to a multiple of the other
+/// number; larger ones have enough of one flush.
 const SMALL: u64 = 64 << 10;
+const FLUSHED_AHEAD: u64 = 256 << 10;
+/// The same of groups that are only written; larger ones gain less.
+const SMALL_WRITE: u64 = 32 << 10;
+const WRITTEN_AHEAD: u64 = 64 << 10;
 /// Bytes of a chunk: of a small segment, and of one of 8 MiB or more.
 const CHUNK: Range<u64> = 64 << 10..512 << 10;
 /// Bytes that are written under one hold of the writer's lock, when there are many: the file system
@@ -344,13 +349,9 @@ impl Log {
             group.write(cut)?;
             if let Some((end, durable)) = frames {
                 let end_lsn = segment.base + end;
-                // Behind it the file may have the beginning of the next frame.
-                let whole = matches!(extent, Extent::Flush(_)) && cut == group.end();
-                if whole && end_lsn.saturating_sub(self.durable()) < SMALL {
-                    // All of what the flush is for is small, whoever has written it.
-                    self.small.store(true, Ordering::Relaxed);
-                    // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
-                    let _ = group.file.zero_ahead(end);
+                // Behind it the file may have the beginning of the next frame, or the log has left it.
+                if cut == group.end() && writer.held.is_empty() {
+                    self.zero_ahead(&group, end, extent);
                 }
                 segment.publish(end);
                 self.witnessed.raise(durable);
@@ -362,6 +363,29 @@ impl Log {
             writer.held.push_front(group);
         }
         Ok(())
+    }
+
+    /// Writes zeros behind a small group, all of which was written.
+    fn zero_ahead(&self, group: &Group, end: u64, extent: Extent) {
+        let small = match extent {
+            Extent::Chunks => return,
+            Extent::To(_) => end - group.from() < SMALL_WRITE,
+            // All of what the flush is for, whoever has written it.
+            Extent::Flush(_) => {
+                let end = group.file.segment.base + end;
+                end.saturating_sub(self.durable()) < SMALL
+            }
+        };
+        if !small {
+            return;
+        }
+        let flushed = matches!(extent, Extent::Flush(_));
+        if flushed {
+            self.small.store(true, Ordering::Relaxed);
+        }
+        let ahead = if flushed { FLUSHED_AHEAD } else { WRITTEN_AHEAD };
+        // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
+        let _ = group.file.zero_ahead(end, ahead);
     }
 
     /// Makes everything up to `end` durable: leads a flush, or waits for one. True if it has led.

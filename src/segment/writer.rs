@@ -27,10 +27,10 @@ struct Shared {
     recorded: AtomicU64,
 }
 
-/// How far ahead of the frames zeros are written.
-const ZEROS_AHEAD: usize = 256 << 10;
+/// Zeros that are written at a time, at most.
+const SLICE: u64 = 256 << 10;
 const BLOCK: u64 = 4096;
-static ZEROS: [u8; ZEROS_AHEAD] = [0; ZEROS_AHEAD];
+static ZEROS: [u8; (SLICE + BLOCK) as usize] = [0; (SLICE + BLOCK) as usize];
 
 impl LogFile {
     fn new(segment: Arc<Segment>, file: Arc<dyn File>) -> Self {
@@ -80,32 +80,36 @@ impl LogFile {
     pub(crate) fn fill(&self, mut go_on: impl FnMut() -> Result<bool>) -> Result<()> {
         let mut at = FIRST_FRAME;
         while at < self.segment.capacity && go_on()? {
+            let next = (at + 1).next_multiple_of(SLICE);
             // Only an optimisation: where there is no room for zeros, there may be for frames.
-            let Ok(next) = self.write_zeros(at) else { break };
+            let Ok(next) = self.write_zeros(at, next) else { break };
             at = next;
             self.shared.zeroed.store(at, Ordering::Release);
         }
         self.sync_frames(at)
     }
 
-    /// Sees to it that the blocks behind `end`, the end of the frames, are written already when the
-    /// next frames come: on blocks that are merely allocated each sync would have to record in the
-    /// file system that they are in use, and flush twice.
-    pub(crate) fn zero_ahead(&self, end: u64) -> Result<()> {
+    /// Sees to it that the blocks behind `end`, the end of the frames, hold zeros when the next frames
+    /// come, up to a multiple of `ahead`, a power of two of at most 256 KiB.
+    ///
+    /// On blocks that are merely allocated each sync would have to record in the file system that they
+    /// are in use, and flush twice. And a small write takes three times as long where it must get
+    /// memory for the file, page by page, than where one large write has got it.
+    pub(crate) fn zero_ahead(&self, end: u64, ahead: u64) -> Result<()> {
         let zeroed = self.shared.zeroed.load(Ordering::Acquire);
         if end + BLOCK <= zeroed || end >= self.segment.capacity {
             return Ok(());
         }
-        let zeroed = self.write_zeros(end.max(zeroed))?;
+        let to = (end + BLOCK).next_multiple_of(ahead.min(SLICE));
+        let zeroed = self.write_zeros(end.max(zeroed), to)?;
         self.shared.zeroed.store(zeroed, Ordering::Release);
         Ok(())
     }
 
-    fn write_zeros(&self, at: u64) -> Result<u64> {
-        let left = self.segment.capacity.saturating_sub(at);
-        // Up to a whole block: the next zeros begin with one.
-        let most = ZEROS_AHEAD - usize::try_from(at % BLOCK).unwrap_or(0);
-        let len = usize::try_from(left).unwrap_or(most).min(most);
+    /// Writes zeros up to `to`, or to the end of the file; gives where they end.
+    fn write_zeros(&self, at: u64, to: u64) -> Result<u64> {
+        let to = to.min(self.segment.capacity);
+        let len = usize::try_from(to.saturating_sub(at)).unwrap_or(usize::MAX).min(ZEROS.len());
         self.write(&[IoSlice::new(ZEROS.get(..len).unwrap_or_default())], at)?;
         Ok(at + len as u64)
     }

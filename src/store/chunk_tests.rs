@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::gate::{Op, gated, is_log};
 use crate::io::sim::SimDisk;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Durability, Kind, Maintenance, NewEntry, Options, Store};
 
 const DIR: &str = "/mem";
@@ -60,12 +61,13 @@ fn buffered_appends_are_written_in_whole_chunks() {
     let written = std::mem::take(&mut *offsets.lock());
     assert!(written.len() >= 3, "{written:?}");
     assert!(written.iter().skip(1).all(|offset| offset % CHUNK == 0), "{written:?}");
-    // A reader has the rest written; after that it goes on at a multiple again.
+    // A reader has the rest written, and zeros behind it; after that it goes on at a multiple again.
     assert_eq!(check(&store), 16);
+    assert_eq!(offsets.lock().len(), 2);
     append(&store, 16..31);
     let written = std::mem::take(&mut *offsets.lock());
-    assert!(written.len() >= 3, "{written:?}");
-    assert!(written.iter().skip(2).all(|offset| offset % CHUNK == 0), "{written:?}");
+    assert!(written.len() >= 4, "{written:?}");
+    assert!(written.iter().skip(3).all(|offset| offset % CHUNK == 0), "{written:?}");
 
     // Segments begin small, and have larger chunks later.
     let filler = store.agent("filler").unwrap();
@@ -384,4 +386,32 @@ fn a_flush_that_cuts_a_frame_leaves_its_beginning_alone() {
     let view = store.agent("cut").unwrap().view().unwrap();
     let entry = view.iter().next().unwrap().unwrap();
     assert!(entry.payload().iter().all(|byte| *byte == 7));
+}
+
+/// Memory for the file is got for many small writes at once, by zeros; a large one gets its own.
+#[test]
+fn small_writes_find_zeros_where_they_go() {
+    let disk = SimDisk::new(29);
+    let writes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&writes);
+    let io = gated(&disk, move |op, path| {
+        let here = matches!(op, Op::Write(_)) && is_log(path);
+        counted.fetch_add(u64::from(here), Ordering::SeqCst);
+        Ok(())
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    let append = |bytes: usize| {
+        let mut batch = store.batch();
+        batch.append(&agent, NewEntry::new(Kind::USER, &vec![7; bytes]));
+        batch.durability(Durability::Write).commit().unwrap();
+        writes.swap(0, Ordering::SeqCst)
+    };
+    append(2000);
+    let zeros: u64 = (0..100).map(|_| append(2000) - 1).sum();
+    assert!((2..=4).contains(&zeros), "{zeros} writes of zeros for 200 KiB");
+    assert_eq!(append(60 << 10), 1, "what is large needs no zeros");
+    let view = agent.view().unwrap();
+    let entries = view.iter().map(Result::unwrap);
+    assert_eq!(entries.filter(|e| e.payload().iter().all(|b| *b == 7)).count(), 102);
 }
