@@ -30,7 +30,8 @@ struct Shared {
 /// Zeros that are written at a time, at most.
 const SLICE: u64 = 256 << 10;
 const BLOCK: u64 = 4096;
-static ZEROS: [u8; (SLICE + BLOCK) as usize] = [0; (SLICE + BLOCK) as usize];
+/// A slice and a block.
+static ZEROS: [u8; 260 << 10] = [0; 260 << 10];
 
 impl LogFile {
     fn new(segment: Arc<Segment>, file: Arc<dyn File>) -> Self {
