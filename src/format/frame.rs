@@ -225,6 +225,7 @@ pub(crate) fn agents<'a>(
         let name = cursor.bytes(name_len)?;
         cursor.bytes(align(name_len) - name_len)?;
         let name = std::str::from_utf8(name).map_err(|_| Fault("a name is not UTF-8"))?;
+        head.check()?;
         head.floor = head.floor.max(1);
         head.next = head.next.max(head.floor);
         out.push(FrameAgent { name, head });

@@ -1,5 +1,7 @@
 //! The head of an agent: what is true of its life as a whole.
 
+use super::{Fault, LIMIT};
+
 /// An agent's life at the end of a segment, or now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -23,8 +25,34 @@ impl Head {
     /// Some entry of the life has an expiry.
     pub(crate) const EXPIRES: u16 = 8;
 
+    /// Refuses what no agent comes to.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        if self.life.max(self.next).max(self.floor) > LIMIT {
+            return Err(Fault("an agent's head is beyond all lsns or seqs"));
+        }
+        Ok(())
+    }
+
     /// The head of an agent that is not there: its first entry would get seq 1.
     pub(crate) const fn absent() -> Self {
         Head { life: 0, next: 1, floor: 1, flags: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_beyond_all_lsns_and_seqs_are_refused() {
+        let last = Head { life: LIMIT, next: LIMIT, floor: LIMIT, flags: 0 };
+        assert!(last.check().is_ok());
+        for beyond in [
+            Head { life: LIMIT + 1, ..last },
+            Head { next: LIMIT + 1, ..last },
+            Head { floor: LIMIT + 1, ..last },
+        ] {
+            assert!(beyond.check().is_err(), "{beyond:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::check::{crc, mask};
 use super::codec::{Cursor, put_at};
-use super::{Fault, VERSION};
+use super::{Fault, LIMIT, VERSION};
 
 /// Length of the header; the first frame follows at once.
 pub(crate) const HEADER_LEN: usize = 128;
@@ -87,6 +87,9 @@ impl Header {
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
+        if header.id > LIMIT || header.base.saturating_add(header.capacity) > LIMIT {
+            return Err(HeaderFault::Damaged(Fault("the segment lies beyond all lsns")));
+        }
         // An intact header of this version re-encodes to itself; anything else was never written.
         if header.encode() != *bytes {
             return Err(HeaderFault::Damaged(Fault("the segment header has unknown fields")));
@@ -128,6 +131,11 @@ mod tests {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Header::decode(&bad).is_err(), "bit {bit}");
+        }
+        let last = Header { base: LIMIT - header.capacity, id: LIMIT, ..header };
+        assert_eq!(Header::decode(&last.encode()), Ok(last));
+        for beyond in [Header { base: last.base + 1, ..last }, Header { id: LIMIT + 1, ..last }] {
+            assert!(Header::decode(&beyond.encode()).is_err(), "{beyond:?}");
         }
     }
 }

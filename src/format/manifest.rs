@@ -2,7 +2,7 @@
 
 use super::check::crc;
 use super::codec::{Cursor, pad, put_at};
-use super::{Fault, VERSION, align, len32};
+use super::{Fault, LIMIT, VERSION, align, len32};
 use crate::types::Retention;
 
 const MAGIC: &[u8; 8] = b"memlogMF";
@@ -168,6 +168,10 @@ impl Manifest {
             clean_end: cursor.u64()?,
             ..Manifest::default()
         };
+        let counted = manifest.incarnation.max(manifest.generation).max(manifest.next_id);
+        if counted.max(manifest.durable).max(manifest.clean_end) > LIMIT {
+            return Err(Fault("the manifest tells of what is beyond all lsns").into());
+        }
         let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
         let defaults = cursor.u32()?;
         for _ in 0..segments {
@@ -226,6 +230,9 @@ fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
     };
     let run = cursor.u8()? != 0;
     let _zero = cursor.u16()?;
+    if id > LIMIT || base.saturating_add(capacity) > LIMIT {
+        return Err(Fault("a segment lies beyond all lsns"));
+    }
     let (dead, dead_since) = (cursor.u64()?, cursor.u64()?);
     Ok(Listed { id, salt, role, run, base, capacity, data_end, footer_check, dead, dead_since })
 }
@@ -265,7 +272,7 @@ mod tests {
             }],
         };
         let bytes = manifest.encode();
-        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -274,5 +281,15 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Manifest::decode(&bytes[..len]).is_err(), "cut to {len}");
         }
+        let beyond = |change: fn(&mut Manifest)| {
+            let mut hostile = manifest.clone();
+            change(&mut hostile);
+            Manifest::decode(&hostile.encode()).is_err()
+        };
+        assert!(!beyond(|manifest| manifest.durable = LIMIT));
+        assert!(beyond(|manifest| manifest.durable = LIMIT + 1));
+        assert!(beyond(|manifest| manifest.generation = u64::MAX));
+        assert!(beyond(|manifest| manifest.segments[0].base = LIMIT));
+        assert!(beyond(|manifest| manifest.segments[0].id = LIMIT + 1));
     }
 }

@@ -22,6 +22,10 @@ pub(crate) struct Fault(pub(crate) &'static str);
 /// Number of the format that this crate reads and writes.
 pub(crate) const VERSION: u32 = 1;
 
+/// Seqs, lsns and the numbers of lives and segments are at most this: to count on from one, or to add
+/// a few, never overflows. Whoever appends a byte each nanosecond gets there in three centuries.
+pub(crate) const LIMIT: u64 = 1 << 63;
+
 /// The alignment of headers, frames, records and footer sections.
 pub(crate) const ALIGN: usize = 8;
 

@@ -4,7 +4,7 @@ use std::str;
 
 use super::super::codec::{Cursor, u32_at, u64_at};
 use super::super::head::Head;
-use super::super::{ALIGN, Fault, align};
+use super::super::{ALIGN, Fault, LIMIT, align};
 use super::MAX_NAME;
 use crate::types::Retention;
 
@@ -94,7 +94,9 @@ impl<'a> Block<'a> {
         let name_len = usize::from(cursor.u16()?);
         let bytes = cursor.u64()?;
         let (states, redactions) = (cursor.length()?, cursor.length()?);
-        if first_seq.checked_add(u64::from(count)).is_none() {
+        let head = Head { life, next, floor, flags: flags & HEAD_FLAGS };
+        head.check()?;
+        if first_seq.saturating_add(u64::from(count)) > LIMIT {
             return Err(Fault("an extent ends beyond the last seq"));
         }
         if life == 0 && (count > 0 || states > 0 || redactions > 0) {
@@ -119,7 +121,7 @@ impl<'a> Block<'a> {
         let index = padded(&mut cursor, states, INDEX)?;
         Ok(Block {
             name,
-            head: Head { life, next, floor, flags: flags & HEAD_FLAGS },
+            head,
             first_seq,
             count,
             bytes,

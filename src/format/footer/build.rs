@@ -2,7 +2,7 @@
 
 use super::super::codec::pad;
 use super::super::head::Head;
-use super::super::{ALIGN, Fault, PAGE, check};
+use super::super::{ALIGN, Fault, LIMIT, PAGE, check};
 use super::block::{
     CHANGE, GROUP, HEAD_FLAGS, HEADER, INDEX, POLICY_CLEARED, POLICY_SET, StateChange,
 };
@@ -297,7 +297,8 @@ impl Summary<'_> {
                 "a state change's record has an impossible length",
             ),
             (
-                self.first_seq.checked_add(self.offsets.len() as u64).is_none(),
+                self.head.check().is_err()
+                    || self.first_seq.saturating_add(self.offsets.len() as u64) > LIMIT,
                 "an extent ends beyond the last seq",
             ),
         ];

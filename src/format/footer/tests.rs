@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::touched::Touched;
 use super::*;
+use crate::format::LIMIT;
 use crate::format::head::Head;
 use crate::types::Retention;
 
@@ -77,8 +78,8 @@ fn agent(random: &mut Random, busy: u64) -> Agent {
     let mut agent = Agent {
         head: Head {
             life: 1 + random.below(99),
-            next: random.next(),
-            floor: random.next(),
+            next: random.below(LIMIT + 1),
+            floor: random.below(LIMIT + 1),
             flags: u16::try_from(random.below(16)).unwrap(),
         },
         first_seq: random.below(1 << 40),
