@@ -32,7 +32,7 @@ fn read(store: &Store) {
 
 fn look(view: &View) {
     let (floor, next) = (view.floor(), view.next_seq());
-    assert!(1 <= floor && floor <= next, "a floor above the end");
+    assert!(1 <= floor && floor <= next, "a floor above the end: {floor} {next}");
     let mut seq = floor;
     for entry in view.iter().take(MOST).flatten() {
         assert!(entry.seq() >= seq && entry.seq() < next, "an entry out of order");

@@ -211,7 +211,7 @@ pub(crate) fn agents<'a>(
     let mut cursor = Cursor::new(table);
     let mut out = Vec::with_capacity(table.len() / AGENT_LEN);
     for _ in 0..frame.agents {
-        let mut head = Head {
+        let head = Head {
             life: cursor.u64()?,
             next: cursor.u64()?,
             floor: cursor.u64()?,
@@ -226,8 +226,6 @@ pub(crate) fn agents<'a>(
         cursor.bytes(align(name_len) - name_len)?;
         let name = std::str::from_utf8(name).map_err(|_| Fault("a name is not UTF-8"))?;
         head.check()?;
-        head.floor = head.floor.max(1);
-        head.next = head.next.max(head.floor);
         out.push(FrameAgent { name, head });
     }
     if !cursor.rest().is_empty() {

@@ -27,8 +27,11 @@ impl Head {
 
     /// Refuses what no agent comes to.
     pub(crate) fn check(&self) -> Result<(), Fault> {
-        if self.life.max(self.next).max(self.floor) > LIMIT {
+        if self.life.max(self.next) > LIMIT {
             return Err(Fault("an agent's head is beyond all lsns or seqs"));
+        }
+        if self.floor == 0 || self.floor > self.next {
+            return Err(Fault("the floor of an agent's head is outside of its timeline"));
         }
         Ok(())
     }
@@ -44,13 +47,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_beyond_all_lsns_and_seqs_are_refused() {
+    fn heads_that_no_agent_comes_to_are_refused() {
         let last = Head { life: LIMIT, next: LIMIT, floor: LIMIT, flags: 0 };
-        assert!(last.check().is_ok());
+        assert!(last.check().is_ok() && Head::absent().check().is_ok());
         for beyond in [
             Head { life: LIMIT + 1, ..last },
             Head { next: LIMIT + 1, ..last },
             Head { floor: LIMIT + 1, ..last },
+            Head { floor: 3, next: 2, ..last },
+            Head { floor: 0, ..last },
         ] {
             assert!(beyond.check().is_err(), "{beyond:?}");
         }

@@ -75,11 +75,12 @@ fn agent(random: &mut Random, busy: u64) -> Agent {
     if random.below(10) == 0 {
         return Agent { head: Head::absent(), ..Agent::default() };
     }
+    let next = 1 + random.below(LIMIT);
     let mut agent = Agent {
         head: Head {
             life: 1 + random.below(99),
-            next: random.below(LIMIT + 1),
-            floor: random.below(LIMIT + 1),
+            next,
+            floor: 1 + random.below(next),
             flags: u16::try_from(random.below(16)).unwrap(),
         },
         first_seq: random.below(1 << 40),
