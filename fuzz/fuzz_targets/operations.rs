@@ -138,6 +138,18 @@ fn push(models: &mut Models, agent: u8, len: usize) {
     models.entry(name(agent)).or_insert(fresh).entries.push(Some(len));
 }
 
+/// The seq of the entry that is so far from the end, if it lives.
+fn redacted(models: &Models, agent: u8, back: u8) -> Option<u64> {
+    let model = models.get(&name(agent))?;
+    let index = model.entries.len().checked_sub(1 + usize::from(back))?;
+    Some(model.floor + index as u64)
+}
+
+/// Whether nothing is committed: what was below `Sync` before stays so.
+fn is_idle(models: &Models, operation: &Operation) -> bool {
+    matches!(operation, Operation::Redact { agent, back } if redacted(models, *agent, *back).is_none())
+}
+
 fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Result<()> {
     let agent = |number: &u8| store.agent(&name(*number)).expect("a good name");
     let next =
@@ -167,12 +179,10 @@ fn perform(store: &Store, models: &Models, operation: &Operation) -> memlog::Res
             let seq = next(number).saturating_sub(u64::from(*back)).max(floor(number));
             agent(number).truncate_before(seq)
         }
-        Operation::Redact { agent: number, back } => {
-            match next(number).checked_sub(1 + u64::from(*back)) {
-                Some(seq) if seq >= floor(number) => agent(number).redact(seq),
-                _ => Ok(()),
-            }
-        }
+        Operation::Redact { agent: number, back } => match redacted(models, *number, *back) {
+            Some(seq) => agent(number).redact(seq),
+            None => Ok(()),
+        },
         Operation::Forget { agent: number } => agent(number).forget(),
         Operation::ForgetAll => store.forget_prefix("t/").map(drop),
         Operation::Set { agent: number, value } => {
@@ -248,6 +258,7 @@ fuzz_target!(|operations: Vec<Operation>| {
                 models = seen;
                 possible = vec![models.clone()];
             }
+            operation if is_idle(&models, operation) => {}
             operation => match perform(&store, &models, operation) {
                 Ok(()) => {
                     apply(&mut models, operation);
