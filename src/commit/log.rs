@@ -367,25 +367,23 @@ impl Log {
 
     /// Writes zeros behind a small group, all of which was written.
     fn zero_ahead(&self, group: &Group, end: u64, extent: Extent) {
-        let small = match extent {
+        let (small, ahead) = match extent {
             Extent::Chunks => return,
-            Extent::To(_) => end - group.from() < SMALL_WRITE,
-            // All of what the flush is for, whoever has written it.
+            Extent::To(_) => (end.saturating_sub(group.from()) < SMALL_WRITE, WRITTEN_AHEAD),
             Extent::Flush(_) => {
-                let end = group.file.segment.base + end;
-                end.saturating_sub(self.durable()) < SMALL
+                // All of what the flush is for, whoever has written it.
+                let end_lsn = group.file.segment.base + end;
+                let small = end_lsn.saturating_sub(self.durable()) < SMALL;
+                if small {
+                    self.small.store(true, Ordering::Relaxed);
+                }
+                (small, FLUSHED_AHEAD)
             }
         };
-        if !small {
-            return;
+        if small {
+            // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
+            let _ = group.file.zero_ahead(end, ahead);
         }
-        let flushed = matches!(extent, Extent::Flush(_));
-        if flushed {
-            self.small.store(true, Ordering::Relaxed);
-        }
-        let ahead = if flushed { FLUSHED_AHEAD } else { WRITTEN_AHEAD };
-        // Only an optimisation: what goes wrong here goes wrong again, and counts, later.
-        let _ = group.file.zero_ahead(end, ahead);
     }
 
     /// Makes everything up to `end` durable: leads a flush, or waits for one. True if it has led.

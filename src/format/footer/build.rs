@@ -296,9 +296,9 @@ impl Summary<'_> {
                 !self.state.iter().all(StateChange::is_sound),
                 "a state change's record has an impossible length",
             ),
+            (self.head.check().is_err(), "an agent's head is none that an agent comes to"),
             (
-                self.head.check().is_err()
-                    || self.first_seq.saturating_add(self.offsets.len() as u64) > LIMIT,
+                self.first_seq.saturating_add(self.offsets.len() as u64) > LIMIT,
                 "an extent ends beyond the last seq",
             ),
         ];
