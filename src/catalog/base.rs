@@ -187,7 +187,7 @@ pub(crate) struct Base {
     /// The highest floor that a block told of: a run may lack entries below a floor that no other
     /// block knows, since it came of retention when the run was made.
     pub(crate) floor: u64,
-    /// Oldest first.
+    /// Oldest first, and none overlaps another: they are found by halving and walked in line.
     pub(crate) extents: Vec<Extent>,
     pub(crate) state: BTreeMap<Box<str>, BaseState>,
     /// Ascending.
@@ -259,9 +259,18 @@ impl Base {
         Ok(())
     }
 
+    /// Leaves out extents that reach beyond `seq`, where something newer begins. Only blocks that lie
+    /// tell of such; whoever reads what no other extent has is told that it is damaged.
+    fn keep_below(&mut self, seq: u64) {
+        while self.extents.pop_if(|last| last.end() > seq).is_some() {}
+    }
+
     fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {
         self.floor = self.floor.max(block.head().floor);
-        self.extents.extend(Extent::of(segment, at, block));
+        if let Some(extent) = Extent::of(segment, at, block) {
+            self.keep_below(extent.first);
+            self.extents.push(extent);
+        }
         for change in block.states() {
             let change = change.map_err(|fault| segment.footer_damage(fault))?;
             let StateChange { revision, offset, len, .. } = change;
@@ -358,6 +367,7 @@ impl Lookup<'_> {
         for (segment, at, block) in blocks.into_iter().rev() {
             base.add_newer(segment, at, &block)?;
         }
+        base.keep_below(head.next);
         Ok(base)
     }
 

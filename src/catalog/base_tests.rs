@@ -41,3 +41,15 @@ fn segments_that_end_before_the_life_hide_none_that_end_later() {
     let log = sealed(3, false, 90_000..200_000, |b| add(b, LIFE, 1, 4..6));
     assert_eq!(seqs(&load(vec![run, other, log], 6)), vec![1..4, 4..6]);
 }
+
+#[test]
+fn of_extents_that_overlap_the_newer_counts() {
+    let old = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 1..4));
+    let forged = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 2..6));
+    let log = sealed(3, false, 200_000..300_000, |b| add(b, LIFE, 1, 6..8));
+    assert_eq!(seqs(&load(vec![old, forged, log], 8)), vec![2..6, 6..8]);
+    // A head that is behind what is told of it.
+    let old = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 1..4));
+    let beyond = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 4..9));
+    assert_eq!(seqs(&load(vec![old, beyond], 6)), vec![1..4]);
+}

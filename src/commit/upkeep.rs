@@ -146,7 +146,8 @@ impl Engine {
             let sealed = self.see_to_seal()?;
             if !sealed && !self.upkeep.hurry.load(Ordering::Relaxed) {
                 // To unlink large files takes long: who needs the next segment soon is not kept.
-                self.sweep_obsolete();
+                // What cannot be unlinked now stays listed for the next time.
+                let _ = self.sweep_obsolete();
             }
             Ok(sealed)
         });
@@ -163,7 +164,8 @@ impl Engine {
             // Where it fails, as on a full disk, whoever needs the next segment hears of it.
             let _ = self.see_to_spares(Want::default());
         }
-        self.sweep_obsolete();
+        // What cannot be unlinked now stays listed for the next time.
+        let _ = self.sweep_obsolete();
         Ok(())
     }
 
@@ -393,31 +395,40 @@ impl Engine {
     }
 
     /// Unlinks the files of segments that the manifest has dropped.
-    pub(crate) fn sweep_obsolete(&self) {
-        let Some(writing) = &self.writing else { return };
+    ///
+    /// # Errors
+    /// What kept one of those that were dropped by now from going; the next sweep tries again.
+    pub(crate) fn sweep_obsolete(&self) -> Result<()> {
+        let Some(writing) = &self.writing else { return Ok(()) };
         let obsolete = writing.manifest.current().obsolete;
         if obsolete.is_empty() {
-            return;
+            return Ok(());
         }
-        for id in &obsolete {
-            for run in [false, true] {
-                // Absent is as good as unlinked; what cannot be unlinked now is listed on.
-                let _ = self.io.fs.remove(&self.dir.join(file_name(*id, run)));
-            }
+        let paths = |id| [false, true].map(|run| self.dir.join(file_name(id, run)));
+        let mut failed = None;
+        for path in obsolete.iter().flat_map(|id| paths(*id)) {
+            // Absent is as good as unlinked.
+            failed = self.io.fs.remove(&path).err().map(|e| (path, e)).or(failed);
         }
-        if self.io.fs.sync_dir(&self.dir).is_err() {
-            return;
-        }
-        let gone = |id: &u64| {
-            let names = [file_name(*id, false), file_name(*id, true)];
-            let found = self.io.fs.list(&self.dir).unwrap_or_default();
-            !names.iter().any(|name| found.contains(name))
-        };
-        let swept: Vec<u64> = obsolete.into_iter().filter(gone).collect();
-        // Others may have become obsolete meanwhile.
+        let (fs, dir) = (&self.io.fs, &self.dir);
+        fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+        let found = fs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+        let stays =
+            |id: &u64| [false, true].iter().any(|run| found.contains(&file_name(*id, *run)));
+        let (stay, swept): (Vec<u64>, Vec<u64>) = obsolete.into_iter().partition(stays);
+        // Others may have become obsolete meanwhile. What is gone and listed on does no harm.
         let replaced =
             writing.manifest.replace(|manifest| manifest.obsolete.retain(|id| !swept.contains(id)));
         let _ = self.heed(replaced);
+        match (stay.first(), failed) {
+            (None, _) => Ok(()),
+            (Some(_), Some((path, error))) => Err(Error::io("remove", &path, error)),
+            (Some(id), None) => {
+                let message =
+                    format!("segment {id:x} of {} was removed and is there", dir.display());
+                Err(Error::new(ErrorKind::Io, message))
+            }
+        }
     }
 }
 

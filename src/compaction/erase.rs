@@ -79,12 +79,8 @@ impl Compactor {
     fn unlink_leftovers(&self) -> Result<()> {
         let engine = &self.engine;
         let Some(writing) = &engine.writing else { return Ok(()) };
-        engine.sweep_obsolete();
+        engine.sweep_obsolete()?;
         let manifest = writing.manifest.current();
-        if let Some(id) = manifest.obsolete.first() {
-            let message = format!("segment {id:x} is erased, and its file cannot be unlinked");
-            return Err(Error::new(ErrorKind::Io, message));
-        }
         let (io, dir) = (&engine.io, &engine.dir);
         let listed = |id: u64| manifest.segments.iter().any(|line| line.id == id);
         let mut orphans = Files::look(io, dir)?.segments;

@@ -265,7 +265,8 @@ impl Job {
         let erased = std::mem::take(&mut self.erased);
         // Or it would itself be what holds the room that the unlinking is to give back.
         drop(self);
-        engine.sweep_obsolete();
+        // What cannot be unlinked now is listed as such, and a later sweep tries again.
+        let _ = engine.sweep_obsolete();
         Ok(Installed { replaced, written, erased })
     }
 }

@@ -1,4 +1,5 @@
-//! A simulated disk with a hook before what changes files: a test stops a thread there, or fails it.
+//! A simulated disk with a hook before what changes files or lists them: a test stops a thread
+//! there, or fails it.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -15,11 +16,12 @@ pub(super) enum Op {
     Sync,
     Confirm,
     Punch,
+    List,
 }
 
 type Hook = Arc<dyn Fn(Op, &Path) -> io::Result<()> + Send + Sync>;
 
-/// The handles of `disk`, with `hook` before each write, sync, confirmation and punch.
+/// The handles of `disk`, with `hook` before each write, sync, confirmation, punch and listing.
 pub(super) fn gated(
     disk: &SimDisk,
     hook: impl Fn(Op, &Path) -> io::Result<()> + Send + Sync + 'static,
@@ -56,6 +58,7 @@ impl Fs for Gate {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        (self.hook)(Op::List, dir)?;
         self.inner.list(dir)
     }
 

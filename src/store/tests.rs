@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -135,6 +135,34 @@ fn nothing_is_durable_before_the_segment_before_it_is() {
     }
     let acknowledged = waits.wait();
     assert!(acknowledged.is_err(), "{acknowledged:?}");
+}
+
+#[test]
+fn a_purge_answers_for_what_was_dropped_before_it_swept() {
+    let store: Arc<OnceLock<Store>> = Arc::default();
+    let (purging, disk) = (Arc::new(Mutex::new(None)), SimDisk::new(13));
+    let (appends_to, is_purging) = (Arc::clone(&store), Arc::clone(&purging));
+    // Where the purge looks at what it has removed, an entry comes that no spare has room for: the
+    // spare is dropped for a longer one.
+    let io = gated(&disk, move |op, _| {
+        if op == Op::List && *is_purging.lock() == Some(std::thread::current().id()) {
+            let long = NewEntry::new(Kind::USER, &[7; 600 << 10]);
+            appends_to.get().unwrap().agent("long").unwrap().append(long).unwrap();
+        }
+        Ok(())
+    });
+    let options = Options::new().segment_bytes(256 << 10).durability(Durability::Write);
+    let store = store.get_or_init(|| options.open_with(io, Path::new(DIR)).unwrap());
+    for _ in 0..20 {
+        let agent = store.agent("short").unwrap();
+        agent.append(NewEntry::user("gone soon")).unwrap();
+        agent.forget().unwrap();
+        *purging.lock() = Some(std::thread::current().id());
+        let report = store.purge();
+        *purging.lock() = None;
+        assert_eq!(report.unwrap().agents, ["short"]);
+    }
+    assert!(next(store, "long") > 20);
 }
 
 #[test]
