@@ -16,8 +16,12 @@ use crate::format::record::{self, Change};
 use crate::format::{align, frame::Place as FramePlace};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 
-/// Bodies above this are finished, and buffers above it written.
+/// Bodies above this are finished.
 const PIECE: usize = 1 << 20;
+/// A run is written in pieces that begin and end at multiples of this. Where large pages of memory
+/// are as long, the system then keeps each piece in one, and maps it as one: a hot read at a random
+/// place takes little more than half of the time that it takes in small pages.
+const WRITTEN: u64 = 2 << 20;
 /// Bytes written between two syncs: none of them takes long then, nor do the log's in between.
 const SYNC_EACH: u64 = 8 << 20;
 
@@ -202,9 +206,22 @@ impl RunWriter {
         };
         self.record_bytes += body.len() as u64;
         frame::seal(&mut header, &mut body, &place).map_err(|fault| self.damage(fault))?;
-        self.out.extend_from_slice(&header);
-        self.out.extend_from_slice(&body);
-        if self.out.len() >= PIECE { self.write_out() } else { Ok(()) }
+        self.put(&header)?;
+        self.put(&body)
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
+        loop {
+            let room = WRITTEN - self.len() % WRITTEN;
+            let fits = usize::try_from(room).ok().and_then(|room| bytes.split_at_checked(room));
+            let Some((piece, rest)) = fits else {
+                self.out.extend_from_slice(bytes);
+                return Ok(());
+            };
+            self.out.extend_from_slice(piece);
+            self.write_out()?;
+            bytes = rest;
+        }
     }
 
     fn write_out(&mut self) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Little-endian reading that cannot go out of bounds, and writing.
 
-use super::Fault;
+use super::{Fault, LIMIT};
 
 /// Reads values off the front of a byte string.
 #[derive(Clone, Copy)]
@@ -43,6 +43,16 @@ impl<'a> Cursor<'a> {
 
     pub(crate) fn u64(&mut self) -> Result<u64, Fault> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A u64 that is a seq, an lsn, or the number of a life or a segment.
+    pub(crate) fn number(&mut self) -> Result<u64, Fault> {
+        let number = self.u64()?;
+        if number <= LIMIT {
+            Ok(number)
+        } else {
+            Err(Fault("a number is beyond all lsns and seqs"))
+        }
     }
 
     /// A u32 that counts bytes or things in memory.

@@ -191,7 +191,7 @@ pub(crate) fn decode_header(
     let flags = cursor.u32()?;
     let _zero = cursor.u32()?;
     let link = if flags & LINKED != 0 {
-        Some(Link { id: cursor.u64()?, end: cursor.u64()? })
+        Some(Link { id: cursor.number()?, end: cursor.number()? })
     } else {
         None
     };

@@ -178,7 +178,7 @@ impl Manifest {
             manifest.segments.push(decode_listed(&mut cursor)?);
         }
         for _ in 0..forgotten {
-            let (lsn, len) = (cursor.u64()?, cursor.length()?);
+            let (lsn, len) = (cursor.number()?, cursor.length()?);
             let prefix = std::str::from_utf8(cursor.bytes(len)?)
                 .map_err(|_| Fault("a prefix is not UTF-8"))?
                 .to_owned();
@@ -186,7 +186,7 @@ impl Manifest {
             manifest.forgotten.push(Forgotten { prefix, lsn });
         }
         for _ in 0..obsolete {
-            manifest.obsolete.push(cursor.u64()?);
+            manifest.obsolete.push(cursor.number()?);
         }
         for _ in 0..defaults {
             let (until, time) = (cursor.u64()?, cursor.u64()?);
@@ -291,5 +291,7 @@ mod tests {
         assert!(beyond(|manifest| manifest.generation = u64::MAX));
         assert!(beyond(|manifest| manifest.segments[0].base = LIMIT));
         assert!(beyond(|manifest| manifest.segments[0].id = LIMIT + 1));
+        assert!(beyond(|manifest| manifest.forgotten[0].lsn = LIMIT + 1));
+        assert!(beyond(|manifest| manifest.obsolete[0] = LIMIT + 1));
     }
 }

@@ -245,8 +245,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
             Change::Set { key, value }
         }
         UNSET => Change::Unset { key: text(cursor.rest())? },
-        TRUNCATE => Change::Truncate { seq: cursor.u64()? },
-        REDACT => Change::Redact { seq: cursor.u64()? },
+        TRUNCATE => Change::Truncate { seq: cursor.number()? },
+        REDACT => Change::Redact { seq: cursor.number()? },
         FORGET => Change::Forget,
         POLICY if flags & CLEARED != 0 => Change::Policy(None),
         POLICY => {
@@ -259,12 +259,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
         }
         FORGET_PREFIX => Change::ForgetPrefix { prefix: text(cursor.rest())? },
         KEPT_SET => {
-            let revision = cursor.u64()?;
+            let revision = cursor.number()?;
             let (key, value) = decode_set(&mut cursor)?;
             Change::Kept { key, revision, value }
         }
         KEPT_PREFIX => {
-            let lsn = cursor.u64()?;
+            let lsn = cursor.number()?;
             Change::KeptPrefix { lsn, prefix: text(cursor.rest())? }
         }
         _ => return Err(Fault("a record is of an unknown type")),
@@ -355,6 +355,7 @@ pub(crate) fn set_len(key: &str, value: &[u8], kept: bool) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::LIMIT;
 
     /// Whatever is wrong with it, a record is an entry to both ways of decoding or to neither.
     #[test]
@@ -451,6 +452,22 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&mut bytes, 3, &change);
             assert_eq!(decode(&bytes), Ok(Record { agent: NO_AGENT, change }));
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_all_lsns_and_seqs_are_refused() {
+        for number in [LIMIT, LIMIT + 1] {
+            for change in [
+                Change::Truncate { seq: number },
+                Change::Redact { seq: number },
+                Change::Kept { key: "k", revision: number, value: b"v" },
+                Change::KeptPrefix { lsn: number, prefix: "acme/" },
+            ] {
+                let mut bytes = Vec::new();
+                encode(&mut bytes, 3, &change);
+                assert_eq!(decode(&bytes).is_ok(), number == LIMIT, "{change:?}");
+            }
         }
     }
 

@@ -218,7 +218,7 @@ impl<'a> Block<'a> {
         let outside = Fault("a state change lies outside its block");
         let start = i.checked_mul(INDEX).and_then(|at| u32_at(self.index, at)).ok_or(outside)?;
         let mut cursor = Cursor::new(self.whole.get(start as usize..).ok_or(outside)?);
-        let (revision, offset, len) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
+        let (revision, offset, len) = (cursor.number()?, cursor.u32()?, cursor.u32()?);
         let key_len = usize::from(cursor.u16()?);
         cursor.bytes(CHANGE - CHANGE_USED)?;
         let key = cursor.bytes(key_len)?;

@@ -65,7 +65,7 @@ pub(crate) struct Prefixes<'a> {
 
 impl<'a> Prefixes<'a> {
     fn step(&mut self) -> Result<(u64, &'a str), Fault> {
-        let lsn = self.cursor.u64()?;
+        let lsn = self.cursor.number()?;
         let len = usize::from(self.cursor.u16()?);
         let prefix = self.cursor.bytes(len)?;
         self.cursor.bytes(cost(len) - NUMBERS - len)?;
@@ -89,6 +89,7 @@ impl<'a> Iterator for Prefixes<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::LIMIT;
 
     #[test]
     fn prefixes_come_back_in_order_and_damage_ends_them() {
@@ -110,6 +111,8 @@ mod tests {
         let read: Vec<_> = open(&section).unwrap().1.collect();
         assert_eq!(read.len(), 4);
         assert!(read[3].is_err());
+        section[HEADER..HEADER + 8].copy_from_slice(&(LIMIT + 1).to_le_bytes());
+        assert!(open(&section).unwrap().1.next().unwrap().is_err(), "beyond all lsns");
         section[12] = 2;
         assert!(open(&section).is_err(), "bounds of an unknown kind");
     }

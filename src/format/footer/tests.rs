@@ -102,7 +102,7 @@ fn agent(random: &mut Random, busy: u64) -> Agent {
             0 => (0, 0),
             _ => (random.small().max(1), 8 * (1 + random.small() % 500)),
         };
-        agent.state.insert(random.text(longest), (random.next(), offset, len));
+        agent.state.insert(random.text(longest), (random.below(LIMIT), offset, len));
     }
     agent.redacted = (0..random.below(1 + busy / 8)).map(|_| random.below(500)).collect();
     let mut limit = || (random.below(2) == 0).then(|| random.below(1 << 50));
@@ -183,16 +183,16 @@ fn facts(random: &mut Random, state_bytes: u64) -> SegmentFacts {
     let record_bytes = state_bytes + 8 * random.below(10_000);
     SegmentFacts {
         store: u128::from(random.next()) << 64 | u128::from(random.next()),
-        segment: random.next(),
+        segment: random.below(LIMIT),
         salt: random.next(),
-        first_lsn: random.next(),
+        first_lsn: random.below(LIMIT),
         data_end: record_bytes + 8 * random.below(10_000),
         generation: random.below(5),
-        lowest_lsn: random.next(),
-        highest_lsn: random.next(),
+        lowest_lsn: random.below(LIMIT),
+        highest_lsn: random.below(LIMIT),
         max_at: random.below(2),
         record_bytes,
-        cleaned: random.next(),
+        cleaned: random.below(LIMIT),
         hidden: random.next(),
     }
 }

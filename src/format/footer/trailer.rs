@@ -1,7 +1,7 @@
 //! The trailer: the last bytes of the file, from which everything else is found.
 
 use super::super::codec::Cursor;
-use super::super::{ALIGN, Fault, PAGE, VERSION, check};
+use super::super::{ALIGN, Fault, LIMIT, PAGE, VERSION, check};
 use super::{filter, in_memory, prefix};
 
 /// The length of the trailer.
@@ -228,7 +228,14 @@ impl Trailer {
         // So that what is dead can be told from what is not by subtraction.
         let sums = self.state_bytes <= self.facts.record_bytes
             && self.facts.record_bytes <= self.facts.data_end;
+        let SegmentFacts {
+            segment, first_lsn, generation, lowest_lsn, highest_lsn, cleaned, ..
+        } = self.facts;
+        let numbers = [segment, first_lsn, generation, lowest_lsn, highest_lsn, cleaned];
         in_memory(file_len)?;
+        if numbers.iter().any(|number| *number > LIMIT) {
+            return Err(Fault("the footer tells of what is beyond all lsns"));
+        }
         if !sections || !contents {
             return Err(Fault("the sections of the footer do not fit each other"));
         }

@@ -40,13 +40,19 @@ fn a_trailer_that_counts_too_much_is_refused() {
     let read = |trailer: &Trailer| Trailer::read(&trailer.encode().unwrap(), trailer.file_len);
     assert_eq!(read(&trailer), Ok(trailer));
     let facts = trailer.facts;
-    let recorded =
-        |record_bytes| Trailer { facts: SegmentFacts { record_bytes, ..facts }, ..trailer };
+    let with = |facts| Trailer { facts, ..trailer };
+    let recorded = |record_bytes| with(SegmentFacts { record_bytes, ..facts });
     for bad in [
         recorded(facts.data_end + 1),
         recorded(trailer.state_bytes - 1),
         Trailer { state_bytes: facts.record_bytes + 1, ..trailer },
         Trailer { state_bytes: u64::MAX, ..trailer },
+        with(SegmentFacts { segment: LIMIT + 1, ..facts }),
+        with(SegmentFacts { first_lsn: LIMIT + 1, ..facts }),
+        with(SegmentFacts { generation: u64::MAX, ..facts }),
+        with(SegmentFacts { lowest_lsn: LIMIT + 1, ..facts }),
+        with(SegmentFacts { highest_lsn: LIMIT + 1, ..facts }),
+        with(SegmentFacts { cleaned: LIMIT + 1, ..facts }),
     ] {
         assert!(read(&bad).is_err(), "{bad:?}");
     }
