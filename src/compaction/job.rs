@@ -21,6 +21,8 @@ use crate::types::Kind;
 
 /// A hole in a timeline that no real history leaves is not filled up.
 const LARGEST_HOLE: u64 = 1 << 20;
+/// What a job writes is soon written again where at least this part of what lives is dead.
+const DYING: u64 = 8;
 
 /// What a step is told after each piece of work, in bytes: it may slow it down, or stop the job
 /// with an error.
@@ -200,6 +202,7 @@ impl Job {
                         generation: self.generation,
                         cleaned: self.cleaned,
                         time: self.time,
+                        lasts: self.dead < self.live / DYING,
                     };
                     none.insert(maker.create(output, &mut self.made)?)
                 }
@@ -296,6 +299,7 @@ struct Maker<'j> {
     generation: u64,
     cleaned: u64,
     time: u64,
+    lasts: bool,
 }
 
 impl Maker<'_> {
@@ -322,7 +326,8 @@ impl Maker<'_> {
             generation: self.generation,
             cleaned: self.cleaned,
         };
-        RunWriter::new(file, listed, engine.store, self.time, &covered)
+        let writer = RunWriter::new(file, listed, engine.store, self.time, &covered)?;
+        Ok(if self.lasts { writer.lasting() } else { writer })
     }
 }
 

@@ -60,14 +60,14 @@ const TURN: u64 = 256 << 10;
 /// All footers are walked again once so large a part of the store was appended.
 const SURVEY_SHARE: u64 = 8;
 /// A job in the background writes at most this part of what lives,
-const JOB_SHARE: u64 = 6;
+const JOB_SHARE: u64 = 10;
 /// in so many runs, when it merges log segments;
-const FIRST_RUNS: u64 = 6;
+const FIRST_RUNS: u64 = 4;
 /// and a run is not rewritten to gain less than this part of a job.
 const LEAST_GAIN: u64 = 64;
 /// While entries die young, so much of the log is left alone: this part of what lives, up to so many
 /// segments.
-const LAG_SHARE: u64 = 7;
+const LAG_SHARE: u64 = 6;
 const LAG_SEGMENTS: u64 = 6;
 /// Runs are cut at this many log segments' size.
 const SEGMENTS_A_RUN: u64 = 4;

@@ -103,7 +103,7 @@ impl Default for Policy {
             target_extent: 64 << 10,
             dead_share: 50,
             store_dead_share: 21,
-            full_share: 28,
+            full_share: 30,
             log_fan_in: 12,
             run_fan_in: 8,
             max_run: 256 << 20,

@@ -16,12 +16,12 @@ use crate::format::record::{self, Change};
 use crate::format::{align, frame::Place as FramePlace};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 
-/// Bodies above this are finished.
+/// Bodies above this are finished, and so much is written at a time.
 const PIECE: usize = 1 << 20;
-/// A run is written in pieces that begin and end at multiples of this. Where large pages of memory
-/// are as long, the system then keeps each piece in one, and maps it as one: a hot read at a random
-/// place takes little more than half of the time that it takes in small pages.
-const WRITTEN: u64 = 2 << 20;
+/// A run that is to last is written in pieces that begin and end at multiples of this. Where large
+/// pages of memory are as long, the system then keeps each piece in one, and maps it as one: a hot
+/// read at a random place takes little more than half of the time that it takes in small pages.
+const LARGE_PAGE: u64 = 2 << 20;
 /// Bytes written between two syncs: none of them takes long then, nor do the log's in between.
 const SYNC_EACH: u64 = 8 << 20;
 
@@ -48,6 +48,8 @@ pub(crate) struct RunWriter {
     /// Offset in the file of what is in `out`.
     at: u64,
     out: Vec<u8>,
+    /// Bytes that are written at a time, at multiples of it.
+    piece: u64,
     unsynced: u64,
     agent: Option<OpenAgent>,
     record_bytes: u64,
@@ -99,10 +101,16 @@ impl RunWriter {
             builder,
             at: FIRST_FRAME,
             out: Vec::new(),
+            piece: PIECE as u64,
             unsynced: 0,
             agent: None,
             record_bytes: 0,
         })
+    }
+
+    /// The run is going to be read more often than written: it is laid out for that in memory.
+    pub(crate) fn lasting(self) -> Self {
+        RunWriter { piece: LARGE_PAGE, ..self }
     }
 
     /// Bytes of the file so far, the footer aside.
@@ -212,7 +220,7 @@ impl RunWriter {
 
     fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         loop {
-            let room = WRITTEN - self.len() % WRITTEN;
+            let room = self.piece - self.len() % self.piece;
             let fits = usize::try_from(room).ok().and_then(|room| bytes.split_at_checked(room));
             let Some((piece, rest)) = fits else {
                 self.out.extend_from_slice(bytes);
