@@ -108,7 +108,8 @@ pub enum Verify {
     /// At the first touch of each piece of data since the store was opened.
     #[default]
     FirstTouch,
-    /// At every read.
+    /// At every read: the record, and the index of the extent that it is in, 4 bytes for each of the
+    /// extent's entries. An iterator verifies that index when it comes to the extent.
     Always,
 }
 

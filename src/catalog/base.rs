@@ -114,10 +114,13 @@ impl Extent {
     }
 
     /// Where the entries with these seqs lie, of those that are of this extent.
-    pub(crate) fn spots(&self, seqs: Range<u64>) -> impl Iterator<Item = (u64, Spot)> {
+    pub(crate) fn spots(
+        &self,
+        seqs: Range<u64>,
+        sound: &mut Sound,
+    ) -> impl Iterator<Item = (u64, Spot)> {
         let from = seqs.start.max(self.first);
-        let always = self.segment.verifies_always();
-        let to = if always && !self.is_block_sound() { from } else { seqs.end.min(self.end()) };
+        let to = if sound.is(self) { seqs.end.min(self.end()) } else { from };
         let to = to.max(from);
         let offsets_at = self.block_at() + u64::from(self.offsets);
         let offsets = self.segment.extent_offsets(offsets_at, from - self.first..to - self.first);
@@ -168,6 +171,23 @@ impl Extent {
         Ok(group.map(|group| {
             self.first.saturating_add(u64::from(group) * crate::format::footer::GROUP as u64)
         }))
+    }
+}
+
+/// The extent that an iterator was in last, whose block it then found sound: where every read
+/// verifies, each extent's is verified once while an iterator is in it, and not for a few entries
+/// at a time, since the block is as long as the extent.
+#[derive(Default)]
+pub(crate) struct Sound(Option<(u64, u32)>);
+
+impl Sound {
+    fn is(&mut self, extent: &Extent) -> bool {
+        let this = Some((extent.segment.id, extent.block));
+        if extent.segment.verifies_always() && self.0 != this {
+            self.0 = this.filter(|_| extent.is_block_sound());
+            return self.0.is_some();
+        }
+        true
     }
 }
 

@@ -5,6 +5,7 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 
 use super::{Place, Snapshot};
+use crate::catalog::base::Sound;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 
@@ -18,6 +19,7 @@ pub struct Entries<'v> {
     /// Where the entries with these seqs lie.
     ahead: [Option<Place<'v>>; AHEAD],
     located: Range<u64>,
+    sound: Sound,
     /// What was asked for in the beginning.
     wanted: Range<u64>,
     /// The seqs that the system has been told of last.
@@ -34,7 +36,8 @@ impl<'v> Entries<'v> {
         let to = to.max(from);
         let (ahead, none) = ([None; AHEAD], 0..0);
         let (located, announced) = (none.clone(), none);
-        Entries { snapshot, from, to, failed: None, ahead, located, wanted: from..to, announced }
+        let (failed, sound, wanted) = (None, Sound::default(), from..to);
+        Entries { snapshot, from, to, failed, ahead, located, sound, wanted, announced }
     }
 
     /// Nothing but an error.
@@ -69,7 +72,7 @@ impl<'v> Entries<'v> {
         if !self.announced.contains(&lowest) || !self.announced.contains(&seq) {
             self.announce(lowest, seq);
         }
-        self.snapshot.places(lowest, &self.wanted, &mut self.ahead);
+        self.snapshot.places(lowest, &self.wanted, &mut self.ahead, &mut self.sound);
         let places = self.ahead.iter().flatten().filter(|place| !place.segment.run);
         let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
         std::hint::black_box(touched.fold(0, |all, word| all ^ word));

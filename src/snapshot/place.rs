@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::catalog::base::Extent;
+use crate::catalog::base::{Extent, Sound};
 use crate::catalog::part::Spot;
 use crate::segment::Segment;
 
@@ -48,6 +48,7 @@ impl Snapshot {
         lowest: u64,
         wanted: &Range<u64>,
         out: &mut [Option<Place<'v>>],
+        sound: &mut Sound,
     ) {
         out.fill(None);
         let seqs = lowest..wanted.end.min(lowest.saturating_add(out.len() as u64));
@@ -61,7 +62,7 @@ impl Snapshot {
         let first = extents.partition_point(|extent| extent.first <= lowest).saturating_sub(1);
         for extent in extents.iter().skip(first).take_while(|extent| extent.first < seqs.end) {
             extent.verify_for(wanted);
-            for (seq, spot) in extent.spots(seqs.clone()) {
+            for (seq, spot) in extent.spots(seqs.clone(), sound) {
                 put(seq, Place { segment: &extent.segment, spot, extent: Some(extent) });
             }
         }
