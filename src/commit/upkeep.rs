@@ -407,8 +407,13 @@ impl Engine {
         let paths = |id| [false, true].map(|run| self.dir.join(file_name(id, run)));
         let mut failed = None;
         for path in obsolete.iter().flat_map(|id| paths(*id)) {
-            // Absent is as good as unlinked.
-            failed = self.io.fs.remove(&path).err().map(|e| (path, e)).or(failed);
+            match self.io.fs.remove(&path) {
+                // Absent is as good as unlinked.
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    failed = failed.or(Some((path, e)));
+                }
+                _ => {}
+            }
         }
         let (fs, dir) = (&self.io.fs, &self.dir);
         fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;

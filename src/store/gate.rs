@@ -17,11 +17,12 @@ pub(super) enum Op {
     Confirm,
     Punch,
     List,
+    Remove,
 }
 
 type Hook = Arc<dyn Fn(Op, &Path) -> io::Result<()> + Send + Sync>;
 
-/// The handles of `disk`, with `hook` before each write, sync, confirmation, punch and listing.
+/// The handles of `disk`, with `hook` before each of these operations.
 pub(super) fn gated(
     disk: &SimDisk,
     hook: impl Fn(Op, &Path) -> io::Result<()> + Send + Sync + 'static,
@@ -79,6 +80,7 @@ impl Fs for Gate {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        (self.hook)(Op::Remove, path)?;
         self.inner.remove(path)
     }
 

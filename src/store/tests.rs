@@ -166,6 +166,28 @@ fn a_purge_answers_for_what_was_dropped_before_it_swept() {
 }
 
 #[test]
+fn a_purge_whose_files_cannot_be_unlinked_names_one() {
+    let (disk, armed) = (SimDisk::new(14), Arc::new(AtomicBool::new(true)));
+    let fails = Arc::clone(&armed);
+    let io = gated(&disk, move |op, path| {
+        let stays = op == Op::Remove && is_log(path) && fails.load(Ordering::SeqCst);
+        if stays { Err(broken()) } else { Ok(()) }
+    });
+    let store = options().open_with(io, Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    agent.append(NewEntry::user("to be gone")).unwrap();
+    agent.forget().unwrap();
+    let first = Path::new(DIR).join("0000000000000001.log");
+    let error = store.purge().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains(&*first.to_string_lossy()), "{error}");
+    assert!(disk.read_file(&first).is_some());
+    armed.store(false, Ordering::SeqCst);
+    store.purge().unwrap();
+    assert!(disk.read_file(&first).is_none());
+}
+
+#[test]
 fn a_run_that_is_not_what_was_to_be_written_replaces_nothing() {
     let disk = SimDisk::new(12);
     let (inner, armed) = (disk.clone(), Arc::new(AtomicU64::new(0)));
