@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::catalog::part::{Part, StateSlot};
 use crate::commit::Engine;
@@ -17,6 +18,13 @@ use crate::format::head::Head;
 use crate::format::manifest::{Listed, Manifest, Role};
 use crate::manifest::Failure;
 use crate::segment::{Names, Segment};
+
+/// What is kept of an agent for an unsealed segment is given back after its seal, of so few agents
+/// at a time:
+const FEW: usize = 256;
+/// so long apart. Appenders have made that memory, in small blocks; an allocator may leave it to the
+/// next of them to tidy up what others gave back, who took 17 ms behind all of a segment.
+const REST: Duration = Duration::from_micros(200);
 
 impl Engine {
     /// Seals everything that waits for it, in the order of the log.
@@ -76,11 +84,14 @@ impl Engine {
             sealed.push(Arc::clone(segment));
         });
         for piece in touched.take().into_iter().flat_map(Roll::into_pieces) {
-            for resident in &piece {
-                let mut slot = resident.lock();
-                slot.settle(self.progress());
-                slot.sealed(segment, generation, &resident.name);
-                self.catalog.charge(resident, &mut slot);
+            for few in piece.chunks(FEW) {
+                for resident in few {
+                    let mut slot = resident.lock();
+                    slot.settle(self.progress());
+                    slot.sealed(segment, generation, &resident.name);
+                    self.catalog.charge(resident, &mut slot);
+                }
+                self.io.clock.sleep(REST);
             }
         }
         drop(touched);

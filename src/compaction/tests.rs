@@ -61,3 +61,29 @@ fn a_job_knows_to_its_end_what_it_knew_when_it_was_planned() {
     assert_eq!(written.len(), 1);
     assert_eq!(written.first().unwrap().trailer().unwrap().entries, 8);
 }
+
+/// What a job writes lies beside what it replaces: it must not take the room of all of it at once.
+#[test]
+fn a_run_takes_room_as_it_is_written() {
+    let disk = SimDisk::new(1);
+    let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(16 << 20);
+    let (engine, _) = recovery::open(disk.io(), Path::new("/mem"), &options).unwrap();
+    for agent in 0..32 {
+        put(&engine, &format!("a/{agent}"), &entry(&[7; 256 << 10])).unwrap();
+    }
+    engine.seal_active().unwrap();
+    let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
+    let shape = Shape { run_bytes: 64 << 20, cut_from: 64 << 20, generation: 1 };
+    let mut job = Job::plan(&engine, &ids, shape).unwrap();
+    let (before, need) = (disk.used(), job.need());
+    assert!(need > 8 << 20, "{need}");
+
+    assert!(!job.step(1 << 20, &mut |_| Ok(())).unwrap());
+    let early = disk.used() - before;
+    assert!(early < 4 << 20, "{early} of {need} bytes");
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    let late = disk.used() - before;
+    assert!(late > need / 8 * 7 && late <= need, "{late} of {need} bytes");
+    job.install().unwrap();
+    assert!(disk.used() < before, "the inputs are gone");
+}

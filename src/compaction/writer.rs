@@ -193,7 +193,6 @@ impl RunWriter {
         let footer = footer.map_err(|Fault(reason)| segment.damage(data_end, reason))?;
         self.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         self.file.sync()?;
-        self.file.punch(data_end, footer.trailer.footer_at);
         let check = footer_check(&footer);
         segment.load_footer(Some(check))?;
         let listed = Listed { role: Role::Sealed, data_end, footer_check: check, ..self.listed };

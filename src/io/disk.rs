@@ -71,6 +71,22 @@ impl Disk {
         let asks = journal::is_asked(&file);
         Arc::new(DiskFile { file, owner: self.owner.clone(), asks })
     }
+
+    fn create_by(
+        &self,
+        path: &Path,
+        size: impl FnOnce(&fs::File) -> io::Result<()>,
+    ) -> io::Result<Arc<dyn File>> {
+        self.owner.check()?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        if let Err(e) = size(&file) {
+            // The first error says why; a file that cannot be removed either is an orphan, which
+            // opening clears away.
+            let _ = fs::remove_file(path);
+            return Err(e);
+        }
+        Ok(self.file(file))
+    }
 }
 
 impl Fs for Disk {
@@ -114,15 +130,11 @@ impl Fs for Disk {
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
-        self.owner.check()?;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        if let Err(e) = allocate(&file, len) {
-            // The first error says why; a file that cannot be removed either is an orphan, which
-            // opening clears away.
-            let _ = fs::remove_file(path);
-            return Err(e);
-        }
-        Ok(self.file(file))
+        self.create_by(path, |file| allocate(file, len))
+    }
+
+    fn create_sparse(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        self.create_by(path, |file| file.set_len(len))
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
@@ -471,7 +483,24 @@ mod tests {
         let path = dir.path().join("f");
         assert!(Disk::new().create(&path, 1 << 62).is_err());
         assert!(!path.exists());
+        assert!(Disk::new().create_sparse(&path, u64::MAX).is_err());
+        assert!(!path.exists());
         Disk::new().create(&path, 0).unwrap();
+    }
+
+    #[test]
+    fn a_sparse_file_takes_room_as_it_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = Disk::new().create_sparse(&path, 64 << 20).unwrap();
+        assert!(Disk::new().create_sparse(&path, 1).is_err());
+        file.write_at(&[IoSlice::new(&[1; 4096])], 8 << 20).unwrap();
+        file.sync().unwrap();
+        let taken = fs::metadata(&path).unwrap();
+        assert_eq!(taken.len(), 64 << 20);
+        assert!(taken.blocks() * 512 < 1 << 20, "{} blocks", taken.blocks());
+        assert_eq!(read(&*file, (8 << 20) - 1, 2), [0, 1]);
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub(crate) trait Fs: Send + Sync {
     /// room. Neither the file nor its name is durable yet.
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>>;
 
+    /// Creates a file like [`create`](Fs::create), whose blocks are allocated as it is written: it
+    /// takes no room before, and a write fails if there is none.
+    fn create_sparse(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>>;
+
     /// Opens an existing file, for reading, and for writing too if `write`.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
 

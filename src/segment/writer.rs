@@ -39,8 +39,9 @@ impl LogFile {
         LogFile { segment, shared: Arc::new(Shared { file, zeroed, recorded }) }
     }
 
-    /// Creates the file of a segment: allocated, its header written and synced. Its name is durable
-    /// only after the directory is synced.
+    /// Creates the file of a segment, its header written and synced. Its name is durable only after
+    /// the directory is synced. A log segment is allocated whole, so that no commit wants for room; a
+    /// run takes room as it is written, as its inputs lie beside it until it is done.
     ///
     /// # Errors
     /// `DiskFull` if there is no room; nothing is left behind then.
@@ -52,8 +53,12 @@ impl LogFile {
         verify: Verify,
     ) -> Result<Self> {
         let path = dir.join(file_name(listed.id, listed.run));
-        let file =
-            io.fs.create(&path, listed.capacity).map_err(|e| Error::io("create", &path, e))?;
+        let created = if listed.run {
+            io.fs.create_sparse(&path, listed.capacity)
+        } else {
+            io.fs.create(&path, listed.capacity)
+        };
+        let file = created.map_err(|e| Error::io("create", &path, e))?;
         let made = write_header(&*file, store, listed).and_then(|()| file.map(listed.capacity));
         let map = made.map_err(|e| {
             // A leftover would be an orphan without a frame, which the next opening removes.

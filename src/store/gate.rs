@@ -71,6 +71,10 @@ impl Fs for Gate {
         Ok(self.wrap(self.inner.create(path, len)?, path))
     }
 
+    fn create_sparse(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(self.inner.create_sparse(path, len)?, path))
+    }
+
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         Ok(self.wrap(self.inner.open(path, write)?, path))
     }

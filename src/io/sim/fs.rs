@@ -61,7 +61,12 @@ impl Fs for SimFs {
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
-        let handle = self.state()?.create(path, len)?;
+        let handle = self.state()?.create(path, len, true)?;
+        Ok(self.file(handle))
+    }
+
+    fn create_sparse(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
+        let handle = self.state()?.create(path, len, false)?;
         Ok(self.file(handle))
     }
 

@@ -281,16 +281,22 @@ impl State {
         })
     }
 
-    pub(super) fn create(&mut self, path: &Path, len: u64) -> io::Result<Handle> {
-        self.name_call(format_args!("create {} {len}", path.display()), |s| {
+    pub(super) fn create(&mut self, path: &Path, len: u64, allocate: bool) -> io::Result<Handle> {
+        let how = if allocate { "create" } else { "create_sparse" };
+        self.name_call(format_args!("{how} {} {len}", path.display()), |s| {
             if s.tree.get(path)?.is_some() {
                 return Err(ErrorKind::AlreadyExists.into());
             }
-            if len.checked_next_multiple_of(BLOCK).is_none_or(|need| need > s.free()) {
+            let need = len.checked_next_multiple_of(BLOCK);
+            if need.is_none_or(|need| allocate && need > s.free()) {
                 return Err(ErrorKind::StorageFull.into());
             }
             s.new_file(path, Content::new(len))?;
-            s.open(path, true)
+            let handle = s.open(path, true)?;
+            if !allocate {
+                s.node_mut(handle.file)?.holes.extend(0..len.div_ceil(BLOCK));
+            }
+            Ok(handle)
         })
     }
 

@@ -306,6 +306,22 @@ fn no_space_leaves_nothing() {
 }
 
 #[test]
+fn a_sparse_file_takes_room_as_it_is_written() {
+    let disk = SimDisk::with_capacity(1, 2 * 4096);
+    let fs = disk.io().fs;
+    let file = fs.create_sparse(p("/a"), 100 * 4096).unwrap();
+    assert_eq!((file.len().unwrap(), disk.used()), (100 * 4096, 0));
+    file.write_at(&[IoSlice::new(b"x")], 50 * 4096 - 1).unwrap();
+    file.sync().unwrap();
+    assert_eq!(disk.used(), 4096);
+    file.write_at(&[IoSlice::new(b"xy")], 50 * 4096 - 1).unwrap();
+    assert_eq!(disk.used(), 2 * 4096);
+    let error = file.write_at(&[IoSlice::new(b"x")], 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    file.write_at(&[IoSlice::new(b"z")], 50 * 4096).unwrap();
+}
+
+#[test]
 fn a_punched_range_is_free_and_zero() {
     let disk = SimDisk::with_capacity(1, LEN);
     let fs = disk.io().fs;
