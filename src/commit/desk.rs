@@ -20,6 +20,8 @@ struct Asked {
     /// Requests so far, and those that have been seen to.
     tickets: u64,
     done: u64,
+    /// How often the thread has ended its work.
+    works: u64,
     failed: Option<Error>,
 }
 
@@ -39,7 +41,8 @@ impl Desk {
         self.wanted.notify_one();
     }
 
-    /// Asks, and waits until the thread has seen to it.
+    /// Asks, and waits until the thread has seen to it, or done something before that: whoever waits
+    /// for the third thing from now may find that he has what he needs after the first.
     ///
     /// # Errors
     /// What went wrong with the work; `Closed` if the thread stops.
@@ -48,9 +51,12 @@ impl Desk {
         asked.want.room = asked.want.room.max(want.room);
         asked.want.erasing |= want.erasing;
         asked.tickets += 1;
-        let ticket = asked.tickets;
+        let (ticket, before) = (asked.tickets, asked.works);
         self.wanted.notify_one();
         while asked.done < ticket && !asked.stop {
+            if asked.works > before && asked.failed.is_none() {
+                return Ok(());
+            }
             self.answered.wait(&mut asked);
         }
         if asked.stop {
@@ -89,9 +95,47 @@ impl Desk {
             let outcome = work(want);
             let mut asked = self.asked.lock();
             asked.done = ticket;
+            asked.works += 1;
             asked.tickets += u64::from(matches!(outcome, Ok(true)));
             asked.failed = outcome.err();
             self.answered.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::{Desk, Want};
+
+    #[test]
+    fn whoever_waits_looks_again_after_the_work_under_way() {
+        let desk = &Desk::default();
+        let ((started, start), (go_on, may_go_on)) = (channel(), channel::<()>());
+        let (looked, look) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                desk.serve(|_| {
+                    let _ = started.send(());
+                    let _ = may_go_on.recv();
+                    Ok(false)
+                });
+            });
+            desk.ask();
+            start.recv().ok();
+            scope.spawn(move || looked.send(desk.wait(Want::default()).is_ok()));
+            while !desk.is_pressed() {
+                std::thread::yield_now();
+            }
+            go_on.send(()).ok();
+            start.recv().ok();
+            let before_the_next = look.recv_timeout(Duration::from_secs(10));
+            go_on.send(()).ok();
+            desk.stop();
+            drop(go_on);
+            assert_eq!(before_the_next, Ok(true));
+        });
     }
 }

@@ -21,9 +21,10 @@ use crate::segment::{Names, Segment};
 
 /// What is kept of an agent for an unsealed segment is given back after its seal, of so few agents
 /// at a time:
-const FEW: usize = 256;
-/// so long apart. Appenders have made that memory, in small blocks; an allocator may leave it to the
-/// next of them to tidy up what others gave back, who took 17 ms behind all of a segment.
+const FEW: usize = 512;
+/// so long apart, unless there is more to seal. Appenders have made that memory, in small blocks; an
+/// allocator may leave it to the next of them to tidy up what others gave back, who took 17 ms behind
+/// all of a segment.
 const REST: Duration = Duration::from_micros(200);
 
 impl Engine {
@@ -91,7 +92,9 @@ impl Engine {
                     slot.sealed(segment, generation, &resident.name);
                     self.catalog.charge(resident, &mut slot);
                 }
-                self.io.clock.sleep(REST);
+                if !self.is_seal_awaited() {
+                    self.io.clock.sleep(REST);
+                }
             }
         }
         drop(touched);

@@ -30,7 +30,7 @@ pub(crate) fn survey(
     expired: bool,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<(Arc<Segment>, Found)>> {
-    const AGENTS_A_TURN: u64 = 1024;
+    const AGENTS_A_TURN: u64 = 32;
     let set = engine.catalog.segments();
     let time = engine.now();
     let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };

@@ -17,6 +17,10 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_millis(2);
 /// Naps in a row at most: compaction must get on, or the disk fills up.
 const NAPS: u32 = 4;
+/// Nobody works for longer than this without a breath: a processor that is never idle takes no
+/// thread over from one that has too many, and appenders may all be waiting there.
+const STRETCH: Duration = Duration::from_millis(2);
+const BREATH: Duration = Duration::from_micros(50);
 
 /// While appenders wait for compaction, a log segment is this part of what lives at most,
 const SEGMENT_SHARE: u64 = 96;
@@ -163,23 +167,30 @@ struct Pace<'c> {
     compactor: &'c Compactor,
     since: Duration,
     bytes: u64,
+    /// When it last slept.
+    rested: Duration,
     /// How far compaction is behind, in percent.
     urgency: u64,
 }
 
 impl<'c> Pace<'c> {
     fn new(compactor: &'c Compactor) -> Self {
-        Pace { compactor, since: compactor.engine.io.clock.monotonic(), bytes: 0, urgency: 0 }
+        let now = compactor.engine.io.clock.monotonic();
+        Pace { compactor, since: now, bytes: 0, rested: now, urgency: 0 }
     }
 
     fn after(&mut self, bytes: u64) -> Result<()> {
         self.compactor.go_on()?;
         self.bytes += bytes;
-        if self.bytes < TURN {
-            return Ok(());
-        }
         let engine = &self.compactor.engine;
         let clock = &engine.io.clock;
+        if self.bytes < TURN {
+            if clock.monotonic().saturating_sub(self.rested) >= STRETCH {
+                clock.sleep(BREATH);
+                self.rested = clock.monotonic();
+            }
+            return Ok(());
+        }
         // Beyond the soft limit up to four times the rate, and no more yielding.
         let rate = engine.options.compaction_rate.saturating_mul(100 + 3 * self.urgency) / 100;
         let due = self.bytes.saturating_mul(1_000_000) / rate.max(1);
@@ -195,6 +206,7 @@ impl<'c> Pace<'c> {
             clock.sleep(NAP);
         }
         (self.since, self.bytes) = (clock.monotonic(), 0);
+        self.rested = self.since;
         self.compactor.go_on()
     }
 }
