@@ -39,6 +39,31 @@ fn holds(disk: &SimDisk, needle: &[u8]) -> Vec<String> {
     found.map(|file| file.display().to_string()).collect()
 }
 
+/// Room is looked for when a job begins, and taken as it goes on.
+#[test]
+fn a_compaction_whose_room_others_take_is_given_up_before_the_disk_is_full() {
+    let disk = SimDisk::new(1);
+    let store = options().segment_bytes(1 << 20).open_on(&disk, DIR).unwrap();
+    fill(&store, 12, 100);
+    let runs = || disk.files().iter().filter(|f| f.extension().is_some_and(|x| x == "run")).count();
+    while runs() == 0 {
+        assert_eq!(store.compact().unwrap(), CompactOutcome::More);
+    }
+    let (used, calls) = (disk.used(), disk.calls());
+    disk.set_capacity(used + (3 << 20));
+    let CompactOutcome::DiskFull { need, free } = store.compact().unwrap() else {
+        panic!("there was room, or nothing left to do");
+    };
+    assert!(need > free && free > 3 << 20, "{need} bytes needed of {free}");
+    assert!(disk.calls() <= calls + 2, "it wrote all the same");
+    assert_eq!(runs(), 0);
+    assert!(disk.used() < used);
+    store.agent("agent/000").unwrap().forget().unwrap();
+    disk.set_capacity(u64::MAX);
+    compact(&store).unwrap();
+    assert!(runs() > 0);
+}
+
 #[test]
 fn a_compaction_that_comes_to_nothing_leaves_no_file() {
     let left = SimDisk::new(1);

@@ -299,6 +299,11 @@ impl Catalog {
         });
     }
 
+    /// Whether segments were replaced after the set of that generation.
+    pub(crate) fn has_exchanged_since(&self, generation: u64) -> bool {
+        self.exchanged.load(Ordering::SeqCst) > generation
+    }
+
     /// Counts a change that killed something; `accounted`, if it is known what.
     pub(crate) fn count_death(&self, accounted: bool) {
         self.deaths.fetch_add(1, Ordering::Relaxed);

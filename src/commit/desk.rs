@@ -41,8 +41,8 @@ impl Desk {
         self.wanted.notify_one();
     }
 
-    /// Asks, and waits until the thread has seen to it, or done something before that: whoever waits
-    /// for the third thing from now may find that he has what he needs after the first.
+    /// Asks, and waits until the thread has seen to it. Who needs no segment, but that something is
+    /// done, waits for the work under way only.
     ///
     /// # Errors
     /// What went wrong with the work; `Closed` if the thread stops.
@@ -54,7 +54,8 @@ impl Desk {
         let (ticket, before) = (asked.tickets, asked.works);
         self.wanted.notify_one();
         while asked.done < ticket && !asked.stop {
-            if asked.works > before && asked.failed.is_none() {
+            // A segment that is wanted is made in any case: who goes on without it gets it twice.
+            if want.room == 0 && asked.works > before && asked.failed.is_none() {
                 return Ok(());
             }
             self.answered.wait(&mut asked);

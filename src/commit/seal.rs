@@ -84,25 +84,38 @@ impl Engine {
             segment.set_sealed_at(generation);
             sealed.push(Arc::clone(segment));
         });
+        let mut rested = Duration::ZERO;
         for piece in touched.take().into_iter().flat_map(Roll::into_pieces) {
             for few in piece.chunks(FEW) {
                 for resident in few {
                     let mut slot = resident.lock();
                     slot.settle(self.progress());
                     slot.sealed(segment, generation, &resident.name);
+                    if self.catalog.has_exchanged_since(generation) {
+                        // Perhaps this very segment: its footer is in nobody's way.
+                        slot.drop_base();
+                    }
                     self.catalog.charge(resident, &mut slot);
                 }
-                if !self.is_seal_awaited() {
+                if few.len() == FEW && self.may_rest() {
                     self.io.clock.sleep(REST);
+                    rested += REST;
                 }
             }
         }
         drop(touched);
         job.file.punch(job.data_end, footer.trailer.footer_at);
         self.order.lock().sealing.pop_front();
-        self.note_turnover(since);
+        // Had somebody waited, there would have been no rest.
+        self.note_turnover(since + rested);
         self.tidings.tell();
         Ok(())
+    }
+
+    /// Whether the thread that seals has time: nothing else waits to be sealed.
+    fn may_rest(&self) -> bool {
+        let order = self.order.lock();
+        self.has_threads() && order.sealing.len() <= 1 && !order.closed
     }
 
     /// Writes down how much of each sealed segment is dead, as far as that is known.

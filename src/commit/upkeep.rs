@@ -279,11 +279,6 @@ impl Engine {
         Duration::from_nanos(self.upkeep.takes.load(Ordering::Relaxed))
     }
 
-    /// Whether the next segment waits to be sealed already.
-    pub(super) fn is_seal_awaited(&self) -> bool {
-        self.upkeep.seals.is_pressed()
-    }
-
     /// Limits the length of the segments to come; 0: as long as they may be.
     pub(crate) fn limit_segments(&self, most: u64) {
         self.upkeep.most.store(most, Ordering::Relaxed);

@@ -99,7 +99,8 @@ impl Compactor {
         }
         // Another file system, or one without hard links; what is missing or broken shows here.
         let fs = &self.engine.io.fs;
-        let file = fs.create(&to, segment.capacity).map_err(|e| Error::io("create", &to, e))?;
+        let created = fs.create_sparse(&to, segment.capacity);
+        let file = created.map_err(|e| Error::io("create", &to, e))?;
         let footer = segment.trailer().map_or(segment.capacity, |trailer| trailer.footer_at);
         for (from, end) in [(0, segment.data_len()), (footer, segment.capacity)] {
             let mut at = from;

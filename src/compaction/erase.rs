@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
-use crate::compaction::{Busy, Compactor, ErasureReport, HEAD_ROOM, stats_of, survey};
+use crate::compaction::{Busy, Compactor, ErasureReport, STEP, stats_of, survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Forgotten;
 use crate::recovery::files::Files;
@@ -63,15 +63,19 @@ impl Compactor {
             generation: generation.max().unwrap_or(0).max(1),
         };
         let mut job = Job::plan(&self.engine, inputs, shape)?;
-        let (need, free) = (job.need() + HEAD_ROOM, self.free());
-        if job.need() > 0 && need > free {
-            let message = format!(
-                "erasing needs {need} bytes of room to write what lives anew, and {free} are free"
-            );
-            return Err(Error::new(ErrorKind::DiskFull, message));
+        let mut more = u64::MAX;
+        loop {
+            if let Some((need, free)) = self.lacks(&job, more) {
+                let message = format!(
+                    "erasing needs {need} bytes of room to write what lives anew, and {free} are free"
+                );
+                return Err(Error::new(ErrorKind::DiskFull, message));
+            }
+            more = STEP;
+            if job.step(STEP, &mut |_| self.go_on())? {
+                return self.install(busy, job);
+            }
         }
-        while !job.step(u64::MAX, &mut |_| self.go_on())? {}
-        self.install(busy, job)
     }
 
     /// Sees to it that files which are no part of the store any more are gone: what could not be

@@ -42,7 +42,9 @@ pub(crate) struct Job {
     deaths: u64,
     cleaned: u64,
     time: u64,
+    /// The runs that are not done, and the room that all of them were to need.
     outputs: Vec<Output>,
+    need: u64,
     merge: Merge,
     places: Vec<(usize, u64)>,
     /// The next agent, whose name is behind the output that is written.
@@ -98,6 +100,7 @@ impl Job {
             deaths: engine.catalog.deaths(),
             cleaned,
             time,
+            need: outputs.iter().map(|output| output.capacity).sum(),
             outputs,
             places: Vec::new(),
             waiting: None,
@@ -129,7 +132,19 @@ impl Job {
 
     /// The room that its outputs need until the inputs are gone.
     pub(crate) fn need(&self) -> u64 {
-        self.outputs.iter().map(|output| output.capacity).sum()
+        self.need
+    }
+
+    /// How much of that it has taken so far.
+    pub(crate) fn taken(&self) -> u64 {
+        let done: u64 = self.done.iter().map(|(file, _)| file.segment.disk_len()).sum();
+        done + self.writer.as_ref().map_or(0, RunWriter::len)
+    }
+
+    /// How much of it it may still take.
+    pub(crate) fn left(&self) -> u64 {
+        let capacities: u64 = self.outputs.iter().map(|output| output.capacity).sum();
+        capacities.saturating_sub(self.writer.as_ref().map_or(0, RunWriter::len))
     }
 
     /// Goes on until about `budget` bytes were handled. True when there is nothing left but to

@@ -46,9 +46,9 @@ pub enum CompactOutcome {
     /// There is not enough room on the disk: compaction needs some until what it replaces is gone.
     /// Nothing was changed.
     DiskFull {
-        /// Bytes that the next step would need.
+        /// Bytes that it would need.
         need: u64,
-        /// Bytes that are free.
+        /// Bytes that are free for it.
         free: u64,
     },
 }
@@ -71,7 +71,7 @@ const LAG_SHARE: u64 = 6;
 const LAG_SEGMENTS: u64 = 6;
 /// Runs are cut at this many log segments' size.
 const SEGMENTS_A_RUN: u64 = 4;
-/// A compaction leaves at least this much of the disk free, beyond what it needs itself.
+/// A compaction that would leave less than this of the disk free, with its next step, is given up.
 const HEAD_ROOM: u64 = 1 << 20;
 
 /// What compacts a store.
@@ -199,12 +199,20 @@ impl Compactor {
             generation: picked.generation,
         };
         let job = Job::plan(&self.engine, &picked.inputs, shape)?;
-        let (need, free) = (job.need() + HEAD_ROOM, self.free());
-        if job.need() > 0 && need > free {
+        if let Some((need, free)) = self.lacks(&job, u64::MAX) {
             return Ok(Some(Turn::Full { need, free }));
         }
         busy.job = Some(job);
         Ok(None)
+    }
+
+    /// What a job needs and what there is, if it cannot write so many bytes more, or all that it has
+    /// to write, and leave some room. Others take room too while it goes on.
+    fn lacks(&self, job: &Job, more: u64) -> Option<(u64, u64)> {
+        let free = self.free();
+        let next = job.left().min(more);
+        (next > 0 && next.saturating_add(HEAD_ROOM) > free)
+            .then(|| (job.need().saturating_add(HEAD_ROOM), free.saturating_add(job.taken())))
     }
 
     fn free(&self) -> u64 {
@@ -214,14 +222,18 @@ impl Compactor {
     /// Does a step of the job, and installs what it made if that was the last.
     fn advance(&self, busy: &mut Busy, manners: &mut dyn FnMut(u64) -> Result<()>) -> Result<Turn> {
         let Some(job) = &mut busy.job else { return Ok(Turn::Idle) };
-        let inputs = job.input_ids();
+        if let Some((need, free)) = self.lacks(job, STEP) {
+            busy.job = None;
+            return Ok(Turn::Full { need, free });
+        }
+        let (inputs, need) = (job.input_ids(), job.need().saturating_add(HEAD_ROOM));
         match job.step(STEP, manners) {
             Ok(false) => return Ok(Turn::Worked),
             Ok(true) => {}
             Err(error) => {
                 busy.job = None;
                 return match error.kind() {
-                    ErrorKind::DiskFull => Ok(Turn::Full { need: HEAD_ROOM, free: self.free() }),
+                    ErrorKind::DiskFull => Ok(Turn::Full { need, free: self.free() }),
                     ErrorKind::Damaged => self.quarantine(busy, &inputs, error),
                     _ => Err(error),
                 };

@@ -17,8 +17,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_millis(2);
 /// Naps in a row at most: compaction must get on, or the disk fills up.
 const NAPS: u32 = 4;
-/// Nobody works for longer than this without a breath: a processor that is never idle takes no
-/// thread over from one that has too many, and appenders may all be waiting there.
+/// After so much work comes a breath: a processor that is never idle takes no thread over from one
+/// that has too many, and appenders may all be waiting there.
 const STRETCH: Duration = Duration::from_millis(2);
 const BREATH: Duration = Duration::from_micros(50);
 
@@ -182,31 +182,40 @@ impl<'c> Pace<'c> {
     fn after(&mut self, bytes: u64) -> Result<()> {
         self.compactor.go_on()?;
         self.bytes += bytes;
-        let engine = &self.compactor.engine;
-        let clock = &engine.io.clock;
-        if self.bytes < TURN {
-            if clock.monotonic().saturating_sub(self.rested) >= STRETCH {
-                clock.sleep(BREATH);
-                self.rested = clock.monotonic();
-            }
-            return Ok(());
+        if self.bytes >= TURN {
+            self.keep_the_rate();
         }
+        if self.now().saturating_sub(self.rested) >= STRETCH {
+            self.sleep(BREATH);
+        }
+        self.compactor.go_on()
+    }
+
+    fn keep_the_rate(&mut self) {
+        let engine = &self.compactor.engine;
         // Beyond the soft limit up to four times the rate, and no more yielding.
         let rate = engine.options.compaction_rate.saturating_mul(100 + 3 * self.urgency) / 100;
         let due = self.bytes.saturating_mul(1_000_000) / rate.max(1);
         let due = self.since + Duration::from_micros(due);
-        let now = clock.monotonic();
-        if due > now {
-            clock.sleep(due.saturating_sub(now));
+        let early = due.saturating_sub(self.now());
+        if !early.is_zero() {
+            self.sleep(early);
         }
         for _ in 0..NAPS {
             if self.urgency > 0 || engine.unsynced() < engine.options.max_unsynced / 2 {
                 break;
             }
-            clock.sleep(NAP);
+            self.sleep(NAP);
         }
-        (self.since, self.bytes) = (clock.monotonic(), 0);
-        self.rested = self.since;
-        self.compactor.go_on()
+        (self.since, self.bytes) = (self.now(), 0);
+    }
+
+    fn now(&self) -> Duration {
+        self.compactor.engine.io.clock.monotonic()
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.compactor.engine.io.clock.sleep(time);
+        self.rested = self.now();
     }
 }

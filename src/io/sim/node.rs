@@ -41,7 +41,7 @@ pub(super) struct Node {
     /// How many names it has.
     pub(super) links: u64,
     pub(super) open: u64,
-    /// Blocks that were punched and not written since.
+    /// Blocks that were punched, or never allocated, and not written since.
     pub(super) holes: BTreeSet<u64>,
     /// Counts the times that its pages were given up: each open file reports each once.
     pub(super) failed_syncs: u64,
