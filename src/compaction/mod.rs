@@ -60,9 +60,9 @@ const TURN: u64 = 256 << 10;
 /// All footers are walked again once so large a part of the store was appended.
 const SURVEY_SHARE: u64 = 8;
 /// A job in the background writes at most this part of what lives,
-const JOB_SHARE: u64 = 10;
+const JOB_SHARE: u64 = 18;
 /// in so many runs, when it merges log segments;
-const FIRST_RUNS: u64 = 4;
+const FIRST_RUNS: u64 = 3;
 /// and a run is not rewritten to gain less than this part of a job.
 const LEAST_GAIN: u64 = 64;
 /// While entries die young, so much of the log is left alone: this part of what lives, up to so many

@@ -102,7 +102,7 @@ impl Default for Policy {
         Self {
             target_extent: 64 << 10,
             dead_share: 50,
-            store_dead_share: 21,
+            store_dead_share: 20,
             full_share: 30,
             log_fan_in: 12,
             run_fan_in: 8,
