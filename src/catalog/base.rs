@@ -382,12 +382,14 @@ impl Lookup<'_> {
             policy_found |= block.policy().is_some();
             blocks.push((segment, at, block));
         }
+        // Not by `head`: segments may have been sealed since it was looked at.
+        let end = blocks.first().map_or(head.next, |(_, _, newest)| newest.head().next);
         let mut base = Base::empty(head.life, self.set.generation);
         base.extents.reserve_exact(blocks.len());
         for (segment, at, block) in blocks.into_iter().rev() {
             base.add_newer(segment, at, &block)?;
         }
-        base.keep_below(head.next);
+        base.keep_below(end);
         Ok(base)
     }
 

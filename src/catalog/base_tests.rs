@@ -48,8 +48,16 @@ fn of_extents_that_overlap_the_newer_counts() {
     let forged = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 2..6));
     let log = sealed(3, false, 200_000..300_000, |b| add(b, LIFE, 1, 6..8));
     assert_eq!(seqs(&load(vec![old, forged, log], 8)), vec![2..6, 6..8]);
-    // A head that is behind what is told of it.
-    let old = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 1..4));
-    let beyond = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 4..9));
-    assert_eq!(seqs(&load(vec![old, beyond], 6)), vec![1..4]);
+    // Beyond the end that the newest tells of.
+    let beyond = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 4..9));
+    let newest = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 6..6));
+    assert_eq!(seqs(&load(vec![beyond, newest], 6)), vec![]);
+}
+
+/// Who looks up an agent has its head from before, and takes a newer one together with the base.
+#[test]
+fn what_was_sealed_since_the_head_was_looked_at_is_no_lie() {
+    let run = sealed(1, true, 4096..90_000, |b| add(b, LIFE, 1, 1..4));
+    let since = sealed(2, false, 90_000..200_000, |b| add(b, LIFE, 1, 4..9));
+    assert_eq!(seqs(&load(vec![run, since], 6)), vec![1..4, 4..9]);
 }
