@@ -123,13 +123,60 @@ fn append(agent: &Agent, turn: &[u8]) -> Duration {
     begun.elapsed()
 }
 
+/// The least that an append to one of many takes of memory: the turn is copied to where a log is
+/// written from, and two places of the agent's own are read and written.
+fn bare(dice: &mut Dice, run: &mut Run, agents: u64, turn: &[u8], ops: u64) -> Duration {
+    let mut all: Vec<Box<[u64; 64]>> = (0..agents).map(|i| Box::new([i; 64])).collect();
+    let mut log = vec![0u8; 8 << 20];
+    let mut at = 0;
+    run.timed(ops, || {
+        let agent = dice.below(agents) as usize;
+        let begun = Instant::now();
+        let places = &mut all[agent];
+        places[0] += at as u64;
+        places[63] += 1;
+        at = if at + turn.len() > log.len() { 0 } else { at };
+        log[at..at + turn.len()].copy_from_slice(turn);
+        at += turn.len();
+        begun.elapsed()
+    })
+}
+
+/// Appends at a durability of which everybody hears by then.
+fn durable(
+    c: &mut Criterion,
+    medians: &mut Medians,
+    store: &Store,
+    all: &[Agent],
+    durability: Durability,
+    turn: &[u8],
+) {
+    let mut group = c.benchmark_group(format!("growth: append at {durability:?}, agents in use"));
+    group.sample_size(10).measurement_time(Duration::from_millis(500));
+    let (mut dice, mut run) = (Dice::new(3), Run::new());
+    let agents = all.len() as u64;
+    group.bench_function(BenchmarkId::from_parameter(agents), |b| {
+        b.iter_custom(|iters| {
+            run.timed(iters, || {
+                let agent = &all[dice.below(agents) as usize];
+                let begun = Instant::now();
+                let mut batch = store.batch();
+                batch.append(agent, NewEntry::new(Kind::ASSISTANT, turn)).durability(durability);
+                batch.commit().unwrap();
+                begun.elapsed()
+            })
+        });
+    });
+    group.finish();
+    medians.print(&format!("{durability:?}, {agents} agents in use"), &run, turn.len());
+}
+
 /// Appends to agents of which `agents` are in use, and to some that are not.
 fn appends(c: &mut Criterion) {
     let turn = text(TURN);
-    let mut resident = c.benchmark_group("growth: append at Buffer, agents in use");
-    resident.sample_size(20).measurement_time(Duration::from_secs(2));
-    let (mut medians, mut news, mut colds) =
-        (Medians::default(), Medians::default(), Medians::default());
+    let (mut medians, mut limits, mut news, mut colds) =
+        (Medians::default(), Medians::default(), Medians::default(), Medians::default());
+    let (mut written, mut synced) = (Medians::default(), Medians::default());
     for agents in sizes(&AGENTS) {
         let dir = workdir();
         let mut store = options().open(dir.path().join("store")).unwrap();
@@ -139,6 +186,8 @@ fn appends(c: &mut Criterion) {
         }
         store.sync().unwrap();
         let (mut dice, mut run) = (Dice::new(agents), Run::new());
+        let mut resident = c.benchmark_group("growth: append at Buffer, agents in use");
+        resident.sample_size(20).measurement_time(Duration::from_secs(2));
         resident.bench_function(BenchmarkId::from_parameter(agents), |b| {
             b.iter_custom(|iters| {
                 let bursts = (0..iters).step_by(BURST as usize).map(|at| BURST.min(iters - at));
@@ -150,7 +199,13 @@ fn appends(c: &mut Criterion) {
                     .sum()
             });
         });
+        resident.finish();
         medians.print(&format!("{agents} agents in use"), &run, TURN);
+        let mut limit = Run::new();
+        bare(&mut dice, &mut limit, agents, &turn, 500_000);
+        limits.print(&format!("{agents} bare places in memory"), &limit, TURN);
+        durable(c, &mut written, &store, &all, Durability::Write, &turn);
+        durable(c, &mut synced, &store, &all, Durability::Sync, &turn);
         drop(all);
         first_appends(&mut news, &store, &format!("new, beside {agents}"), &turn, |i| (i, "new"));
         store.close().unwrap();

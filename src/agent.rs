@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::batch::NewEntry;
 use crate::catalog::resident::Resident;
@@ -14,6 +14,7 @@ use crate::format::record::Change;
 use crate::options::MAX_NAME;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
+use crate::sync::Mutex;
 use crate::types::{Retention, Usage};
 use crate::view::View;
 
@@ -32,10 +33,16 @@ use crate::view::View;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Agent {
-    pub(crate) store: Store,
-    pub(crate) name: Arc<str>,
-    pub(crate) hash: u64,
+pub struct Agent(Arc<Handle>);
+
+/// Its clones share it: one counter, beside what is looked at anyway.
+struct Handle {
+    store: Store,
+    name: Arc<str>,
+    hash: u64,
+    /// What the catalog gave last: with a million agents in use its table is in no cache of the
+    /// processor.
+    resident: Mutex<Weak<Resident>>,
 }
 
 impl Agent {
@@ -47,13 +54,18 @@ impl Agent {
     /// The handle of a name that the store itself knows.
     pub(crate) fn known(store: &Store, name: &str) -> Self {
         let hash = store.engine().catalog.hash(name);
-        Agent { store: store.clone(), name: Arc::from(name), hash }
+        let resident = Mutex::default();
+        Agent(Arc::new(Handle { store: store.clone(), name: Arc::from(name), hash, resident }))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     /// The agent's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// A consistent view of the agent as it is now: later appends, forgets and compaction do not
@@ -90,9 +102,9 @@ impl Agent {
     /// after the store is reopened.
     pub fn append(&self, entry: NewEntry<'_>) -> Result<u64> {
         self.commit_one(|batch, agent| {
-            let now = self.store.engine().now();
+            let now = self.store().engine().now();
             batch.time = Some(now);
-            entry.encode(&self.store, batch, agent, &self.name, now);
+            entry.encode(self.store(), batch, agent, self.name(), now);
         })
         .map(|seqs| seqs.start)
     }
@@ -186,14 +198,14 @@ impl Agent {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_retention(&self, retention: Option<Retention>) -> Result<()> {
-        let engine = self.store.engine();
+        let engine = self.store().engine();
         engine.check_open()?;
         let resident = self.resident();
         // What the old policy dropped is made a floor that the new one cannot lower. It is that of
         // the moment of the change only if nobody appends, forgets or loosens in between.
         let turn = resident.take_turn();
         let (ordered, _) = loop {
-            let before = Snapshot::open_latest(engine, &resident)?;
+            let before = Snapshot::open_latest(engine, Arc::clone(&resident))?;
             let ordered = self.order_one(|batch, agent| {
                 if let Some(agent) = batch.agents.get_mut(agent) {
                     agent.expect_last = Some(before.version.lsn);
@@ -208,7 +220,7 @@ impl Agent {
             }
         };
         drop(turn);
-        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))
+        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(self.name()))
     }
 
     /// How much the agent has stored, as of now.
@@ -229,9 +241,23 @@ impl Agent {
         self.view()?.snapshot.usage()
     }
 
+    /// What is known of it, which stays known as long as this is held.
     pub(crate) fn resident(&self) -> Arc<Resident> {
-        let engine = self.store.engine();
-        engine.catalog.resident(&self.name, self.hash, engine.progress())
+        let Handle { name, hash, resident, .. } = &*self.0;
+        let mut known = resident.lock();
+        if let Some(resident) = known.upgrade() {
+            resident.touch();
+            return resident;
+        }
+        let engine = self.store().engine();
+        let resident = engine.catalog.resident(name, *hash, engine.progress());
+        *known = Arc::downgrade(&resident);
+        resident
+    }
+
+    /// Its number in a batch.
+    pub(crate) fn number_in(&self, batch: &mut Prepared) -> usize {
+        batch.agent(&self.0.name, self.0.hash, || self.resident())
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
@@ -240,20 +266,20 @@ impl Agent {
 
     /// Commits a batch of this agent alone; gives the seqs of its appends.
     fn commit_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<Range<u64>> {
-        let engine = self.store.engine();
+        let engine = self.store().engine();
         let (ordered, seqs) = self.order_one(fill)?;
-        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(&self.name))?;
+        engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(self.name()))?;
         Ok(seqs)
     }
 
     fn order_one(&self, fill: impl FnOnce(&mut Prepared, usize)) -> Result<(Ordered, Range<u64>)> {
-        let engine = self.store.engine();
+        let engine = self.store().engine();
         let mut batch = Scratch::take();
-        let agent = batch.agent(&self.name, self.hash);
+        let agent = self.number_in(&mut batch);
         fill(&mut batch, agent);
         let ordered = engine.order(&mut batch, engine.options.durability);
         let seqs = batch.agents.first().map_or(1..1, |a| a.seqs.clone());
-        Ok((ordered.map_err(|e| e.for_agent(&self.name))?, seqs))
+        Ok((ordered.map_err(|e| e.for_agent(self.name()))?, seqs))
     }
 }
 
@@ -271,6 +297,6 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agent").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Agent").field("name", &self.name()).finish_non_exhaustive()
     }
 }

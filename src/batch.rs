@@ -202,7 +202,7 @@ impl Batch {
     pub fn append(&mut self, agent: &Agent, entry: NewEntry<'_>) -> &mut Self {
         if let Some(index) = self.index(agent) {
             let now = self.store.engine().now();
-            entry.encode(&self.store, &mut self.prepared, index, &agent.name, now);
+            entry.encode(&self.store, &mut self.prepared, index, agent.name(), now);
         }
         self
     }
@@ -218,7 +218,7 @@ impl Batch {
         let most = self.store.max_payload();
         match check_key(key).and_then(|()| check_len("value", value.len(), most)) {
             Ok(()) => self.push(agent, &Change::Set { key, value }),
-            Err(error) => self.fail(error.for_agent(&agent.name)),
+            Err(error) => self.fail(error.for_agent(agent.name())),
         }
     }
 
@@ -226,7 +226,7 @@ impl Batch {
     pub fn unset(&mut self, agent: &Agent, key: &str) -> &mut Self {
         match check_key(key) {
             Ok(()) => self.push(agent, &Change::Unset { key }),
-            Err(error) => self.fail(error.for_agent(&agent.name)),
+            Err(error) => self.fail(error.for_agent(agent.name())),
         }
     }
 
@@ -254,7 +254,7 @@ impl Batch {
             if prepared.expect_next.is_some_and(|before| before != seq) {
                 let message = "the batch expects two different next seqs of one agent";
                 let error = Error::new(ErrorKind::InvalidInput, message);
-                return self.fail(error.for_agent(&agent.name));
+                return self.fail(error.for_agent(agent.name()));
             }
             prepared.expect_next = Some(seq);
         }
@@ -265,7 +265,7 @@ impl Batch {
     /// Otherwise the commit answers `Conflict`.
     pub fn expect_revision(&mut self, agent: &Agent, key: &str, at: Option<Lsn>) -> &mut Self {
         if let Err(error) = check_key(key) {
-            return self.fail(error.for_agent(&agent.name));
+            return self.fail(error.for_agent(agent.name()));
         }
         if let Some(index) = self.index(agent) {
             let revision = at.map_or(0, |lsn| lsn.0);
@@ -327,7 +327,8 @@ impl Batch {
         let durability = std::mem::replace(&mut self.durability, engine.options.durability);
         let ordered = engine.order(&mut self.prepared, durability);
         let outcome = ordered.map(|ordered| {
-            let seqs = self.prepared.agents.iter().map(|a| (Arc::clone(&a.name), a.seqs.clone()));
+            let seqs =
+                self.prepared.agents.iter().map(|a| (Arc::clone(&a.resident.name), a.seqs.clone()));
             (ordered, Receipt { lsn: ordered.lsn, seqs: seqs.collect() })
         });
         self.prepared.reset();
@@ -335,13 +336,13 @@ impl Batch {
     }
 
     fn index(&mut self, agent: &Agent) -> Option<usize> {
-        if !self.store.is_same(&agent.store) {
+        if !self.store.is_same(agent.store()) {
             let message = "an agent's handle is of another store";
             let error = Error::new(ErrorKind::InvalidInput, message);
-            self.prepared.fail(error.for_agent(&agent.name));
+            self.prepared.fail(error.for_agent(agent.name()));
             return None;
         }
-        Some(self.prepared.agent(&agent.name, agent.hash))
+        Some(agent.number_in(&mut self.prepared))
     }
 
     fn push(&mut self, agent: &Agent, change: &Change<'_>) -> &mut Self {
@@ -394,7 +395,7 @@ impl Receipt {
     /// the agent, those of the new life.
     #[must_use]
     pub fn seqs(&self, agent: &Agent) -> Range<u64> {
-        let found = self.seqs.iter().find(|(name, _)| *name == agent.name);
+        let found = self.seqs.iter().find(|(name, _)| **name == *agent.name());
         found.map_or(0..0, |(_, seqs)| seqs.clone())
     }
 }

@@ -161,7 +161,7 @@ impl Copying<'_> {
         if !self.batch.is_empty() && self.batch.len().saturating_add(size) > BATCH {
             self.commit()?;
         }
-        let index = self.batch.agent(&self.agent.name, self.agent.hash);
+        let index = self.agent.number_in(&mut self.batch);
         self.batch.push(index, change);
         Ok(())
     }

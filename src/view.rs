@@ -21,10 +21,11 @@ pub struct View {
 }
 
 impl View {
+    #[inline]
     pub(crate) fn open(agent: &Agent) -> Result<View> {
-        let engine = agent.store.engine();
+        let engine = agent.store().engine();
         engine.check_open()?;
-        let snapshot = Snapshot::open(engine, &agent.resident())?;
+        let snapshot = Snapshot::open(engine, agent.resident())?;
         Ok(View { agent: agent.clone(), snapshot })
     }
 
@@ -152,7 +153,7 @@ impl View {
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View")
-            .field("agent", &self.agent.name)
+            .field("agent", &self.agent.name())
             .field("floor", &self.floor())
             .field("next_seq", &self.next_seq())
             .finish_non_exhaustive()

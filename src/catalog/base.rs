@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
 use crate::format::footer::{Block, StateChange};
@@ -113,19 +115,15 @@ impl Extent {
         footer.block_at(self.block_at()).is_ok()
     }
 
-    /// Where the entries with these seqs lie, of those that are of this extent.
-    pub(crate) fn spots(
-        &self,
-        seqs: Range<u64>,
-        sound: &mut Sound,
-    ) -> impl Iterator<Item = (u64, Spot)> {
+    /// Where the entries with these seqs lie, of those that are of this extent: the first of these, and
+    /// the spots as they are stored.
+    pub(crate) fn spots(&self, seqs: Range<u64>, sound: &mut Sound) -> (u64, &[[u8; 4]]) {
         let from = seqs.start.max(self.first);
         let to = if sound.is(self) { seqs.end.min(self.end()) } else { from };
         let to = to.max(from);
         let offsets_at = self.block_at() + u64::from(self.offsets);
         let offsets = self.segment.extent_offsets(offsets_at, from - self.first..to - self.first);
-        let spots = offsets.as_chunks::<4>().0.iter().map(|raw| Spot(u32::from_le_bytes(*raw)));
-        (from..to).zip(spots)
+        (from, offsets.as_chunks::<4>().0)
     }
 
     /// Whether every record of it has been verified.
@@ -208,7 +206,8 @@ pub(crate) struct Base {
     /// block knows, since it came of retention when the run was made.
     pub(crate) floor: u64,
     /// Oldest first, and none overlaps another: they are found by halving and walked in line.
-    pub(crate) extents: Vec<Extent>,
+    /// After a compaction it is mostly one, which is then at hand.
+    pub(crate) extents: SmallVec<[Extent; 1]>,
     pub(crate) state: BTreeMap<Box<str>, BaseState>,
     /// Ascending.
     pub(crate) redacted: Vec<u64>,
@@ -225,7 +224,7 @@ impl Base {
             life,
             generation,
             floor: 0,
-            extents: Vec::new(),
+            extents: SmallVec::new(),
             state: BTreeMap::new(),
             redacted: Vec::new(),
             policy: None,
@@ -255,7 +254,9 @@ impl Base {
     /// About how much memory it takes.
     pub(crate) fn bytes(&self) -> usize {
         let keys: usize = self.state.keys().map(|k| k.len() + 96).sum();
-        self.extents.capacity() * size_of::<Extent>() + keys + self.redacted.capacity() * 8
+        let extents =
+            if self.extents.spilled() { self.extents.capacity() * size_of::<Extent>() } else { 0 };
+        size_of::<Base>() + extents + keys + self.redacted.capacity() * 8
     }
 
     /// Whether anything of it lies in a segment whose id `is_one` of those asked about.
@@ -282,7 +283,9 @@ impl Base {
     /// Leaves out extents that reach beyond `seq`, where something newer begins. Only blocks that lie
     /// tell of such; whoever reads what no other extent has is told that it is damaged.
     fn keep_below(&mut self, seq: u64) {
-        while self.extents.pop_if(|last| last.end() > seq).is_some() {}
+        while self.extents.last().is_some_and(|last| last.end() > seq) {
+            self.extents.pop();
+        }
     }
 
     fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {

@@ -175,6 +175,7 @@ impl Catalog {
             return Arc::clone(resident);
         }
         let resident = Arc::new(Resident::new(Arc::clone(name), hash));
+        self.charge(&resident, &mut resident.lock());
         _evicted = self.make_room(&mut shard, progress);
         shard.agents.insert(Known { hash, resident: Arc::clone(&resident) });
         shard.clock.push_back(Arc::clone(&resident));
@@ -231,32 +232,48 @@ impl Catalog {
 
     /// Lets go of agents at rest that were not used lately, if the shard is over its budget.
     /// A few steps at each new agent keep up with any rate of arrival. Gives those that went.
-    fn make_room(&self, shard: &mut Shard, progress: Progress) -> [Option<Arc<Resident>>; STEPS] {
+    fn make_room(&self, shard: &mut Shard, progress: Progress) -> [Option<Resident>; STEPS] {
         let mut evicted = [const { None }; STEPS];
         if self.resident_bytes() / SHARDS <= self.budget {
             return evicted;
         }
         for place in &mut evicted {
             let Some(candidate) = shard.clock.pop_front() else { break };
-            if self.evict(shard, &candidate, progress) {
-                *place = Some(candidate);
-            } else {
-                shard.clock.push_back(candidate);
+            match self.evict(shard, candidate, progress) {
+                Ok(gone) => *place = Some(gone),
+                Err(kept) => shard.clock.push_back(kept),
             }
         }
         evicted
     }
 
-    fn evict(&self, shard: &mut Shard, candidate: &Arc<Resident>, progress: Progress) -> bool {
-        // The table and the hand that holds it now: nobody else can have it, for it is only given
-        // away under the shard's lock.
-        if candidate.take_used() || Arc::strong_count(candidate) > 2 {
-            return false;
+    /// Takes an agent out of its table, unless somebody has it or needs it.
+    fn evict(
+        &self,
+        shard: &mut Shard,
+        candidate: Arc<Resident>,
+        progress: Progress,
+    ) -> std::result::Result<Resident, Arc<Resident>> {
+        // Those that nobody has are had by the table, and by the hand that holds it now.
+        let had = candidate.take_used() || Arc::strong_count(&candidate) > 2;
+        if had || candidate.lock_idle(progress).is_none() {
+            return Err(candidate);
         }
-        let Some(slot) = candidate.lock_idle(progress) else { return false };
-        shard.agents.remove(&(candidate.hash, &*candidate.name) as &dyn Named);
-        self.resident_bytes.fetch_sub(slot.charged, Ordering::Relaxed);
-        true
+        let hash = candidate.hash;
+        shard.agents.remove(&(hash, &*candidate.name) as &dyn Named);
+        // A handle may get it, use it and let go of it without asking the table: until it is nobody's.
+        let kept = match Arc::try_unwrap(candidate) {
+            Ok(gone) => match gone.lock_idle(progress).map(|slot| slot.charged) {
+                Some(charged) => {
+                    self.resident_bytes.fetch_sub(charged, Ordering::Relaxed);
+                    return Ok(gone);
+                }
+                None => Arc::new(gone),
+            },
+            Err(had) => had,
+        };
+        shard.agents.insert(Known { hash, resident: Arc::clone(&kept) });
+        Err(kept)
     }
 
     /// The sealed segments now.
@@ -438,6 +455,7 @@ impl Catalog {
     }
 
     /// Holds the prefixes forgotten since the last time against the agent. `slot` is its own.
+    #[inline]
     pub(crate) fn apply_prefixes(&self, resident: &Resident, slot: &mut Slot) {
         let count = self.prefix_count.load(Ordering::Acquire);
         // What has not been looked up yet may live: it is held against that.

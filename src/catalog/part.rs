@@ -15,6 +15,8 @@ use crate::types::Retention;
 pub(crate) const GROUP: usize = 32;
 /// Records are aligned, so that their offsets fit 32 bits.
 const UNIT: u64 = 8;
+/// The spots of so many entries take no memory of their own.
+const FEW: usize = 4;
 
 /// Where an entry or a value lies in a segment, in units of 8 bytes; 0 = nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +58,9 @@ pub(crate) struct Part {
     pub(crate) count: usize,
     /// Payload and meta of the entries, in bytes.
     pub(crate) bytes: u64,
-    /// The spots of the entries, in seq order.
+    /// The spots of the entries, in seq order: of a few,
+    few: [Spot; FEW],
+    /// and of all, once there are more.
     spots: Option<Arc<[AtomicU32]>>,
     /// The running maximum of `at`: as of the end of each whole group,
     maxima: Option<Arc<[AtomicU64]>>,
@@ -75,6 +79,7 @@ impl Part {
             first,
             count: 0,
             bytes: 0,
+            few: [Spot::default(); FEW],
             spots: None,
             maxima: None,
             latest: 0,
@@ -91,7 +96,7 @@ impl Part {
 
     /// Adds the next entry. Called in order, by one thread at a time.
     pub(crate) fn push(&mut self, spot: Spot, at: u64, bytes: u64) {
-        store(&mut self.spots, self.count, spot.0, AtomicU32::load, AtomicU32::store);
+        self.push_spot(spot);
         self.latest = self.latest.max(at);
         if self.count % GROUP == GROUP - 1 {
             let group = self.count / GROUP;
@@ -101,11 +106,27 @@ impl Part {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
+    fn push_spot(&mut self, spot: Spot) {
+        if let Some(place) = self.few.get_mut(self.count) {
+            *place = spot;
+            return;
+        }
+        if self.count == FEW {
+            let few = self.few.iter().map(|spot| AtomicU32::new(spot.0));
+            let rest = (0..FEW).map(|_| AtomicU32::default());
+            self.spots = Some(few.chain(rest).collect());
+        }
+        store(&mut self.spots, self.count, spot.0, AtomicU32::load, AtomicU32::store);
+    }
+
     /// Where the entry with this seq lies. `None` if it is not of this part.
     pub(crate) fn spot(&self, seq: u64) -> Option<Spot> {
         let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
         if index >= self.count {
             return None;
+        }
+        if self.count <= FEW {
+            return self.few.get(index).copied();
         }
         let slot = self.spots.as_ref()?.get(index)?;
         Some(Spot(slot.load(Ordering::Relaxed)))
@@ -121,6 +142,9 @@ impl Part {
 
     /// All spots in order.
     pub(crate) fn spots(&self) -> Vec<u32> {
+        if self.count <= FEW {
+            return self.few.iter().take(self.count).map(|spot| spot.0).collect();
+        }
         let spots = self.spots.as_ref().map_or(&[][..], |spots| spots);
         spots.iter().take(self.count).map(|s| s.load(Ordering::Relaxed)).collect()
     }

@@ -215,7 +215,11 @@ impl Slot {
     }
 
     /// Moves batches that have been published, and whose bytes can be read, out of the queue.
+    #[inline]
     pub(crate) fn settle(&mut self, progress: Progress) {
+        if self.pending.is_empty() {
+            return;
+        }
         while let Some(first) = self.pending.front() {
             let readable = first.end <= progress.written;
             if !readable || !progress.reached(first.end, first.durability) {
@@ -235,6 +239,11 @@ impl Slot {
     pub(crate) fn unwritten(&self, progress: Progress) -> Option<u64> {
         let published = self.pending.iter().take_while(|p| progress.reached(p.end, p.durability));
         published.last().map(|p| p.end).filter(|end| *end > progress.written)
+    }
+
+    /// The end of the last batch in the queue that is not written, published or not.
+    pub(crate) fn unwritten_at_all(&self, progress: Progress) -> Option<u64> {
+        self.pending.back().map(|p| p.end).filter(|end| *end > progress.written)
     }
 
     /// Whether unsealed segments or batches in flight say more of the agent than footers do.

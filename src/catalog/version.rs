@@ -79,6 +79,16 @@ pub(crate) struct Version {
     pub(crate) old: Vec<Part>,
 }
 
+/// A version as readers keep it: small where it is at rest, for it is moved about.
+#[derive(Clone)]
+pub(crate) struct Seen {
+    pub(crate) head: Head,
+    /// The lsn of the last batch that touched the agent, as far as it is known.
+    pub(crate) lsn: u64,
+    /// What unsealed segments hold, newest first.
+    pub(crate) parts: Vec<Part>,
+}
+
 impl Version {
     /// An agent at rest: all of it is in sealed segments.
     pub(crate) fn at_rest(head: Head) -> Self {
@@ -88,6 +98,18 @@ impl Version {
     /// The parts, newest first.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
         self.new.iter().chain(self.old.iter().rev())
+    }
+
+    /// The version for a reader who has what footers stand for in a set of this generation.
+    #[inline]
+    pub(crate) fn seen(&self, generation: u64) -> Seen {
+        let mut parts = Vec::new();
+        if self.new.is_some() || !self.old.is_empty() {
+            let unsealed = self.parts().filter(|part| part.segment.sealed_at() > generation);
+            parts.reserve_exact(1 + self.old.len());
+            parts.extend(unsealed.cloned());
+        }
+        Seen { head: self.head, lsn: self.lsn, parts }
     }
 
     /// Applies one change.
@@ -186,7 +208,9 @@ impl Version {
 
     /// Forgets the parts of segments whose footers stand for them in a set of this generation.
     pub(crate) fn drop_sealed(&mut self, generation: u64) {
-        self.old.retain(|part| part.segment.sealed_at() > generation);
+        if !self.old.is_empty() {
+            self.old.retain(|part| part.segment.sealed_at() > generation);
+        }
         if self.new.as_ref().is_some_and(|p| p.segment.sealed_at() <= generation) {
             self.new = None;
         }

@@ -35,7 +35,7 @@ impl Engine {
         if expects || !batch.revisions.is_empty() || !batch.appends_only || batch.records == 0 {
             return None;
         }
-        let resident = agent.resident.as_ref()?;
+        let resident = &agent.resident;
         let mut slot = resident.lock();
         if !slot.is_known() || slot.is_held() {
             return None;
@@ -46,12 +46,12 @@ impl Engine {
         let first = slot.is_first_in(order.active.segment.id);
         let mut table = entries.saturating_mul(TABLE_ENTRY);
         if first {
-            table += table_bytes(&agent.name);
+            table += table_bytes(&resident.name);
         }
         let add = |bound: &mut Bound| {
             bound.add_entries(entries);
             if first {
-                bound.add_agent(agent.name.len());
+                bound.add_agent(resident.name.len());
             }
         };
         let mut bound = order.bound;

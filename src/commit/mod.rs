@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::catalog::resident::{Progress, Resident};
+use crate::catalog::resident::Progress;
 use crate::commit::log::Log;
 use crate::commit::order::{Attempt, Order, Ordered, closed};
 use crate::commit::pace::Pace;
@@ -175,10 +175,6 @@ impl Engine {
             return Err(error);
         }
         batch.check_len()?;
-        let progress = self.progress();
-        for agent in &mut batch.agents {
-            agent.resident = Some(self.catalog.resident(&agent.name, agent.hash, progress));
-        }
         let len = batch.len() as u64;
         loop {
             match self.try_order(batch, durability)? {
@@ -206,11 +202,11 @@ impl Engine {
 
     /// Looks up, under no lock, what ordering the batch must know of its agents.
     fn learn(&self, batch: &Prepared) -> Result<()> {
-        for resident in batch.agents.iter().filter_map(|agent| agent.resident.as_ref()) {
+        for resident in batch.agents.iter().map(|agent| &agent.resident) {
             self.catalog.learn(resident)?;
         }
         for expected in &batch.revisions {
-            let agent = batch.agents.get(expected.agent).and_then(|a| a.resident.as_ref());
+            let agent = batch.agents.get(expected.agent).map(|a| &a.resident);
             if let Some(resident) = agent {
                 let head = resident.lock().latest().head;
                 self.catalog.learn_base(resident, &head)?;
@@ -239,27 +235,15 @@ impl Engine {
         }
     }
 
-    /// Takes what everybody may see of an agent by now to where readers look for it.
-    ///
-    /// Once: what is appended meanwhile is not asked for, and whoever goes on appending would be
-    /// waited for for ever.
-    pub(crate) fn settle(&self, resident: &Resident) -> Result<()> {
-        self.catalog.learn(resident)?;
-        let progress = self.progress();
-        let unwritten = {
-            let mut slot = resident.lock();
-            self.catalog.apply_prefixes(resident, &mut slot);
-            slot.settle(progress);
-            slot.unwritten(progress)
-        };
-        unwritten.map_or(Ok(()), |end| self.write_for_reader(end))
-    }
-
     /// Has the log written up to `end`, so that its bytes can be read.
     ///
     /// # Errors
     /// `Poisoned` if they never will be.
+    #[inline]
     pub(crate) fn write_for_reader(&self, end: u64) -> Result<()> {
+        if self.log.written() >= end {
+            return Ok(());
+        }
         let written = self.log.write_to(end, self);
         written.map_err(|error| self.log.poisoned().unwrap_or(error))
     }

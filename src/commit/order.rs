@@ -294,8 +294,8 @@ impl Engine {
                     }
                     raised = raised.max(strongest.unwrap_or(Durability::Buffer));
                     if first && let Some(agent) = batch.agents.get(index) {
-                        bound.add_agent(agent.name.len());
-                        table += table_bytes(&agent.name);
+                        bound.add_agent(agent.resident.name.len());
+                        table += table_bytes(&agent.resident.name);
                     }
                 }
                 Checked::Unknown => return Ok(Attempt::Unknown),
@@ -307,7 +307,7 @@ impl Engine {
             && let Err((error, index)) = check_seqs(batch, nexts)
         {
             // What it was held against may not be published yet.
-            let resident = batch.agents.get(index).and_then(|agent| agent.resident.as_ref());
+            let resident = batch.agents.get(index).map(|agent| &agent.resident);
             let wait = resident.and_then(|resident| resident.lock().last_pending());
             return Ok(Attempt::Refused(error, wait));
         }
@@ -340,7 +340,7 @@ impl Engine {
         active: u64,
     ) -> Result<Checked> {
         let Some(agent) = batch.agents.get_mut(index) else { return Ok(Checked::Unknown) };
-        let Some(resident) = &agent.resident else { return Ok(Checked::Unknown) };
+        let resident = &agent.resident;
         let mut slot = resident.lock();
         if !slot.is_known() {
             return Ok(Checked::Unknown);
@@ -353,14 +353,14 @@ impl Engine {
         }
         if agent.expect_last.is_some_and(|lsn| lsn != latest.lsn) {
             let error = conflict("the agent was changed".into());
-            return Ok(Checked::Conflict(error.with_agent(&agent.name), None));
+            return Ok(Checked::Conflict(error.with_agent(&resident.name), None));
         }
         if let Some(expected) = agent.expect_next
             && expected != latest.head.next
         {
             let error =
                 conflict(format!("the next seq is {} and not {expected}", latest.head.next));
-            return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
+            return Ok(Checked::Conflict(error.with_agent(&resident.name), slot.last_pending()));
         }
         for expected in batch.revisions.iter().filter(|r| r.agent == index) {
             let Some(found) = revision(latest, slot.base(), &expected.key) else {
@@ -371,7 +371,10 @@ impl Engine {
                     "the revision of state {:?} is {found} and not {}",
                     expected.key, expected.revision
                 ));
-                return Ok(Checked::Conflict(error.with_agent(&agent.name), slot.last_pending()));
+                return Ok(Checked::Conflict(
+                    error.with_agent(&resident.name),
+                    slot.last_pending(),
+                ));
             }
         }
         Ok(Checked::Fine {
@@ -415,7 +418,7 @@ impl Engine {
         let segment = Arc::clone(&order.active.segment);
         let Ordered { lsn: Lsn(lsn), end, durability, .. } = ordered;
         for agent in &mut batch.agents {
-            let Some(resident) = &agent.resident else { continue };
+            let resident = &agent.resident;
             let version = resident.lock().latest().clone();
             batch.header.set_head(agent.head_at, &version.head);
             agent.seqs = version.head.next..version.head.next;
@@ -430,7 +433,7 @@ impl Engine {
                 let ordinal = ordinal as u64;
                 if !matches!(change, Applied::Append { .. } | Applied::Policy(_)) {
                     order.hidden += dead::hidden_by(version, &change, segment.id);
-                    let base = agent.resident.as_ref().and_then(|r| r.lock().base().cloned());
+                    let base = agent.resident.lock().base().cloned();
                     let known = dead::account(version, base.as_ref(), &change, time);
                     self.catalog.count_death(known);
                 }
@@ -442,9 +445,8 @@ impl Engine {
             }
         }
         for agent in &mut batch.agents {
-            let (Some(resident), Some(after)) = (&agent.resident, agent.after.take()) else {
-                continue;
-            };
+            let Some(after) = agent.after.take() else { continue };
+            let resident = &agent.resident;
             agent.seqs.end = after.head.next;
             if resident.lock().queue(&segment, end, durability, after) {
                 order.touched.push(Arc::clone(resident));
@@ -506,7 +508,7 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), 
             _ => continue,
         };
         if seq == 0 || seq > end {
-            let name = batch.agents.get(index).map_or("", |a| &a.name);
+            let name = batch.agents.get(index).map_or("", |a| &a.resident.name);
             let message = format!("cannot {what} seq {seq}: the next seq is {next}");
             let error = Error::new(ErrorKind::OutOfRange, message).with_agent(name).with_seq(seq);
             return Err((error, index));
@@ -559,7 +561,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
 /// What the footer of a segment with nothing but this batch may take.
 fn fresh_bound(batch: &Prepared) -> u64 {
     let mut bound = Bound::new();
-    batch.agents.iter().for_each(|agent| bound.add_agent(agent.name.len()));
+    batch.agents.iter().for_each(|agent| bound.add_agent(agent.resident.name.len()));
     count_changes(batch, &mut bound);
     bound.bytes()
 }

@@ -13,11 +13,9 @@ use crate::options::MAX_BATCH;
 
 /// An agent that a batch touches or expects something of.
 pub(crate) struct PreparedAgent {
-    pub(crate) name: Arc<str>,
-    pub(crate) hash: u64,
+    pub(crate) resident: Arc<Resident>,
     /// Where its head lies in the frame header.
     pub(crate) head_at: usize,
-    pub(crate) resident: Option<Arc<Resident>>,
     pub(crate) expect_next: Option<u64>,
     /// The lsn of the last batch that touched it, for whoever has its turn.
     pub(crate) expect_last: Option<u64>,
@@ -121,10 +119,17 @@ impl Prepared {
         self.error.take()
     }
 
-    /// The number of this agent in the batch.
-    pub(crate) fn agent(&mut self, name: &Arc<str>, hash: u64) -> usize {
-        let known =
-            |a: &PreparedAgent| a.hash == hash && (Arc::ptr_eq(&a.name, name) || *a.name == **name);
+    /// The number of this agent in the batch; `resident` is asked for it if it is not in there yet.
+    pub(crate) fn agent(
+        &mut self,
+        name: &Arc<str>,
+        hash: u64,
+        resident: impl FnOnce() -> Arc<Resident>,
+    ) -> usize {
+        let known = |a: &PreparedAgent| {
+            let known = &a.resident;
+            known.hash == hash && (Arc::ptr_eq(&known.name, name) || *known.name == **name)
+        };
         let found = if self.agents.len() <= FEW {
             self.agents.iter().rposition(known)
         } else {
@@ -140,10 +145,8 @@ impl Prepared {
         }
         let head_at = self.header.add_agent(name);
         self.agents.push(PreparedAgent {
-            name: Arc::clone(name),
-            hash,
+            resident: resident(),
             head_at,
-            resident: None,
             expect_next: None,
             expect_last: None,
             after: None,
@@ -151,7 +154,7 @@ impl Prepared {
         });
         let index = self.agents.len() - 1;
         if index == FEW {
-            self.index = self.agents.iter().map(|a| a.hash).zip(0..).collect();
+            self.index = self.agents.iter().map(|a| a.resident.hash).zip(0..).collect();
         } else if index > FEW {
             self.index.insert(hash, index);
         }

@@ -17,7 +17,9 @@ use crate::types::{Durability, Kind, Maintenance};
 fn put(engine: &Arc<Engine>, name: &str, change: &Change<'_>) -> Result<()> {
     let name: Arc<str> = name.into();
     let mut batch = Scratch::take();
-    let index = batch.agent(&name, engine.catalog.hash(&name));
+    let hash = engine.catalog.hash(&name);
+    let resident = || engine.catalog.resident(&name, hash, engine.progress());
+    let index = batch.agent(&name, hash, resident);
     batch.push(index, change);
     let ordered = engine.order(&mut batch, Durability::Write)?;
     engine.wait(ordered.end, ordered.durability)

@@ -260,6 +260,7 @@ impl Segment {
     }
 
     /// The offset below which bytes may be read.
+    #[inline]
     pub(crate) fn published(&self) -> u64 {
         self.published.get()
     }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
-use super::{Place, Snapshot};
+use super::Snapshot;
+use super::place::{AHEAD, Place, Scattered, Stretch};
 use crate::catalog::base::Sound;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -16,9 +17,10 @@ pub struct Entries<'v> {
     from: u64,
     to: u64,
     failed: Option<Error>,
-    /// Where the entries with these seqs lie.
-    ahead: [Option<Place<'v>>; AHEAD],
-    located: Range<u64>,
+    /// Where those around the last one lie: side by side,
+    stretch: Option<Stretch<'v>>,
+    /// or here and there.
+    scattered: Scattered,
     sound: Sound,
     /// What was asked for in the beginning.
     wanted: Range<u64>,
@@ -26,18 +28,15 @@ pub struct Entries<'v> {
     pub(super) announced: Range<u64>,
 }
 
-/// Entries that are looked up together.
-const AHEAD: usize = 64;
 /// Entries that the system is told of together.
 const ANNOUNCED: u64 = 128;
 
 impl<'v> Entries<'v> {
     pub(super) fn new(snapshot: &'v Snapshot, from: u64, to: u64) -> Self {
         let to = to.max(from);
-        let (ahead, none) = ([None; AHEAD], 0..0);
-        let (located, announced) = (none.clone(), none);
-        let (failed, sound, wanted) = (None, Sound::default(), from..to);
-        Entries { snapshot, from, to, failed, ahead, located, sound, wanted, announced }
+        let (failed, stretch, scattered) = (None, None, Scattered::none());
+        let (sound, wanted, announced) = (Sound::default(), from..to, 0..0);
+        Entries { snapshot, from, to, failed, stretch, scattered, sound, wanted, announced }
     }
 
     /// Nothing but an error.
@@ -45,16 +44,29 @@ impl<'v> Entries<'v> {
         Entries { failed: Some(error), ..Entries::new(snapshot, 1, 1) }
     }
 
-    /// Where the entry lies. Looks up several at once, and touches each that lies by itself: their
-    /// cache misses then overlap, where one after the other they would add up. In a run they lie side
-    /// by side, and the processor fetches them unasked.
+    /// Where the entry lies; those looked up with it begin at `lowest`.
     #[inline]
     fn place(&mut self, seq: u64, lowest: u64) -> Option<Place<'v>> {
-        if !self.located.contains(&seq) {
-            self.look_ahead(lowest, seq);
+        if let Some(place) = self.stretch.as_ref().and_then(|stretch| stretch.place(seq)) {
+            return Some(place);
         }
-        let index = usize::try_from(seq - self.located.start).ok()?;
-        self.ahead.get(index).copied()?
+        if let Some(known) = self.scattered.get(seq) {
+            return self.snapshot.known_place(seq, known);
+        }
+        self.look_up(seq, lowest)
+    }
+
+    fn look_up(&mut self, seq: u64, lowest: u64) -> Option<Place<'v>> {
+        if !self.announced.contains(&lowest) || !self.announced.contains(&seq) {
+            self.announce(lowest, seq);
+        }
+        let (wanted, sound) = (&self.wanted, &mut self.sound);
+        self.stretch = self.snapshot.stretch(seq, lowest, &self.announced, wanted, sound);
+        if let Some(stretch) = &self.stretch {
+            return stretch.place(seq);
+        }
+        self.snapshot.look_ahead(lowest, wanted, &mut self.scattered, sound);
+        self.snapshot.known_place(seq, self.scattered.get(seq)?)
     }
 
     /// Has what comes next fetched: in which way that is, is known by the first entry asked for.
@@ -66,17 +78,6 @@ impl<'v> Entries<'v> {
         };
         self.snapshot.read_ahead(seqs.clone());
         self.announced = seqs;
-    }
-
-    fn look_ahead(&mut self, lowest: u64, seq: u64) {
-        if !self.announced.contains(&lowest) || !self.announced.contains(&seq) {
-            self.announce(lowest, seq);
-        }
-        self.snapshot.places(lowest, &self.wanted, &mut self.ahead, &mut self.sound);
-        let places = self.ahead.iter().flatten().filter(|place| !place.segment.run);
-        let touched = places.filter_map(|p| p.spot.offset().map(|at| p.segment.peek(at)));
-        std::hint::black_box(touched.fold(0, |all, word| all ^ word));
-        self.located = lowest..lowest + AHEAD as u64;
     }
 
     /// Reads an entry; those looked up with it begin at `lowest`.

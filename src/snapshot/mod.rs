@@ -18,7 +18,7 @@ use self::place::Place;
 pub(crate) use self::since::Unreadable;
 use crate::catalog::base::{Base, Extent};
 use crate::catalog::resident::Resident;
-use crate::catalog::version::Version;
+use crate::catalog::version::Seen;
 use crate::commit::Engine;
 use crate::entry::Entry;
 use crate::error::{Damage, Error, Result};
@@ -31,12 +31,13 @@ use crate::types::Retention;
 /// that the threads of a store share.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
-    pub(crate) name: Arc<str>,
-    pub(crate) version: Version,
+    /// Held for its name, which is at hand where the agent was just looked at.
+    resident: Arc<Resident>,
+    pub(crate) version: Seen,
     pub(crate) base: Arc<Base>,
     /// The lowest live seq, under retention.
     pub(crate) floor: u64,
-    /// The engine's now when it was opened.
+    /// The engine's now when it was opened; 0 where nothing depends on it.
     pub(crate) time: u64,
     /// The store is open for salvage: reading goes on behind what is damaged.
     lenient: bool,
@@ -57,7 +58,8 @@ impl Snapshot {
     /// # Errors
     /// `Damaged` if what is known of the agent cannot be read; `Poisoned` if the agent has bytes
     /// that a failed write left in memory only.
-    pub(crate) fn open(engine: &Engine, resident: &Resident) -> Result<Snapshot> {
+    #[inline]
+    pub(crate) fn open(engine: &Engine, resident: Arc<Resident>) -> Result<Snapshot> {
         Self::open_as(engine, resident, Which::Settled)
     }
 
@@ -65,77 +67,100 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
-    pub(crate) fn open_latest(engine: &Engine, resident: &Resident) -> Result<Snapshot> {
+    pub(crate) fn open_latest(engine: &Engine, resident: Arc<Resident>) -> Result<Snapshot> {
         Self::open_as(engine, resident, Which::Latest)
     }
 
-    fn open_as(engine: &Engine, resident: &Resident, which: Which) -> Result<Snapshot> {
+    #[inline]
+    fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
+        let mut asked = false;
         loop {
-            engine.settle(resident).map_err(|e| e.for_agent(&resident.name))?;
-            let head = {
-                let mut slot = resident.lock();
-                // A segment may have been sealed in between, and the base be ahead of what was
-                // settled before: together they would be of no one moment.
-                slot.settle(engine.progress());
-                let unwritten = slot.last_pending().filter(|(end, _)| *end > engine.log.written());
-                if let (Which::Latest, Some((end, _))) = (which, unwritten) {
-                    drop(slot);
-                    engine.write_for_reader(end)?;
-                    continue;
-                }
-                let (settled, end) = slot.settled();
-                let version = match which {
-                    Which::Settled => settled,
-                    Which::Latest => slot.latest(),
-                };
-                let base = slot.base().filter(|base| base.life == version.head.life);
-                let base = match base {
-                    None if version.head.life == 0 => Some(Arc::new(Base::empty(0, 0))),
-                    base => base.map(Arc::clone),
-                };
-                if let Some(base) = base {
-                    let version = version.clone();
-                    drop(slot);
-                    // What came in between may be in memory only. Not looked at anew after that:
-                    // whoever goes on appending would be waited for for ever.
-                    engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
-                    return Snapshot::assemble(engine, resident, version, base);
-                }
-                version.head
+            let mut slot = resident.lock();
+            if !slot.is_known() {
+                drop(slot);
+                let learned = engine.catalog.learn(&resident);
+                learned.map_err(|e| e.for_agent(&resident.name))?;
+                continue;
+            }
+            engine.catalog.apply_prefixes(&resident, &mut slot);
+            // Read under the lock: of a segment that is sealed in between, the base would be ahead of
+            // what was settled before, and together they would be of no one moment.
+            let progress = engine.progress();
+            slot.settle(progress);
+            let unwritten = match which {
+                // Once: what is appended meanwhile is not asked for, and whoever goes on appending
+                // would be waited for for ever.
+                Which::Settled => slot.unwritten(progress).filter(|_| !asked),
+                Which::Latest => slot.unwritten_at_all(progress),
             };
-            let loaded = engine.catalog.learn_base(resident, &head);
+            if let Some(end) = unwritten {
+                drop(slot);
+                asked = true;
+                engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
+                continue;
+            }
+            let (settled, end) = slot.settled();
+            let version = match which {
+                Which::Settled => settled,
+                Which::Latest => slot.latest(),
+            };
+            let base = slot.base().filter(|base| base.life == version.head.life);
+            let base = match base {
+                None if version.head.life == 0 => Some(Arc::new(Base::empty(0, 0))),
+                base => base.map(Arc::clone),
+            };
+            if let Some(base) = base {
+                // Where a footer stands for a part already, the base has it.
+                let version = version.seen(base.generation);
+                drop(slot);
+                // What came in between may be in memory only.
+                engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
+                return Snapshot::assemble(engine, resident, version, base);
+            }
+            let head = version.head;
+            drop(slot);
+            let loaded = engine.catalog.learn_base(&resident, &head);
             loaded.map_err(|e| e.for_agent(&resident.name))?;
         }
     }
 
+    #[inline]
     fn assemble(
         engine: &Engine,
-        resident: &Resident,
-        mut version: Version,
+        resident: Arc<Resident>,
+        version: Seen,
         base: Arc<Base>,
     ) -> Result<Snapshot> {
-        // Where a footer stands for a part already, the base has it.
-        version.drop_sealed(base.generation);
         // What lies below the base's floor may have been left out when a run was made.
         let floor = version.head.floor.max(base.floor).min(version.head.next);
-        let homeless = base.extents.is_empty() && version.parts().next().is_none();
+        let homeless = base.extents.is_empty() && version.parts.is_empty();
         let mut snapshot = Snapshot {
-            name: Arc::clone(&resident.name),
+            resident,
             floor,
-            time: engine.now(),
+            time: 0,
             lenient: engine.options.salvage,
             // Only what was damaged has entries and no segment.
             dir: (homeless && floor < version.head.next).then(|| engine.dir.as_path().into()),
             version,
             base,
         };
-        snapshot.floor = retained::floor(&snapshot, engine)?;
+        let policy = snapshot.policy().unwrap_or(engine.options.retention);
+        let ages = policy.max_age.is_some() || !engine.past_defaults.is_empty();
+        if ages || snapshot.version.head.flags & Head::EXPIRES != 0 {
+            snapshot.time = engine.now();
+        }
+        snapshot.floor = retained::floor(&snapshot, engine, &policy)?;
         Ok(snapshot)
+    }
+
+    /// The agent's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.resident.name
     }
 
     /// The policy of the agent's own.
     pub(crate) fn policy(&self) -> Option<Retention> {
-        let changed = self.version.parts().find_map(|part| part.policy());
+        let changed = self.version.parts.iter().find_map(|part| part.policy());
         changed.unwrap_or(self.base.policy)
     }
 
@@ -175,13 +200,13 @@ impl Snapshot {
                 }
                 Ok(entry)
             }
-            Err(error) => Err(error.with_agent(&self.name).with_seq(seq)),
+            Err(error) => Err(error.with_agent(self.name()).with_seq(seq)),
         }
     }
 
     #[cold]
     fn missing(&self) -> Error {
-        let parts = self.version.parts().map(|part| &part.segment);
+        let parts = self.version.parts.iter().map(|part| &part.segment);
         let mut segments = parts.chain(self.base.extents.iter().map(|extent| &extent.segment));
         let beside = segments.next().and_then(|segment| segment.path().parent());
         let dir = beside.or(self.dir.as_deref()).unwrap_or(Path::new(""));
@@ -192,12 +217,12 @@ impl Snapshot {
     fn is_redacted(&self, seq: u64) -> bool {
         self.version.head.flags & Head::REDACTED != 0
             && (self.base.redacted.binary_search(&seq).is_ok()
-                || self.version.parts().any(|p| p.redacted().binary_search(&seq).is_ok()))
+                || self.version.parts.iter().any(|p| p.redacted().binary_search(&seq).is_ok()))
     }
 
     /// The live entries that were redacted, ascending.
     pub(crate) fn redacted_seqs(&self) -> Vec<u64> {
-        let parts = self.version.parts().flat_map(|part| part.redacted().iter());
+        let parts = self.version.parts.iter().flat_map(|part| part.redacted().iter());
         let all = self.base.redacted.iter().chain(parts);
         let mut seqs: Vec<u64> =
             all.copied().filter(|seq| (self.floor..self.next_seq()).contains(seq)).collect();
@@ -209,7 +234,7 @@ impl Snapshot {
     /// The pieces of the timeline, newest first: first seq, seq behind the last, bytes of payload
     /// and meta.
     pub(crate) fn stretches(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        let parts = self.version.parts().map(|p| (p.first, p.end(), p.bytes));
+        let parts = self.version.parts.iter().map(|p| (p.first, p.end(), p.bytes));
         parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes())))
     }
 }

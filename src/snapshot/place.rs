@@ -17,6 +17,80 @@ pub(crate) struct Place<'v> {
     pub(crate) extent: Option<&'v Extent>,
 }
 
+/// Entries that lie in one extent.
+pub(super) struct Stretch<'v> {
+    extent: &'v Extent,
+    /// The seq of the first of them.
+    first: u64,
+    spots: &'v [[u8; 4]],
+}
+
+impl<'v> Stretch<'v> {
+    /// Where the entry lies, if it is one of them.
+    #[inline]
+    pub(super) fn place(&self, seq: u64) -> Option<Place<'v>> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        let spot = Spot(u32::from_le_bytes(*self.spots.get(index)?));
+        Some(Place { segment: &self.extent.segment, spot, extent: Some(self.extent) })
+    }
+}
+
+/// Where entries lie that lie here and there.
+///
+/// By numbers, which take little: an iterator is moved about.
+pub(super) struct Scattered {
+    /// The seq of the first; 0: there are none.
+    first: u64,
+    places: [Known; AHEAD],
+}
+
+/// Where an entry was found to lie.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    spot: Spot,
+    within: Within,
+}
+
+/// What an entry lies in, by its number in the snapshot.
+#[derive(Clone, Copy)]
+enum Within {
+    /// Nothing, or what is behind so many others that it has no number.
+    Unknown,
+    Extent(u16),
+    Part(u16),
+}
+
+impl Scattered {
+    #[inline]
+    pub(super) fn none() -> Self {
+        let unknown = Known { spot: Spot::default(), within: Within::Unknown };
+        Scattered { first: 0, places: [unknown; AHEAD] }
+    }
+
+    /// What was found of the entry, if it was looked for.
+    #[inline]
+    pub(super) fn get(&self, seq: u64) -> Option<Known> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.places.get(index).copied().filter(|_| self.first != 0)
+    }
+
+    fn put(&mut self, seq: u64, spot: Spot, within: Within) {
+        let index = usize::try_from(seq - self.first).ok();
+        if let Some(place) = index.and_then(|index| self.places.get_mut(index)) {
+            *place = Known { spot, within };
+        }
+    }
+
+    /// Touches those of these seqs, which lie in this segment: see [`touch`].
+    fn touch(&self, seqs: Range<u64>, segment: &Segment) {
+        touch(segment, seqs.filter_map(|seq| self.get(seq)?.spot.offset()));
+    }
+}
+
+/// Entries that are looked up together.
+pub(super) const AHEAD: usize = 64;
+/// So many entries of a log segment that lie in one extent are worth no table.
+const MANY: u64 = 16;
 /// The longest rest of an entry that is taken along, in bytes.
 const LONG: u64 = 128 << 10;
 
@@ -29,7 +103,7 @@ impl Snapshot {
 
     #[inline]
     pub(crate) fn place(&self, seq: u64) -> Option<Place<'_>> {
-        for part in self.version.parts() {
+        for part in self.version.parts.iter() {
             if let Some(spot) = part.spot(seq) {
                 return Some(Place { segment: &part.segment, spot, extent: None });
             }
@@ -41,36 +115,88 @@ impl Snapshot {
         Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
     }
 
-    /// Where the entries from `lowest` on lie, as many as `out` takes below the end of `wanted`:
-    /// the seqs that are going to be read, now or a little later.
-    pub(super) fn places<'v>(
-        &'v self,
+    /// The entries around `seq` that lie in one extent, of those that are `announced` or, in a log
+    /// segment, of those from `lowest` on that are touched at once. `None`: they are too few.
+    pub(super) fn stretch(
+        &self,
+        seq: u64,
+        lowest: u64,
+        announced: &Range<u64>,
+        wanted: &Range<u64>,
+        sound: &mut Sound,
+    ) -> Option<Stretch<'_>> {
+        let extents = &self.base.extents;
+        let behind = extents.partition_point(|extent| extent.first <= seq);
+        let extent = extents.get(behind.checked_sub(1)?)?;
+        // What is not sealed yet is newer.
+        let end = self.version.parts.iter().map(|part| part.first).min().unwrap_or(u64::MAX);
+        let end = end.min(extent.end());
+        let run = extent.segment.run;
+        let near =
+            if run { announced.clone() } else { lowest..wanted.end.min(lowest + AHEAD as u64) };
+        let near = near.start.max(extent.first)..near.end.min(end);
+        if !near.contains(&seq) || !run && near.end - near.start < MANY {
+            return None;
+        }
+        extent.verify_for(wanted);
+        let (first, spots) = extent.spots(near, sound);
+        let stretch = Stretch { extent, first, spots };
+        if !run {
+            let spots = spots.iter().map(|raw| Spot(u32::from_le_bytes(*raw)));
+            touch(&extent.segment, spots.filter_map(Spot::offset));
+        }
+        Some(stretch)
+    }
+
+    /// Looks up where the entries from `lowest` on lie, below the end of `wanted`: the seqs that are
+    /// going to be read, now or a little later.
+    pub(super) fn look_ahead(
+        &self,
         lowest: u64,
         wanted: &Range<u64>,
-        out: &mut [Option<Place<'v>>],
+        into: &mut Scattered,
         sound: &mut Sound,
     ) {
-        out.fill(None);
-        let seqs = lowest..wanted.end.min(lowest.saturating_add(out.len() as u64));
-        let mut put = |seq: u64, place| {
-            let slot = usize::try_from(seq - lowest).ok().and_then(|index| out.get_mut(index));
-            if let Some(slot) = slot {
-                *slot = Some(place);
-            }
-        };
-        let extents = &self.base.extents;
+        *into = Scattered { first: lowest, ..Scattered::none() };
+        let seqs = lowest..wanted.end.min(lowest + AHEAD as u64);
+        let extents = &self.base.extents[..];
         let first = extents.partition_point(|extent| extent.first <= lowest).saturating_sub(1);
-        for extent in extents.iter().skip(first).take_while(|extent| extent.first < seqs.end) {
+        let among = || extents.iter().enumerate().skip(first);
+        for (number, extent) in among().take_while(|(_, extent)| extent.first < seqs.end) {
             extent.verify_for(wanted);
-            for (seq, spot) in extent.spots(seqs.clone(), sound) {
-                put(seq, Place { segment: &extent.segment, spot, extent: Some(extent) });
+            let within = u16::try_from(number).map_or(Within::Unknown, Within::Extent);
+            let (first, spots) = extent.spots(seqs.clone(), sound);
+            for (seq, raw) in (first..).zip(spots) {
+                into.put(seq, Spot(u32::from_le_bytes(*raw)), within);
             }
         }
-        for part in self.version.parts() {
-            for seq in seqs.start.max(part.first)..seqs.end.min(part.end()) {
-                if let Some(spot) = part.spot(seq) {
-                    put(seq, Place { segment: &part.segment, spot, extent: None });
-                }
+        for (number, part) in self.version.parts.iter().enumerate() {
+            let within = u16::try_from(number).map_or(Within::Unknown, Within::Part);
+            let seqs = seqs.start.max(part.first)..seqs.end.min(part.end());
+            seqs.clone().for_each(|seq| into.put(seq, part.spot(seq).unwrap_or_default(), within));
+            into.touch(seqs, &part.segment);
+        }
+        for (_, extent) in among().take_while(|(_, extent)| extent.first < seqs.end) {
+            if !extent.segment.run {
+                let seqs = seqs.start.max(extent.first)..seqs.end.min(extent.end());
+                into.touch(seqs, &extent.segment);
+            }
+        }
+    }
+
+    /// Where the entry lies that was looked up.
+    #[inline]
+    pub(super) fn known_place(&self, seq: u64, known: Known) -> Option<Place<'_>> {
+        let Known { spot, within } = known;
+        match within {
+            Within::Unknown => self.place(seq),
+            Within::Extent(number) => {
+                let extent = self.base.extents.get(usize::from(number))?;
+                Some(Place { segment: &extent.segment, spot, extent: Some(extent) })
+            }
+            Within::Part(number) => {
+                let segment = &self.version.parts.get(usize::from(number))?.segment;
+                Some(Place { segment, spot, extent: None })
             }
         }
     }
@@ -116,4 +242,10 @@ impl Snapshot {
             segment.will_need(range);
         }
     }
+}
+
+/// Reads a little at each offset: their cache misses then overlap, where one after the other they would
+/// add up. In a run entries lie side by side, and the processor fetches them unasked.
+fn touch(segment: &Segment, offsets: impl Iterator<Item = u64>) {
+    std::hint::black_box(offsets.fold(0, |all, at| all ^ segment.peek(at)));
 }

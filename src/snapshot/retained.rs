@@ -10,12 +10,11 @@ use crate::retention::{Timeline, floor_under};
 use crate::segment::Segment;
 use crate::types::Retention;
 
-/// The floor of a snapshot under all policies that bear on it.
-pub(super) fn floor(snapshot: &Snapshot, engine: &Engine) -> Result<u64> {
+/// The floor of a snapshot under all policies that bear on it: `policy`, and those before.
+pub(super) fn floor(snapshot: &Snapshot, engine: &Engine, policy: &Retention) -> Result<u64> {
     let mut floor = snapshot.floor;
-    let policy = snapshot.policy().unwrap_or(engine.options.retention);
-    if policy != Retention::new() {
-        floor = floor_under(&policy, snapshot)?;
+    if *policy != Retention::new() {
+        floor = floor_under(policy, snapshot)?;
     }
     // What an earlier default dropped stays dropped.
     for past in engine.past_defaults.iter().filter(|past| snapshot.is_under(past)) {
@@ -36,9 +35,9 @@ impl Snapshot {
         if self.policy().is_some() {
             return false;
         }
-        match self.version.parts().find_map(Part::policy_lsn) {
+        match self.version.parts.iter().find_map(Part::policy_lsn) {
             Some(lsn) => lsn < past.until,
-            None => self.base.policy_is_before(&self.name, past.until),
+            None => self.base.policy_is_before(self.name(), past.until),
         }
     }
 

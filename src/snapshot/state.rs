@@ -20,7 +20,7 @@ pub(crate) type Changes = BTreeMap<Box<str>, Change>;
 impl Snapshot {
     /// The value of a key; `None` if it is absent.
     pub(crate) fn state(&self, key: &str) -> Result<Option<StateValue>> {
-        for part in self.version.parts() {
+        for part in self.version.parts.iter() {
             if let Some(slot) = part.state(key, self.version.lsn) {
                 return self.value(&part.segment, slot, key).transpose();
             }
@@ -42,7 +42,7 @@ impl Snapshot {
             }
             found.insert(key.clone(), (Arc::clone(&value.segment), value.slot));
         }
-        let parts: Vec<_> = self.version.parts().collect();
+        let parts: Vec<_> = self.version.parts.iter().collect();
         for part in parts.into_iter().rev() {
             part.states(prefix, self.version.lsn, |key, slot| {
                 found.insert(key.into(), (Arc::clone(&part.segment), slot));
@@ -64,7 +64,7 @@ impl Snapshot {
     ) -> Option<Result<StateValue>> {
         let offset = slot.spot.offset()?;
         let value = StateValue::read(segment, offset, key, slot.revision);
-        Some(value.map_err(|e| e.with_agent(&self.name)))
+        Some(value.map_err(|e| e.with_agent(self.name())))
     }
 }
 

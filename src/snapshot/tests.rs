@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Snapshot;
 use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::resident::Resident;
 use crate::catalog::version::Version;
 use crate::format::head::Head;
 use crate::segment::Segment;
@@ -14,8 +15,8 @@ fn snapshot(head: Head, sealed: Vec<Arc<Segment>>) -> Snapshot {
     let set = SegmentSet { generation: 1, sealed };
     let base = Lookup { set: &set, name: NAME, hash: HASH }.load(&head).unwrap();
     Snapshot {
-        name: Arc::from(NAME),
-        version: Version::at_rest(head),
+        resident: Arc::new(Resident::new(Arc::from(NAME), HASH)),
+        version: Version::at_rest(head).seen(0),
         base: Arc::new(base),
         floor: head.floor,
         time: 0,

@@ -17,6 +17,7 @@ impl Published {
     }
 
     /// The position: everything below it is there.
+    #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }

@@ -165,7 +165,7 @@ fn append(agent: &Agent, seq: u64, durability: Durability) -> Result<(), Error> 
 /// The same, with so many more bytes.
 fn append_large(agent: &Agent, seq: u64, durability: Durability, more: usize) -> Result<(), Error> {
     let payload = format!("{}{}", text(agent, 0, seq), " ".repeat(more));
-    let mut batch = agent.store.batch();
+    let mut batch = agent.store().batch();
     batch.append(agent, NewEntry::new(Kind::USER, &payload)).expect_next(agent, seq);
     let receipt = batch.durability(durability).commit()?;
     assert_eq!(receipt.seqs(agent), seq..seq + 1);

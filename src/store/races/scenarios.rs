@@ -207,6 +207,48 @@ fn agents_are_let_go_of_while_segments_are_sealed() {
     explore("eviction", || filling(&options().resident_bytes(0)));
 }
 
+/// A handle gets an agent without asking the table, while that lets go of it.
+#[test]
+fn a_handle_is_used_while_its_agent_is_let_go_of() {
+    explore("handles", || {
+        let disk = disk();
+        let store = open(&disk, &options().resident_bytes(0));
+        let agent = store.agent("a").unwrap();
+        append(&agent, 1, Durability::Sync).unwrap();
+        store.engine().seal_active().unwrap();
+        let evictor = spawn({
+            let store = store.clone();
+            let hash = store.engine().catalog.hash("a");
+            move || {
+                let engine = store.engine();
+                // Of the same shard, by their hashes.
+                for other in 1..=4 {
+                    let name = Arc::from(format!("other {other}"));
+                    drop(engine.catalog.resident(&name, hash ^ other, engine.progress()));
+                }
+            }
+        });
+        let users = [agent.clone(), agent.clone()].map(|shared| {
+            let store = store.clone();
+            spawn(move || {
+                let agent = if pick(2) == 0 { shared } else { store.agent("a").unwrap() };
+                for _ in 0..2 {
+                    let seen = agent.view().unwrap().next_seq();
+                    assert!(seen > 1, "it was let go of, and not looked up");
+                    let durability = [Durability::Buffer, Durability::Write][pick(2)];
+                    let entry = NewEntry::user("one more");
+                    store.batch().append(&agent, entry).durability(durability).commit().unwrap();
+                }
+            })
+        });
+        users.into_iter().for_each(|thread| thread.join().unwrap());
+        evictor.join().unwrap();
+        for agent in [agent, store.agent("a").unwrap()] {
+            assert_eq!(agent.view().unwrap().next_seq(), 6);
+        }
+    });
+}
+
 /// A store with three sealed segments, in each of which are both agents.
 fn with_sealed(disk: &SimDisk, each: u64) -> Store {
     let store = open(disk, &options());
@@ -404,7 +446,7 @@ fn a_prefix_is_forgotten_while_its_agents_are_used() {
         let appending = spawn({
             let agent = agent.clone();
             move || {
-                let mut batch = agent.store.batch();
+                let mut batch = agent.store().batch();
                 batch.append(&agent, NewEntry::user("x"));
                 let receipt = batch.commit().unwrap();
                 (receipt.lsn(), receipt.seqs(&agent))
