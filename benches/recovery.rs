@@ -13,6 +13,7 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ use memlog::{Durability, Kind, Maintenance, NewEntry, Options, Store};
 
 const AGENTS: u64 = 1000;
 const ENTRY: usize = 1024;
+/// What is copied at once.
+const CHUNK: usize = 64 << 10;
 /// Lengths of the tail in MiB, and how much of it was synced.
 const TAILS: [(u64, u64); 4] = [(1, 0), (16, 0), (64, 48), (64, 0)];
 
@@ -46,16 +49,32 @@ fn crash(dir: &Path, image: &Path, mib: u64, synced: u64) {
     let mut last = store.batch();
     last.append(&agents[0], NewEntry::user("the last one"));
     last.durability(Durability::Write).commit().unwrap();
-    copy_files(dir, image);
+    copy_files(dir, image, 0);
     store.close().unwrap();
 }
 
-fn copy_files(from: &Path, to: &Path) {
+/// Copies the files of a directory. Of each the first `synced` bytes are on the disk then, and the
+/// rest is in the system's memory, as what was killed had left them. What is zero takes no room.
+fn copy_files(from: &Path, to: &Path, synced: usize) {
     let _ = std::fs::remove_dir_all(to);
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
         let path = file.unwrap().path();
-        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let copy = std::fs::File::create(to.join(path.file_name().unwrap())).unwrap();
+        copy.set_len(bytes.len() as u64).unwrap();
+        let (before, behind) = bytes.split_at(synced.min(bytes.len()));
+        write_chunks(&copy, before, 0);
+        copy.sync_all().unwrap();
+        write_chunks(&copy, behind, before.len() as u64);
+    }
+}
+
+fn write_chunks(file: &std::fs::File, bytes: &[u8], at: u64) {
+    for (chunk, at) in bytes.chunks(CHUNK).zip((at..).step_by(CHUNK)) {
+        if chunk.iter().any(|byte| *byte != 0) {
+            file.write_all_at(chunk, at).unwrap();
+        }
     }
 }
 
@@ -110,7 +129,7 @@ fn recovery(c: &mut Criterion, base: &Path) {
             make();
             b.iter_custom(|iters| {
                 open.timed(iters, || {
-                    copy_files(&image, &work);
+                    copy_files(&image, &work, (synced << 20) as usize);
                     opened(&work)
                 })
             });
