@@ -103,7 +103,7 @@ impl Snapshot {
 
     #[inline]
     pub(crate) fn place(&self, seq: u64) -> Option<Place<'_>> {
-        for part in self.version.parts.iter() {
+        for part in &self.version.parts {
             if let Some(spot) = part.spot(seq) {
                 return Some(Place { segment: &part.segment, spot, extent: None });
             }

@@ -22,8 +22,7 @@ impl Snapshot {
                 return Ok(seq);
             }
         }
-        let parts: Vec<_> = self.version.parts.iter().collect();
-        for part in parts.into_iter().rev().filter(|p| p.end() > self.floor) {
+        for part in self.version.parts.iter().rev().filter(|p| p.end() > self.floor) {
             if let Some(from) = part.group_reaching(time)
                 && let Some(seq) = self.scan_since(from, part.end(), time, unreadable)?
             {

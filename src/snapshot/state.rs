@@ -20,7 +20,7 @@ pub(crate) type Changes = BTreeMap<Box<str>, Change>;
 impl Snapshot {
     /// The value of a key; `None` if it is absent.
     pub(crate) fn state(&self, key: &str) -> Result<Option<StateValue>> {
-        for part in self.version.parts.iter() {
+        for part in &self.version.parts {
             if let Some(slot) = part.state(key, self.version.lsn) {
                 return self.value(&part.segment, slot, key).transpose();
             }
@@ -42,8 +42,7 @@ impl Snapshot {
             }
             found.insert(key.clone(), (Arc::clone(&value.segment), value.slot));
         }
-        let parts: Vec<_> = self.version.parts.iter().collect();
-        for part in parts.into_iter().rev() {
+        for part in self.version.parts.iter().rev() {
             part.states(prefix, self.version.lsn, |key, slot| {
                 found.insert(key.into(), (Arc::clone(&part.segment), slot));
             });
