@@ -12,7 +12,9 @@
 //! `--live N` (bytes that are live), `--times N` (so many times that is appended), `--entry N`
 //! (bytes, on average), `--keep N` (entries of an agent), `--skew S` (Zipf's exponent),
 //! `--threads N`, `--rate N` (entries a second of each thread; 0: all it can), `--dir DIR`,
-//! `--check` (fail if a bound is missed).
+//! `--check` (fail if a bound is missed), `--no-limit` (leave out what follows).
+//!
+//! Behind it the same is done for as long without a store: what stalls there is the machine's.
 //!
 //! Bytes written are those that the device under the store has counted, which takes in the zeros
 //! written ahead, footers, the file system's own, and whatever else uses the device: nothing else
@@ -40,9 +42,9 @@ use std::time::{Duration, Instant};
 use common::ready::bytes_written;
 use common::{Dice, text};
 use memlog::{Agent, Kind, NewEntry, Retention, Stats, Store};
-use support::disk::{Device, allocated, flush_all, unlinked_and_mapped};
+use support::disk::{Device, SAMPLE, allocated, flush_all, unlinked_and_mapped};
 use support::watch::{Probe, Watch};
-use support::{Args, Place, Table, fill, mib, watch};
+use support::{Args, Place, Table, bare, fill, mib, watch};
 
 /// The bounds. Written: for each byte of payload appended. Disk: for each byte of payload live.
 const WRITTEN: f64 = 2.2;
@@ -89,7 +91,7 @@ impl Flags {
 
 fn main() -> ExitCode {
     let values = ["--live", "--times", "--entry", "--keep", "--skew", "--threads", "--rate"];
-    let args = Args::read(&[&values[..], &["--dir"]].concat(), &["--check"]);
+    let args = Args::read(&[&values[..], &["--dir"]].concat(), &["--check", "--no-limit"]);
     let flags = Flags::read(&args);
     let place = Place::new(&args);
     let dir = place.path("store");
@@ -108,6 +110,9 @@ fn main() -> ExitCode {
     report(&mut table, &flags, &seen, live);
     store.close().unwrap();
     table.row("disk after the store is closed", mib(allocated(&dir)), "MiB");
+    if !args.on("--no-limit") {
+        without_a_store(&mut table, &flags, &seen, &place.path("bare"));
+    }
     table.end(&args)
 }
 
@@ -313,7 +318,7 @@ fn sample(store: &Store, dir: &Path, done: &AtomicBool) -> Vec<Used> {
         if last {
             return used;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(SAMPLE);
     }
 }
 
@@ -349,12 +354,29 @@ fn report(table: &mut Table, flags: &Flags, seen: &Seen, live: u64) {
     table.row("on average", mean as f64 / live, "");
     table.row("unlinked and still held, at most", mib(pinned), "MiB");
     table.title(&format!("appends at Buffer, {} threads", flags.threads));
-    watch::print(table, "an append", &seen.watch, &seen.notices, LONGEST_MS);
+    watch::print(table, "an append", &seen.watch, &seen.notices, Some(LONGEST_MS));
     table.title("entries a second, in each tenth of the run");
     let (slowest, fastest) = rates(seen);
     table.row("the slowest", slowest, "entries/s");
     table.row("the fastest", fastest, "entries/s");
     table.at_least("the slowest by the fastest", slowest / fastest, "", EVENNESS);
+}
+
+/// The same bytes at the same rate, as copies of payloads in plain files.
+fn without_a_store(table: &mut Table, flags: &Flags, seen: &Seen, dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    let work = bare::Work {
+        threads: flags.threads,
+        rate: seen.watch.run.ops as f64 / seen.took.as_secs_f64() / flags.threads as f64,
+        time: seen.took,
+        copied: seen.compaction as f64 / seen.appended as f64,
+        most: flags.live / 2 * 3,
+    };
+    let text = source(flags);
+    let (watch, notices) = bare::churn(&work, dir, |dice| payload(&text, dice));
+    table.title("the same writes and copies for as long, without a store");
+    table.row("appended", watch.run.ops as f64 / work.time.as_secs_f64(), "entries/s");
+    watch::print(table, "an append", &watch, &notices, None);
 }
 
 fn rates(seen: &Seen) -> (f64, f64) {

@@ -203,7 +203,7 @@ impl Work<'_> {
         names.take(3).for_each(|name| println!("    in {}", name.display()));
         if let Some(busy) = busy {
             let (watch, notices) = busy.stop();
-            watch::print(&mut self.table, "an append", &watch, &notices, LONGEST_APPEND_MS);
+            watch::print(&mut self.table, "an append", &watch, &notices, Some(LONGEST_APPEND_MS));
         }
     }
 
@@ -300,7 +300,7 @@ impl Work<'_> {
         let (watch, notices) = busy.stop();
         let far = lsn <= store.stats().next_lsn;
         self.table.is_so("its lsn is one of the store's", lsn.0 as f64, "", far);
-        watch::print(&mut self.table, "an append", &watch, &notices, LONGEST_APPEND_MS);
+        watch::print(&mut self.table, "an append", &watch, &notices, Some(LONGEST_APPEND_MS));
         let start = Instant::now();
         let copy = Store::open(&to).unwrap();
         self.table.row("opened in", ms(start.elapsed()), "ms");

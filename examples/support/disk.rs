@@ -7,6 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Between two looks at what a store takes of the disk.
+pub(crate) const SAMPLE: Duration = Duration::from_millis(100);
+
 /// Bytes of disk that the files of a directory take; holes take none.
 pub(crate) fn allocated(dir: &Path) -> u64 {
     let Ok(files) = std::fs::read_dir(dir) else { return 0 };

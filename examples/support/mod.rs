@@ -2,6 +2,7 @@
 //! and below it the disk, the writers that are watched, and stores that are filled.
 #![allow(dead_code)]
 
+pub(crate) mod bare;
 pub(crate) mod disk;
 pub(crate) mod fill;
 pub(crate) mod watch;

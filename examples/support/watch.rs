@@ -184,18 +184,30 @@ impl Notices {
     }
 }
 
-/// Prints latencies against a bound, the longest stalls, and whose they were.
-pub(crate) fn print(table: &mut Table, what: &str, watch: &Watch, notices: &Notices, bound: f64) {
+/// Prints latencies, against a bound in ms if there is one, the longest stalls, and whose they were.
+pub(crate) fn print(
+    table: &mut Table,
+    what: &str,
+    watch: &Watch,
+    notices: &Notices,
+    bound: Option<f64>,
+) {
     for (share, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
         table.row(&format!("{what}, {name}"), watch.run.us(share), "us");
     }
     let longest = watch.run.latency.max() as f64 / 1e6;
-    table.below(&format!("{what}, the longest"), longest, "ms", bound);
+    let mut below = |what: &str, value: f64| match bound {
+        Some(bound) => table.below(what, value, "ms", bound),
+        None => table.row(what, value, "ms"),
+    };
+    below(&format!("{what}, the longest"), longest);
     let own = watch.stalls.iter().filter(|stall| notices.cause(stall) == Cause::Store);
     let own = own.map(|stall| stall.took).max().unwrap_or(watch.calm);
-    table.below(&format!("{what}, the longest of the store's doing"), ms(own), "ms", bound);
-    let stalls = watch.stalls.len();
-    table.row(&format!("{what}, of {} ms and more", LONG.as_millis()), stalls as f64, "");
+    below(&format!("{what}, the longest with no cause outside"), ms(own));
+    for bound in [2u64, 5, 10] {
+        let stalls = watch.run.latency.count_between(bound * 1_000_000, u64::MAX);
+        table.row(&format!("{what}, of {bound} ms and more"), stalls as f64, "");
+    }
     table.row("a bare write meanwhile, the longest", ms(notices.longest_write), "ms");
     let late = ms(notices.latest_waking);
     table.row("a sleeper that woke too late, the longest", late, "ms");

@@ -31,6 +31,11 @@ const CHUNK: Range<u64> = 64 << 10..512 << 10;
 /// Bytes that are written under one hold of the writer's lock, when there are many: the file system
 /// may take them slowly, and appenders that wait for the lock want to go on.
 const PIECE: u64 = 512 << 10;
+/// The same, and the bytes of a chunk, while appenders are slowed down: they have time for many
+/// small writes. Where memory for the file is slow to come, which it is in a virtual machine whose
+/// host has taken back what was free, the system copies a large write for milliseconds without
+/// letting go of the processor.
+const BRIEF: u64 = 64 << 10;
 
 /// Bytes that are written at a time to a segment of this size, at multiples of it, while nobody
 /// waits for any.
@@ -98,6 +103,8 @@ pub(crate) struct Log {
     witnessed: Published,
     /// Somebody waited for the flush of a small group since it was last asked.
     small: AtomicBool,
+    /// Appenders are slowed down.
+    brief: AtomicBool,
     writer: Mutex<Writer>,
     gathering: Mutex<Gathering>,
     wakers: Mutex<Vec<Waiting>>,
@@ -113,6 +120,7 @@ impl Log {
             due: AtomicU64::new(0),
             witnessed: Published::new(durable),
             small: AtomicBool::new(false),
+            brief: AtomicBool::new(false),
             writer: Mutex::default(),
             gathering: Mutex::new(Gathering {
                 has_leader: false,
@@ -141,6 +149,18 @@ impl Log {
     /// filled ahead.
     pub(crate) fn takes_small_groups(&self) -> bool {
         self.small.swap(false, Ordering::Relaxed)
+    }
+
+    /// Appenders are slowed down, or no longer: what is written at a time is small meanwhile.
+    pub(crate) fn be_brief(&self, brief: bool) {
+        if self.brief.load(Ordering::Relaxed) != brief {
+            self.brief.store(brief, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that are written under one hold of the writer's lock, when there are many.
+    fn piece(&self) -> u64 {
+        if self.brief.load(Ordering::Relaxed) { BRIEF } else { PIECE }
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -247,9 +267,10 @@ impl Log {
     /// for this may have the lock in between. True if it was this thread that wrote.
     fn write_pieces(&self, end: u64, queue: &impl Queue) -> Result<bool> {
         let mut wrote = false;
-        while end.saturating_sub(self.written()) > PIECE {
+        let piece = self.piece();
+        while end.saturating_sub(self.written()) > piece {
             let mut writer = self.writer.lock();
-            if end.saturating_sub(self.written()) <= PIECE {
+            if end.saturating_sub(self.written()) <= piece {
                 break;
             }
             self.write_piece(&mut writer, end, queue)?;
@@ -306,13 +327,14 @@ impl Log {
         }
         writer.taken = taken;
         let next = writer.held.front().map_or(0, |group| group.file.segment.base + group.from());
+        let piece = self.piece();
         let stop = match extent {
-            Extent::Chunks => next + PIECE,
-            Extent::To(end) | Extent::Flush(end) => end.saturating_add(PIECE),
+            Extent::Chunks => next + piece,
+            Extent::To(end) | Extent::Flush(end) => end.saturating_add(piece),
         };
         while let Some(group) = writer.held.pop_front() {
             let (from, end) = (group.from(), group.end());
-            let chunk = chunk(group.file.segment.capacity);
+            let chunk = chunk(group.file.segment.capacity).min(piece);
             let stop = stop.saturating_sub(group.file.segment.base);
             // At a chunk where more is left for later: what is beyond a piece, and the end of the file
             // that the log has not left.

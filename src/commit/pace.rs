@@ -195,6 +195,7 @@ impl Engine {
         let hard = self.options.max_unsynced;
         let soft = hard / 2;
         let unsynced = self.unsynced();
+        self.log.be_brief(owed > 0 || unsynced > soft);
         if unsynced <= soft || ordered.durability == Durability::Sync {
             if owed > 0 {
                 self.slow_down(owed);

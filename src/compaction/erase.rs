@@ -62,7 +62,7 @@ impl Compactor {
             cut_from: self.max_run() / 4,
             generation: generation.max().unwrap_or(0).max(1),
         };
-        let mut job = Job::plan(&self.engine, inputs, shape)?;
+        let mut job = Job::plan(&self.engine, inputs, shape, &mut |_| self.go_on())?;
         let mut more = u64::MAX;
         loop {
             if let Some((need, free)) = self.lacks(&job, more) {

@@ -74,8 +74,13 @@ impl Job {
     /// Plans the compaction of these sealed segments.
     ///
     /// # Errors
-    /// What reading footers met.
-    pub(crate) fn plan(engine: &Arc<Engine>, ids: &[u64], shape: Shape) -> Result<Job> {
+    /// What reading footers met, or what `manners` answered.
+    pub(crate) fn plan(
+        engine: &Arc<Engine>,
+        ids: &[u64],
+        shape: Shape,
+        manners: Manners<'_>,
+    ) -> Result<Job> {
         let set = engine.catalog.segments();
         let (inputs, newer, older) = surroundings(&set, ids);
         let hull = hull(&inputs);
@@ -86,7 +91,7 @@ impl Job {
         let content = inputs.iter().filter_map(|input| crate::compaction::content_of(input));
         let content = content.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let knowledge = Knowledge { engine, newer, older };
-        let outputs = plan::outputs(&knowledge, &set, &inputs, &shape)?;
+        let outputs = plan::outputs(&knowledge, &set, &inputs, &shape, manners)?;
         let Knowledge { newer, older, .. } = knowledge;
         Ok(Job {
             engine: Arc::clone(engine),
@@ -158,14 +163,14 @@ impl Job {
             };
             let Some(name) = name else {
                 while !self.outputs.is_empty() {
-                    self.finish_output()?;
+                    self.finish_output(manners)?;
                 }
                 return Ok(true);
             };
             let behind = |output: &Output| output.to.as_ref().is_some_and(|to| *name >= **to);
             if self.outputs.first().is_some_and(behind) {
                 self.waiting = Some(name);
-                self.finish_output()?;
+                self.finish_output(manners)?;
                 continue;
             }
             let did = self.agent(&name)?;
@@ -234,7 +239,7 @@ impl Job {
     }
 
     /// Finishes the run that is written, if there is anything in it, and goes to the next.
-    fn finish_output(&mut self) -> Result<()> {
+    fn finish_output(&mut self, manners: Manners<'_>) -> Result<()> {
         if !self.outputs.is_empty() {
             self.outputs.remove(0);
         }
@@ -245,7 +250,7 @@ impl Job {
             writer.add_prefixes(lines.map(|line| (line.lsn, line.prefix.as_str())))?;
         }
         let (file, listed) = writer.finish()?;
-        verify(&file.segment)?;
+        verify(&file.segment, manners)?;
         self.done.push((file, listed));
         Ok(())
     }
@@ -453,12 +458,13 @@ fn lose(writer: &mut RunWriter, seqs: Range<u64>) -> Result<()> {
 }
 
 /// Reads a finished run again: every frame and every structure of its footer.
-fn verify(segment: &Segment) -> Result<()> {
+fn verify(segment: &Segment, manners: Manners<'_>) -> Result<()> {
     let damage = |at: u64, Fault(reason): Fault| segment.damage(at, reason);
     let end = segment.published();
     let frames = segment.published_frames();
     let mut at = FIRST_FRAME;
     while at < end {
+        manners(0)?;
         let place = usize::try_from(at).unwrap_or(usize::MAX);
         at += frames.frame(place).map_err(|fault| damage(at, fault))?.header.len() as u64;
     }

@@ -182,9 +182,10 @@ impl Compactor {
             let stats = self.stats(&busy.quarantined)?;
             let policy = self.policy(thorough, &stats);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
-            match self.begin(busy, &picked) {
+            match self.begin(busy, &picked, manners) {
                 Ok(Some(full)) => return Ok(full),
                 Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => return self.quarantine(busy, &picked.inputs, error),
             }
         }
@@ -192,13 +193,18 @@ impl Compactor {
     }
 
     /// Plans a job, unless there is no room for it.
-    fn begin(&self, busy: &mut Busy, picked: &Pick) -> Result<Option<Turn>> {
+    fn begin(
+        &self,
+        busy: &mut Busy,
+        picked: &Pick,
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Option<Turn>> {
         let shape = Shape {
             run_bytes: picked.run_bytes,
             cut_from: picked.cut_from,
             generation: picked.generation,
         };
-        let job = Job::plan(&self.engine, &picked.inputs, shape)?;
+        let job = Job::plan(&self.engine, &picked.inputs, shape, manners)?;
         if let Some((need, free)) = self.lacks(&job, u64::MAX) {
             return Ok(Some(Turn::Full { need, free }));
         }

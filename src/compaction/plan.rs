@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::catalog::base::SegmentSet;
 use crate::catalog::dead;
 use crate::compaction::fate::{Knowledge, Living};
-use crate::compaction::job::{Shape, names};
+use crate::compaction::job::{Manners, Shape, names};
 use crate::compaction::merge::{Merge, Told};
 use crate::error::Result;
 use crate::format::footer::{Bound, MAX_NAME};
@@ -55,12 +55,13 @@ impl Draft {
 }
 
 /// Plans the outputs of a compaction of `inputs`, each as long as `shape` says at most, unless it
-/// holds one agent only.
+/// holds one agent only. `manners` is told now and then that it goes on.
 pub(crate) fn outputs(
     knowledge: &Knowledge<'_>,
     set: &SegmentSet,
     inputs: &[Arc<Segment>],
     shape: &Shape,
+    manners: Manners<'_>,
 ) -> Result<Vec<Output>> {
     let (from, to) = range(inputs)?;
     // Sizes are estimated from above: a little more is still what was meant, and no sliver is left.
@@ -82,6 +83,7 @@ pub(crate) fn outputs(
     open(&mut draft);
     let mut last: Option<Box<str>> = None;
     while let Some(name) = merge.next(&mut places)? {
+        manners(0)?;
         let told: Result<Vec<Option<Told<'_>>>> =
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::commit::Engine;
 use crate::commit::scratch::Scratch;
 use crate::compaction::job::{Job, Shape};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{Append, Change};
 use crate::io::sim::SimDisk;
 use crate::options::Options;
@@ -47,7 +47,7 @@ fn a_job_knows_to_its_end_what_it_knew_when_it_was_planned() {
 
     let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
     let shape = Shape { run_bytes: 1 << 20, cut_from: 1 << 20, generation: 1 };
-    let mut job = Job::plan(&engine, &ids, shape).unwrap();
+    let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     assert!(job.need() < 100 << 10, "{} bytes for the few that live", job.need());
 
     engine.seal_active().unwrap();
@@ -76,7 +76,7 @@ fn a_run_takes_room_as_it_is_written() {
     engine.seal_active().unwrap();
     let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
     let shape = Shape { run_bytes: 64 << 20, cut_from: 64 << 20, generation: 1 };
-    let mut job = Job::plan(&engine, &ids, shape).unwrap();
+    let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     let (before, need) = (disk.used(), job.need());
     assert!(need > 8 << 20, "{need}");
 
@@ -88,4 +88,38 @@ fn a_run_takes_room_as_it_is_written() {
     assert!(late > need / 8 * 7 && late <= need, "{late} of {need} bytes");
     job.install().unwrap();
     assert!(disk.used() < before, "the inputs are gone");
+}
+
+/// Between two tellings a job keeps the processor: it tells of what it only reads, too.
+#[test]
+fn a_job_tells_of_all_that_takes_time() {
+    const AGENTS: usize = 500;
+    let disk = SimDisk::new(1);
+    let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(1 << 20);
+    let (engine, _) = recovery::open(disk.io(), Path::new("/mem"), &options).unwrap();
+    for agent in 0..AGENTS {
+        put(&engine, &format!("a/{agent}"), &entry(&[7; 100])).unwrap();
+    }
+    engine.seal_active().unwrap();
+    let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
+    let shape = || Shape { run_bytes: 64 << 20, cut_from: 64 << 20, generation: 1 };
+    let mut told = 0;
+    let mut job = Job::plan(&engine, &ids, shape(), &mut |_| {
+        told += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert!(told >= AGENTS, "planning: {told}");
+    // Of each agent, and of each of their frames when the run is read again.
+    told = 0;
+    let mut count = |_| {
+        told += 1;
+        Ok(())
+    };
+    assert!(job.step(u64::MAX, &mut count).unwrap());
+    assert!(told >= 2 * AGENTS, "writing: {told}");
+    // Whoever is told may stop it.
+    let stop = |_| Err(Error::new(ErrorKind::Closed, "stop"));
+    let stopped = Job::plan(&engine, &ids, shape(), &mut { stop });
+    assert_eq!(stopped.err().unwrap().kind(), ErrorKind::Closed);
 }

@@ -17,10 +17,13 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_millis(2);
 /// Naps in a row at most: compaction must get on, or the disk fills up.
 const NAPS: u32 = 4;
+/// After so much work others go first: an appender that waits for the same processor would else wait
+/// until the system's clock ticks, which it may do every 4 ms only.
+const SPELL: Duration = Duration::from_micros(150);
 /// After so much work comes a breath: a processor that is never idle takes no thread over from one
 /// that has too many, and appenders may all be waiting there.
-const STRETCH: Duration = Duration::from_millis(2);
-const BREATH: Duration = Duration::from_micros(50);
+const STRETCH: Duration = Duration::from_millis(1);
+const BREATH: Duration = Duration::from_micros(10);
 
 /// While appenders wait for compaction, a log segment is this part of what lives at most,
 const SEGMENT_SHARE: u64 = 96;
@@ -167,8 +170,9 @@ struct Pace<'c> {
     compactor: &'c Compactor,
     since: Duration,
     bytes: u64,
-    /// When it last slept.
+    /// When it last slept, and when it last let others go first.
     rested: Duration,
+    yielded: Duration,
     /// How far compaction is behind, in percent.
     urgency: u64,
 }
@@ -176,7 +180,7 @@ struct Pace<'c> {
 impl<'c> Pace<'c> {
     fn new(compactor: &'c Compactor) -> Self {
         let now = compactor.engine.io.clock.monotonic();
-        Pace { compactor, since: now, bytes: 0, rested: now, urgency: 0 }
+        Pace { compactor, since: now, bytes: 0, rested: now, yielded: now, urgency: 0 }
     }
 
     fn after(&mut self, bytes: u64) -> Result<()> {
@@ -185,8 +189,12 @@ impl<'c> Pace<'c> {
         if self.bytes >= TURN {
             self.keep_the_rate();
         }
-        if self.now().saturating_sub(self.rested) >= STRETCH {
+        let now = self.now();
+        if now.saturating_sub(self.rested) >= STRETCH {
             self.sleep(BREATH);
+        } else if now.saturating_sub(self.yielded) >= SPELL {
+            thread::yield_now();
+            self.yielded = self.now();
         }
         self.compactor.go_on()
     }
@@ -217,5 +225,6 @@ impl<'c> Pace<'c> {
     fn sleep(&mut self, time: Duration) {
         self.compactor.engine.io.clock.sleep(time);
         self.rested = self.now();
+        self.yielded = self.rested;
     }
 }

@@ -16,8 +16,12 @@ use crate::format::record::{self, Change};
 use crate::format::{align, frame::Place as FramePlace};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 
-/// Bodies above this are finished, and so much is written at a time.
-const PIECE: usize = 1 << 20;
+/// Bodies above this are finished.
+const BODY: usize = 1 << 20;
+/// Bytes that are written at a time, at multiples of it: no more, since the system copies a large
+/// write without letting go of the processor, and appenders want it. Where memory for the file is
+/// slow to come, 2 MiB keep it for up to 20 ms.
+const PIECE: u64 = 128 << 10;
 /// A run that is to last is written in pieces that begin and end at multiples of this. Where large
 /// pages of memory are as long, the system then keeps each piece in one, and maps it as one: a hot
 /// read at a random place takes little more than half of the time that it takes in small pages.
@@ -101,7 +105,7 @@ impl RunWriter {
             builder,
             at: FIRST_FRAME,
             out: Vec::new(),
-            piece: PIECE as u64,
+            piece: PIECE,
             unsynced: 0,
             agent: None,
             record_bytes: 0,
@@ -140,7 +144,7 @@ impl RunWriter {
             let lsn = segment.base.saturating_add(start);
             version.apply(&applied, &Place { segment, spot: Spot::at(offset), lsn, ordinal });
         }
-        if frame.body.len() >= PIECE {
+        if frame.body.len() >= BODY {
             let done = std::mem::take(frame);
             *frame = OpenFrame::start(Some((name, &version.head)), Vec::new());
             self.finish_frame(done)?;

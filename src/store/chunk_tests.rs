@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::gate::{Op, gated, is_log};
+use crate::commit::pace::Owed;
 use crate::io::sim::SimDisk;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Durability, Kind, Maintenance, NewEntry, Options, Store};
@@ -84,6 +85,79 @@ fn buffered_appends_are_written_in_whole_chunks() {
     assert!(written.len() >= 5, "{written:?}");
     assert!(written.iter().skip(1).all(|offset| offset % (8 * CHUNK) == 0), "{written:?}");
     assert_eq!(check(&store), 151);
+}
+
+/// The offsets at which files of a kind are written.
+fn watched(disk: &SimDisk, kind: fn(&Path) -> bool) -> (Store, Arc<Mutex<Vec<u64>>>) {
+    let offsets = Arc::new(Mutex::new(vec![]));
+    let noted = Arc::clone(&offsets);
+    let io = gated(disk, move |op, path| {
+        if let (Op::Write(offset), true) = (op, kind(path)) {
+            noted.lock().push(offset);
+        }
+        Ok(())
+    });
+    let options = options().segment_bytes(16 << 20).resident_bytes(64 << 20);
+    (options.open_with(io, Path::new(DIR)).unwrap(), offsets)
+}
+
+/// Where memory for a file comes slowly a large write keeps the processor for milliseconds.
+#[test]
+fn appenders_that_are_slowed_down_write_little_at_a_time() {
+    let disk = SimDisk::new(29);
+    let (store, offsets) = watched(&disk, is_log);
+    let filler = store.agent("filler").unwrap();
+    let active = || store.engine().order.lock().active.segment.capacity;
+    while active() < 16 << 20 {
+        filler.append(NewEntry::new(Kind::USER, &vec![7; 1 << 20])).unwrap();
+    }
+    // A large entry first: what is behind is made up for by those who come.
+    let steps = |from: u64| -> Vec<u64> {
+        offsets.lock().clear();
+        filler.append(NewEntry::new(Kind::USER, &[7; 1 << 20])).unwrap();
+        for _ in 0..1000 {
+            filler.append(NewEntry::new(Kind::USER, &[7; 2500])).unwrap();
+        }
+        let written = std::mem::take(&mut *offsets.lock());
+        assert!(written.iter().skip(1).all(|offset| offset % from == 0), "{written:?}");
+        written.windows(2).skip(1).map(|pair| pair[1] - pair[0]).collect()
+    };
+    let large = steps(8 * CHUNK);
+    assert!(large.len() > 2 && large.iter().all(|step| *step == 8 * CHUNK), "{large:?}");
+    let end = store.engine().ordered_end();
+    let (dead, soft, hard) = (2 << 20, 1 << 20, 4 << 20);
+    let owed = Owed { dead, soft, hard, rate: 1 << 30, end, kill: 0 };
+    store.engine().pace.owe(Some(owed));
+    let brief = steps(CHUNK);
+    assert!(brief.len() > 30 && brief.iter().all(|step| *step == CHUNK), "{brief:?}");
+    store.engine().pace.owe(None);
+    filler.append(NewEntry::new(Kind::USER, &[7; 2500])).unwrap();
+    assert!(steps(CHUNK).contains(&(8 * CHUNK)));
+}
+
+/// What lasts is laid out for its readers, and all else for those who append meanwhile.
+#[test]
+fn a_run_that_does_not_last_is_written_little_at_a_time() {
+    const PIECE: u64 = 128 << 10;
+    let is_run = |path: &Path| path.extension().is_some_and(|extension| extension == "run");
+    let steps = |dies: bool| -> Vec<u64> {
+        let disk = SimDisk::new(30);
+        let (store, offsets) = watched(&disk, is_run);
+        let name = |i: usize| store.agent(&format!("agent {}", i % 100)).unwrap();
+        for i in 0..2200 {
+            name(i).append(NewEntry::new(Kind::USER, &[7; 4000])).unwrap();
+        }
+        for i in 0..if dies { 100 } else { 0 } {
+            name(i).truncate_before(8).unwrap();
+        }
+        while store.compact().unwrap() != crate::CompactOutcome::Done {}
+        let written = std::mem::take(&mut *offsets.lock());
+        // The header and the first piece, and at the end the rest and the footer.
+        written.windows(2).skip(2).rev().skip(2).map(|pair| pair[1] - pair[0]).collect()
+    };
+    let (lasting, dying) = (steps(false), steps(true));
+    assert!(!lasting.is_empty() && lasting.iter().all(|step| *step == 16 * PIECE), "{lasting:?}");
+    assert!(dying.len() > 20 && dying.iter().all(|step| *step == PIECE), "{dying:?}");
 }
 
 #[test]
