@@ -23,6 +23,8 @@ use crate::types::{Durability, Lsn};
 /// number; larger ones have enough of one flush.
 const SMALL: u64 = 64 << 10;
 const FLUSHED_AHEAD: u64 = 256 << 10;
+/// Groups below this size still gain by segments that were filled with zeros long before.
+const FILLED: u64 = 256 << 10;
 /// The same of groups that are only written; larger ones gain less.
 const SMALL_WRITE: u64 = 32 << 10;
 const WRITTEN_AHEAD: u64 = 64 << 10;
@@ -395,11 +397,11 @@ impl Log {
             Extent::Flush(_) => {
                 // All of what the flush is for, whoever has written it.
                 let end_lsn = group.file.segment.base + end;
-                let small = end_lsn.saturating_sub(self.durable()) < SMALL;
-                if small {
+                let len = end_lsn.saturating_sub(self.durable());
+                if len < FILLED {
                     self.small.store(true, Ordering::Relaxed);
                 }
-                (small, FLUSHED_AHEAD)
+                (len < SMALL, FLUSHED_AHEAD)
             }
         };
         if small {

@@ -190,8 +190,8 @@ impl Engine {
         self.check_tended()?;
         let Want { room, erasing } = want;
         let capacity = self.next_capacity(&mut sizing).max(room).next_multiple_of(4096);
-        // Where segments fill up quickly the next one comes as it is; else there is time to fill it
-        // with zeros.
+        // Where segments fill up within moments the next one comes as it is; else there is time to fill
+        // it with zeros.
         let hurry = room > 0 || self.upkeep.hurry.load(Ordering::Relaxed);
         self.see_to_spare(capacity, room, erasing, !hurry && sizing.fills)?;
         if hurry && room == 0 {
@@ -305,7 +305,9 @@ impl Engine {
         }
         if sizing.last_active != active {
             let took = now.saturating_sub(sizing.switched);
-            self.upkeep.hurry.store(took < FAST / 4, Ordering::Relaxed);
+            sizing.fills = self.log.takes_small_groups();
+            let moments = if sizing.fills { FAST / 16 } else { FAST / 4 };
+            self.upkeep.hurry.store(took < moments, Ordering::Relaxed);
             if early {
                 let enough = (filled * 2).next_power_of_two().min(sizing.next);
                 sizing.next = enough.max(FIRST_SEGMENT.min(most));
@@ -317,7 +319,6 @@ impl Engine {
             }
             sizing.last_active = active;
             sizing.switched = now;
-            sizing.fills = self.log.takes_small_groups();
         }
         sizing.next.min(most)
     }

@@ -489,3 +489,19 @@ fn small_writes_find_zeros_where_they_go() {
     let entries = view.iter().map(Result::unwrap);
     assert_eq!(entries.filter(|e| e.payload().iter().all(|b| *b == 7)).count(), 102);
 }
+
+/// Sixty-four turns in one flush are a quarter faster on blocks that hold zeros; larger ones are not.
+#[test]
+fn groups_of_many_turns_ask_for_filled_segments() {
+    let disk = SimDisk::new(31);
+    let (store, _) = watched(&disk, is_log);
+    let agent = store.agent("a").unwrap();
+    let asks = |bytes: usize| {
+        let mut batch = store.batch();
+        batch.append(&agent, NewEntry::new(Kind::USER, &vec![7; bytes]));
+        batch.durability(Durability::Sync).commit().unwrap();
+        store.engine().log.takes_small_groups()
+    };
+    assert!(asks(2500) && asks(160_000));
+    assert!(!asks(300_000) && asks(2500));
+}
