@@ -152,7 +152,8 @@ impl Shared<'_> {
             self.appended.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if at == FILE {
                 self.open.lock().unwrap().retain(|open| !Arc::ptr_eq(open, &part));
-                self.full.lock().unwrap().push_back(std::mem::replace(&mut part, next()));
+                let full = std::mem::replace(&mut part, next());
+                self.full.lock().unwrap().push_back(full);
                 at = 0;
             }
         }

@@ -23,11 +23,11 @@ use crate::types::{Durability, Lsn};
 /// number; larger ones have enough of one flush.
 const SMALL: u64 = 64 << 10;
 const FLUSHED_AHEAD: u64 = 256 << 10;
-/// Groups below this size still gain by segments that were filled with zeros long before.
-const FILLED: u64 = 256 << 10;
 /// The same of groups that are only written; larger ones gain less.
 const SMALL_WRITE: u64 = 32 << 10;
 const WRITTEN_AHEAD: u64 = 64 << 10;
+/// Flushed groups below this size still gain by segments that were filled with zeros long before.
+const FILLED: u64 = 256 << 10;
 /// Bytes of a chunk: of a small segment, and of one of 8 MiB or more.
 const CHUNK: Range<u64> = 64 << 10..512 << 10;
 /// Bytes that are written under one hold of the writer's lock, when there are many: the file system
@@ -103,7 +103,7 @@ pub(crate) struct Log {
     due: AtomicU64,
     /// The durable lsn that the last written frame carries.
     witnessed: Published,
-    /// Somebody waited for the flush of a small group since it was last asked.
+    /// A group that gains by filled segments was flushed since it was last asked.
     small: AtomicBool,
     /// Appenders are slowed down.
     brief: AtomicBool,

@@ -20,7 +20,7 @@ use crate::segment::writer::{FIRST_FRAME, LogFile};
 const BODY: usize = 1 << 20;
 /// Bytes that are written at a time, at multiples of it: no more, since the system copies a large
 /// write without letting go of the processor, and appenders want it. Where memory for the file is
-/// slow to come, 2 MiB keep it for up to 20 ms.
+/// slow to come, 2 MiB keep it for milliseconds.
 const PIECE: u64 = 128 << 10;
 /// A run that is to last is written in pieces that begin and end at multiples of this. Where large
 /// pages of memory are as long, the system then keeps each piece in one, and maps it as one: a hot
