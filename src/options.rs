@@ -38,6 +38,7 @@ pub struct Options {
     pub(crate) flush_interval: Duration,
     pub(crate) sync_interval: Duration,
     pub(crate) erase_within: Option<Duration>,
+    pub(crate) scan_interval: Duration,
     pub(crate) extent_bytes: u64,
     pub(crate) dead_share: u64,
     pub(crate) compaction_rate: u64,
@@ -66,6 +67,7 @@ impl Options {
             flush_interval: Duration::from_millis(10),
             sync_interval: Duration::from_secs(1),
             erase_within: None,
+            scan_interval: Duration::from_secs(30),
             extent_bytes: 64 << 10,
             dead_share: 50,
             compaction_rate: 256 << 20,
@@ -143,6 +145,16 @@ impl Options {
     /// and processor keep up with the appends.
     pub fn erase_within(mut self, time: Duration) -> Self {
         self.erase_within = Some(time);
+        self
+    }
+
+    /// How long a possible death may go unnoticed in a store that rests: after a forgotten prefix or
+    /// a changed policy, after the last append under a policy, and after an expiry, the footers of
+    /// all sealed segments are scanned for garbage within about this time, and what is found is
+    /// reclaimed. A scan reads a page or less an agent; scans take at most a sixteenth of the time,
+    /// so that they come more seldom in a store where one takes long. Default: 30 s. At least 1 s.
+    pub fn scan_interval(mut self, interval: Duration) -> Self {
+        self.scan_interval = interval.max(Duration::from_secs(1));
         self
     }
 

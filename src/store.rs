@@ -87,12 +87,16 @@ pub struct Stats {
     /// sealed segments.
     pub live_bytes: u64,
     /// Bytes of content in sealed segments that are dead, as far as that is known: what
-    /// [`compact`](Store::compact) can give back. Exact figures come with the next survey, which
-    /// compaction makes when it needs them.
+    /// [`compact`](Store::compact) can give back. Exact figures come with the next garbage
+    /// scan, which is made within [`Options::scan_interval`] where something died that was not
+    /// booked.
     pub dead_bytes: u64,
     /// Bytes of files that are gone from the directory and that something open still holds: views,
     /// values, iterators.
     pub pinned_bytes: u64,
+    /// Bytes of files that proved damaged and that compaction leaves alone until the store is
+    /// repaired, or opened again.
+    pub quarantined_bytes: u64,
     /// Bytes that compaction has written since the store was opened.
     pub compaction_bytes: u64,
     /// The lsn at which the next batch goes.
@@ -171,8 +175,7 @@ impl Options {
 
 impl Store {
     pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Store {
-        let surveyed = report == RecoveryReport::default();
-        let compactor = Compactor::start(&engine, surveyed);
+        let compactor = Compactor::start(&engine);
         Store(Arc::new(Handle { engine, compactor, report }))
     }
 
@@ -404,6 +407,7 @@ impl Store {
         for segment in engine.catalog.retired() {
             add(&mut stats.pinned_bytes, segment.disk_len());
         }
+        stats.quarantined_bytes = self.0.compactor.quarantined_bytes();
         stats.compaction_bytes = self.0.compactor.written();
         let order = engine.order.lock();
         stats.active_bytes = order.tail;

@@ -5,6 +5,7 @@ pub(crate) mod base;
 #[cfg(all(test, feature = "sim"))]
 mod base_tests;
 pub(crate) mod dead;
+pub(crate) mod deaths;
 pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod resident;
@@ -16,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
 use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::deaths::Deaths;
 use crate::catalog::resident::{Progress, Resident, Slot};
 use crate::error::Result;
 use crate::format::head::Head;
@@ -40,9 +42,8 @@ pub(crate) struct Catalog {
     /// Counts the forgettings of prefixes; 0 if there never was one.
     prefix_count: AtomicU64,
     resident_bytes: AtomicUsize,
-    /// Changes that killed something, and those of them that could not be accounted for.
-    deaths: AtomicU64,
-    unaccounted: AtomicU64,
+    /// What died since the store was opened.
+    pub(crate) deaths: Deaths,
     /// The generation of the last set from which segments were taken.
     exchanged: AtomicU64,
     /// Segments taken out of the set whose bytes somebody may still look at.
@@ -153,8 +154,7 @@ impl Catalog {
                 forgotten.into_iter().map(|f| (f.prefix.into_boxed_str(), vec![f.lsn])).collect(),
             ),
             resident_bytes: AtomicUsize::new(0),
-            deaths: AtomicU64::new(0),
-            unaccounted: AtomicU64::new(0),
+            deaths: Deaths::default(),
             exchanged: AtomicU64::new(0),
             retired: Mutex::default(),
         }
@@ -321,24 +321,6 @@ impl Catalog {
         self.exchanged.load(Ordering::SeqCst) > generation
     }
 
-    /// Counts a change that killed something; `accounted`, if it is known what.
-    pub(crate) fn count_death(&self, accounted: bool) {
-        self.deaths.fetch_add(1, Ordering::Relaxed);
-        if !accounted {
-            self.unaccounted.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// How many changes killed something since the store was opened.
-    pub(crate) fn deaths(&self) -> u64 {
-        self.deaths.load(Ordering::Relaxed)
-    }
-
-    /// How many of them killed what is not known without reading footers.
-    pub(crate) fn unaccounted(&self) -> u64 {
-        self.unaccounted.load(Ordering::Relaxed)
-    }
-
     /// Segments that were taken out of the set and that somebody still looks at: views, values,
     /// iterators.
     pub(crate) fn retired(&self) -> Vec<Arc<Segment>> {
@@ -357,6 +339,11 @@ impl Catalog {
         let mut lines: Vec<_> = lines.collect();
         lines.sort_unstable_by_key(|line| line.lsn);
         lines
+    }
+
+    /// How many prefixes are forgotten that something is held against.
+    pub(crate) fn forgotten_prefixes(&self) -> usize {
+        self.prefixes.read().len()
     }
 
     /// Drops forgettings of prefixes of which nothing is left to be held against.

@@ -71,6 +71,9 @@ impl Engine {
         // The body was just encoded, and holds nothing but entries.
         while let Some((len, append)) = record::entry_at(&batch.body, at) {
             let spot = Spot::at(body_at + at as u64);
+            if let Some(date) = append.expires {
+                segment.note_expiry(date);
+            }
             version.apply(&Applied::append(&append), &Place { segment, spot, lsn, ordinal });
             at += len;
             ordinal += 1;

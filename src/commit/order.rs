@@ -11,13 +11,13 @@ use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
 use crate::commit::log::Queue;
 use crate::commit::pace::Scarce;
-use crate::commit::prepared::Prepared;
+use crate::commit::prepared::{Prepared, Records};
 use crate::commit::queue::{Group, Run, Waiting};
 use crate::commit::roll::Roll;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
-use crate::format::record::{self, Change};
+use crate::format::record::{Append, Change};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 use crate::sync::Mutex;
 use crate::types::{Durability, Lsn};
@@ -51,6 +51,8 @@ pub(crate) struct Order {
     pub(crate) hidden: u64,
     /// Where the last frame with records in it ends.
     pub(crate) content_end: u64,
+    /// When the first batch of the active segment was ordered, in ms since the epoch; 0: none was.
+    pub(crate) begun: u64,
     pub(crate) spares: VecDeque<LogFile>,
     /// What the last switches left to be sealed, oldest first.
     pub(crate) sealing: VecDeque<Arc<Sealing>>,
@@ -120,6 +122,7 @@ impl Order {
             record_bytes: 0,
             hidden: 0,
             content_end,
+            begun: 0,
             spares: VecDeque::new(),
             sealing: VecDeque::new(),
             last_filled: 0,
@@ -175,6 +178,7 @@ impl Order {
         self.last_filled = data_end;
         self.bound = Bound::new();
         self.table_bytes = 0;
+        self.begun = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
         self.enqueue(&header, &mut Vec::new(), time);
         self.sealing.push_back(Arc::new(Sealing {
@@ -214,6 +218,9 @@ impl Order {
         let header = batch.header.complete(batch.body.len(), batch.digest, batch.records);
         self.enqueue(header, &mut batch.body, time);
         self.content_end = self.end();
+        if self.begun == 0 {
+            self.begun = time;
+        }
     }
 
     /// Queues a frame without records: it bears witness of how far the log is durable.
@@ -397,13 +404,23 @@ impl Engine {
         if let Some(prefix) = batch.prefix.take() {
             self.catalog.forget_prefix(&prefix, lsn);
             order.prefixes.push((lsn, prefix));
-            self.catalog.count_death(false);
+            // What it ended in unsealed segments is booked as a byte, which gives it a date.
+            let sealing = order.sealing.iter().map(|job| &job.file);
+            sealing.chain([&order.active]).for_each(|file| file.segment.add_dead(1, time));
+            self.note_death(false, time);
         }
         let scarce = order.scarce();
         let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised, scarce };
         self.place_agents(order, batch, ordered, body_at, time);
         order.enqueue_batch(batch, time);
         ordered
+    }
+
+    /// Counts a death; compaction is woken for the first one since it last looked.
+    fn note_death(&self, booked: bool, time: u64) {
+        if self.catalog.deaths.note(booked, time) {
+            self.tidings.tell();
+        }
     }
 
     /// Queues each agent as it is after the batch.
@@ -424,18 +441,27 @@ impl Engine {
             agent.seqs = version.head.next..version.head.next;
             agent.after = Some(version);
         }
-        let records = Records { body: &batch.body, at: 0 };
+        let records = Records::of(&batch.body);
         for (ordinal, (at, record)) in records.enumerate() {
             let agent = usize::try_from(record.agent).ok().and_then(|i| batch.agents.get_mut(i));
             let Some(agent) = agent else { continue };
             if let (Some(version), Some(change)) = (&mut agent.after, Applied::of(&record.change)) {
                 let spot = Spot::at(body_at + at as u64);
                 let ordinal = ordinal as u64;
+                match record.change {
+                    Change::Append(Append { expires: Some(date), .. }) => segment.note_expiry(date),
+                    Change::Policy(_) => {
+                        self.catalog.deaths.note_policy();
+                        // Under a stricter one entries die at once.
+                        self.note_death(false, time);
+                    }
+                    _ => {}
+                }
                 if !matches!(change, Applied::Append { .. } | Applied::Policy(_)) {
                     order.hidden += dead::hidden_by(version, &change, segment.id);
                     let base = agent.resident.lock().base().cloned();
                     let known = dead::account(version, base.as_ref(), &change, time);
-                    self.catalog.count_death(known);
+                    self.note_death(known, time);
                 }
                 version.apply(&change, &Place { segment: &segment, spot, lsn, ordinal });
                 if version.head.life == 0 {
@@ -491,7 +517,7 @@ fn revision(
 /// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the
 /// next seqs of its agents before the batch. The error comes with the agent's place in the batch.
 fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), (Error, usize)> {
-    for (_, record) in (Records { body: &batch.body, at: 0 }) {
+    for (_, record) in Records::of(&batch.body) {
         let index = usize::try_from(record.agent).unwrap_or(usize::MAX);
         let Some(next) = nexts.get_mut(index) else { continue };
         let (seq, end, what) = match record.change {
@@ -530,7 +556,7 @@ fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
         bound.add_entries(entries);
         return entries.saturating_mul(TABLE_ENTRY);
     }
-    for (_, record) in (Records { body: &batch.body, at: 0 }) {
+    for (_, record) in Records::of(&batch.body) {
         table += match record.change {
             Change::Append(_) => {
                 bound.add_entry();
@@ -564,22 +590,4 @@ fn fresh_bound(batch: &Prepared) -> u64 {
     batch.agents.iter().for_each(|agent| bound.add_agent(agent.resident.name.len()));
     count_changes(batch, &mut bound);
     bound.bytes()
-}
-
-/// The records of a body that was just encoded.
-struct Records<'a> {
-    body: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = (usize, record::Record<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let here = self.at;
-        let len = record::padded_len(self.body, here).ok()?;
-        self.at = here + len;
-        let bytes = self.body.get(here..self.at)?;
-        record::decode(bytes).ok().map(|record| (here, record))
-    }
 }

@@ -207,3 +207,27 @@ fn too_large() -> Error {
         format!("the encoded batch would be above {MAX_BATCH} bytes: split it"),
     )
 }
+
+/// The records of a body that was just encoded.
+pub(crate) struct Records<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn of(body: &'a [u8]) -> Self {
+        Records { body, at: 0 }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (usize, record::Record<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let here = self.at;
+        let len = record::padded_len(self.body, here).ok()?;
+        self.at = here + len;
+        let bytes = self.body.get(here..self.at)?;
+        record::decode(bytes).ok().map(|record| (here, record))
+    }
+}

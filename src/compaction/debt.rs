@@ -62,11 +62,6 @@ pub(super) struct State {
 }
 
 impl Debt {
-    /// The end of the log at the last survey.
-    pub(super) fn surveyed_to(&self) -> u64 {
-        self.surveyed_to
-    }
-
     /// A survey found so many bytes dead of which `booked` were known, when the log ended at `end`.
     pub(super) fn surveyed(&mut self, end: u64, booked: u64, found: u64) {
         let appended = end.saturating_sub(self.surveyed_to);

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::compaction::garbage::Due;
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
-use crate::compaction::{Busy, Compactor, ErasureReport, STEP, stats_of, survey};
+use crate::compaction::{Busy, Compactor, ErasureReport, STEP, stats_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::Forgotten;
 use crate::recovery::files::Files;
 use crate::segment::{Segment, file_name};
 
@@ -24,17 +24,27 @@ impl Compactor {
         self.engine.sync()?;
         self.engine.seal_active()?;
         let end = self.engine.log.durable();
-        let found = survey::survey(&self.engine, true, &mut || self.go_on())?;
-        let dirty = found.into_iter().filter(|(_, found)| found.dirty);
+        let facts = self.facts();
+        let date = busy.schedule.due_now(&facts).map_or(facts.now, |due| due.date);
+        let scan =
+            self.scan(&mut busy, &facts, Due { date, expired: true }, &mut || self.go_on())?;
+        let dirty = scan.segments.into_iter().filter(|(_, found)| found.dirty);
         let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
         let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
         let mut gone: Vec<PathBuf> = Vec::new();
-        let groups = self.groups(&dirty)?;
+        let groups = self.groups(&dirty);
         // Or it would itself be what holds them.
         drop(dirty);
         for inputs in groups {
             gone.extend(self.linked_elsewhere(&inputs));
-            let installed = self.erase(&mut busy, &inputs)?;
+            let installed = match self.erase(&mut busy, &inputs) {
+                // Damage keeps nothing else from being erased.
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    let _ = self.quarantine(&inputs, error);
+                    continue;
+                }
+                installed => installed?,
+            };
             agents.extend(installed.erased);
             let into = if installed.written.is_empty() {
                 &mut report.unlinked
@@ -43,10 +53,12 @@ impl Compactor {
             };
             into.extend(installed.replaced);
         }
-        busy.surveyed = None;
         self.unlink_leftovers()?;
         self.drop_prefixes(end)?;
         report.agents = agents.into_iter().collect();
+        let set = self.engine.catalog.segments();
+        let damaged = set.sealed.iter().filter(|segment| segment.is_quarantined());
+        report.damaged = damaged.map(|segment| segment.path().to_owned()).collect();
         report.pinned = self.engine.catalog.retired().iter().map(|s| s.path().to_owned()).collect();
         report.pinned.extend(gone);
         report.pinned.sort();
@@ -55,7 +67,7 @@ impl Compactor {
     }
 
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
-        let stats = self.stats(&[])?;
+        let stats = self.stats();
         let generation = stats.iter().filter(|s| inputs.contains(&s.id)).map(|s| s.generation);
         let shape = Shape {
             run_bytes: self.max_run(),
@@ -102,12 +114,12 @@ impl Compactor {
 
     /// The segments in groups that can be done in one go: log segments of one age together, so that
     /// the same copy clusters them. Those that need the least room come first.
-    fn groups(&self, dirty: &[Arc<Segment>]) -> Result<Vec<Vec<u64>>> {
-        let all = self.stats(&[])?;
+    fn groups(&self, dirty: &[Arc<Segment>]) -> Vec<Vec<u64>> {
+        let all = self.stats();
         let most = self.max_run().saturating_mul(2);
         let mut groups: Vec<Vec<SegmentStats>> = Vec::new();
         for segment in dirty {
-            let stats = stats_of(segment, &[])?;
+            let stats = stats_of(segment);
             if let Some(last) = groups.last_mut()
                 && stats.generation == 0
                 && last.iter().all(|member| member.generation == 0)
@@ -122,7 +134,7 @@ impl Compactor {
             groups.push(vec![stats]);
         }
         groups.sort_by_key(|group| group.iter().map(|member| member.live_bytes).sum::<u64>());
-        Ok(groups.iter().map(|group| group.iter().map(|member| member.id).collect()).collect())
+        groups.iter().map(|group| group.iter().map(|member| member.id).collect()).collect()
     }
 
     /// Those of the segments whose files have names elsewhere, or may have.
@@ -136,7 +148,6 @@ impl Compactor {
 
     /// Takes forgotten prefixes off the list that nothing older than their forgetting is left of.
     fn drop_prefixes(&self, end: u64) -> Result<()> {
-        let Some(writing) = &self.engine.writing else { return Ok(()) };
         let set = self.engine.catalog.segments();
         let unsealed = self.engine.order.lock().oldest_unsealed();
         let lines = self.engine.catalog.forgotten(end);
@@ -147,15 +158,6 @@ impl Compactor {
                 })
         };
         let over: Vec<_> = lines.into_iter().filter(|line| is_over(line.lsn)).collect();
-        if over.is_empty() {
-            return Ok(());
-        }
-        self.engine.catalog.drop_forgotten(&over);
-        // Prefixes forgotten since are not to be lost.
-        let is_over = |line: &Forgotten| {
-            over.iter().any(|gone| gone.prefix == line.prefix && gone.lsn >= line.lsn)
-        };
-        let outcome = writing.manifest.replace(|m| m.forgotten.retain(|line| !is_over(line)));
-        self.engine.heed(outcome)
+        self.drop_lines(&over)
     }
 }

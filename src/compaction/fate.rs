@@ -10,7 +10,7 @@ use crate::catalog::part::Part;
 use crate::catalog::version::Version;
 use crate::commit::Engine;
 use crate::compaction::merge::Told;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::footer::{Block, StateChange, Trailer};
 use crate::format::head::Head;
 use crate::format::record::{Append, REDACTED};
@@ -52,6 +52,8 @@ struct Newer<'a> {
     is_sealed: bool,
     version: Option<Version>,
     blocks: Vec<Block<'a>>,
+    /// Some newer segment cannot be read: what it says of the agent is not known.
+    is_partial: bool,
 }
 
 impl Newer<'_> {
@@ -131,9 +133,12 @@ impl Knowledge<'_> {
             let slot = resident.lock();
             slot.is_known().then(|| slot.latest().clone())
         });
-        let mut blocks = Vec::new();
+        let (mut blocks, mut is_partial) = (Vec::new(), false);
         for segment in &self.newer {
-            blocks.extend(segment.look_up(name, hash)?.map(|(_, block)| block));
+            match readable(segment, segment.look_up(name, hash))? {
+                Some(found) => blocks.extend(found.map(|(_, block)| block)),
+                None => is_partial = true,
+            }
         }
         let sealed = blocks.first().map(Block::head);
         Ok(Newer {
@@ -141,12 +146,14 @@ impl Knowledge<'_> {
             is_sealed: sealed.is_some(),
             version,
             blocks,
+            is_partial,
         })
     }
 
     fn older_may_hold(&self, name: &str, hash: u64) -> Result<bool> {
         for segment in &self.older {
-            if segment.may_tell_of(name, hash)? {
+            // One that cannot be read may hold anything.
+            if readable(segment, segment.may_tell_of(name, hash))?.unwrap_or(true) {
                 return Ok(true);
             }
         }
@@ -161,6 +168,10 @@ impl Knowledge<'_> {
         newer: &Newer<'_>,
         here: Option<Option<Retention>>,
     ) -> Result<u64> {
+        if newer.is_partial {
+            // Its policy may be another one by now: nothing is dropped by the one that is known.
+            return Ok(0);
+        }
         let own = if now.flags & Head::POLICY != 0 { newer.policy().or(here) } else { Some(None) };
         let default = self.engine.options.retention;
         // An agent without a policy of its own, or that gave it up, may be under earlier defaults.
@@ -238,31 +249,37 @@ impl<'a> Living<'a> {
             || (head.life == 0 && !self.older)
     }
 
-    /// Bytes of this segment's entries that keep their place and are to lose what is in them:
-    /// redacted ones, and with `time` those that have expired by then. Footers tell neither which
-    /// redactions a run has taken to heart already nor any expiry, so the records are asked.
+    /// What this segment's entries lose that keep their place: redacted ones, and with `time` those
+    /// that have expired by then. Footers tell neither which redactions a run has taken to heart
+    /// already nor any expiry, so the records are asked.
     pub(crate) fn hollow_of(
         &self,
         index: usize,
         told: &Told<'_>,
         time: Option<u64>,
-    ) -> Result<u64> {
-        let Some(head) = self.head else { return Ok(0) };
+    ) -> Result<Hollow> {
+        let mut found = Hollow::default();
+        let Some(head) = self.head else { return Ok(found) };
         let time = time.filter(|_| head.flags & Head::EXPIRES != 0);
-        let mut bytes = 0;
         for (_, seqs) in self.entries.iter().filter(|(of, _)| *of == index) {
             for seq in self.redacted.range(seqs.clone()) {
                 let entry = told.entry(*seq)?.filter(|entry| entry.flags & REDACTED == 0);
-                bytes += entry.as_ref().map_or(0, hollow);
+                found.bytes += entry.as_ref().map_or(0, hollow);
             }
             let Some(time) = time else { continue };
             for seq in seqs.clone().filter(|seq| !self.redacted.contains(seq)) {
-                let entry = told.entry(seq)?;
-                let entry = entry.filter(|entry| entry.expires.is_some_and(|at| at <= time));
-                bytes += entry.as_ref().map_or(0, hollow);
+                let Some(entry) = told.entry(seq)? else { continue };
+                match entry.expires {
+                    Some(at) if at <= time => found.bytes += hollow(&entry),
+                    Some(at) => {
+                        let next = found.next_expiry.map_or(at, |next| next.min(at));
+                        found.next_expiry = Some(next);
+                    }
+                    None => {}
+                }
             }
         }
-        Ok(bytes)
+        Ok(found)
     }
 
     /// What of a block's content lives, by what footers know; what is redacted counts as living.
@@ -275,6 +292,28 @@ impl<'a> Living<'a> {
         let state = self.state.values().filter(|(of, _)| *of == index);
         entries + state.map(|(_, change)| u64::from(change.len)).sum::<u64>()
     }
+}
+
+/// What was read of a segment; `None`: it proved damaged, now or before.
+fn readable<T>(segment: &Segment, read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(_) if segment.is_quarantined() => Ok(None),
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            segment.quarantine();
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the entries of an agent in one segment lose that keep their place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hollow {
+    /// Bytes of entries that are redacted or have expired, and still have them.
+    pub(crate) bytes: u64,
+    /// The lowest expiry of the others, if any has one.
+    pub(crate) next_expiry: Option<u64>,
 }
 
 /// What an entry loses with what is in it.

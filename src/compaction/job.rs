@@ -102,7 +102,7 @@ impl Job {
             known: set.generation,
             hull,
             generation: shape.generation.max(1),
-            deaths: engine.catalog.deaths(),
+            deaths: engine.catalog.deaths.all(),
             cleaned,
             time,
             need: outputs.iter().map(|output| output.capacity).sum(),
@@ -130,9 +130,9 @@ impl Job {
         self.inputs.iter().map(|input| input.id).collect()
     }
 
-    /// How many deaths had been counted when it began.
-    pub(crate) fn deaths_before(&self) -> u64 {
-        self.deaths
+    /// How many deaths had been counted when it began, and when that was, in ms since the epoch.
+    pub(crate) fn deaths_before(&self) -> (u64, u64) {
+        (self.deaths, self.time)
     }
 
     /// The room that its outputs need until the inputs are gone.

@@ -1,7 +1,8 @@
 //! Compaction: segments in the order of arrival become runs clustered by agent, and what is dead
 //! is left behind.
 //!
-//! `pick` decides what is worth doing, `survey` finds out what is dead, `plan` where runs are cut,
+//! `pick` decides what is worth doing, `scan` finds out what is dead and `garbage` when to look,
+//! `plan` where runs are cut,
 //! `job` does it step by step, with `merge` to walk the agents, `fate` to tell what lives of each
 //! and `writer` to write it. `erase` does all of it at once for what must be gone, `backup` copies a
 //! store while it is written. `thread` does what nobody waits for.
@@ -10,11 +11,12 @@ pub(crate) mod backup;
 mod debt;
 pub(crate) mod erase;
 mod fate;
+mod garbage;
 mod job;
 mod merge;
 pub(crate) mod pick;
 mod plan;
-mod survey;
+mod scan;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod thread;
@@ -27,9 +29,10 @@ use std::time::Duration;
 use crate::commit::Engine;
 use crate::commit::order::closed;
 use crate::compaction::debt::Debt;
+use crate::compaction::garbage::Schedule;
 use crate::compaction::job::{Installed, Job, Shape, names};
 use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::segment::Segment;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -57,8 +60,6 @@ pub enum CompactOutcome {
 const STEP: u64 = 4 << 20;
 /// Bytes handled between two looks at whether to stop.
 const TURN: u64 = 256 << 10;
-/// All footers are walked again once so large a part of the store was appended.
-const SURVEY_SHARE: u64 = 8;
 /// A job in the background writes at most this part of what lives,
 const JOB_SHARE: u64 = 18;
 /// in so many runs, when it merges log segments;
@@ -91,10 +92,7 @@ pub(crate) struct Compactor {
 #[derive(Default)]
 struct Busy {
     job: Option<Job>,
-    /// The last survey: its set's generation, and the count of deaths that were not accounted.
-    surveyed: Option<(u64, u64)>,
-    /// Segments that a job could not read; it is not tried again before the store is reopened.
-    quarantined: Vec<u64>,
+    schedule: Schedule,
     debt: Debt,
     /// When the last job was done, or there was nothing to do.
     worked_since: Duration,
@@ -111,19 +109,17 @@ enum Turn {
 }
 
 impl Compactor {
-    /// Starts compacting, in a thread if the store has any. `surveyed`: what is dead is known, as far
-    /// as it was when the store was closed.
-    pub(crate) fn start(engine: &Arc<Engine>, surveyed: bool) -> Arc<Self> {
-        let generation = engine.catalog.segments().generation;
-        let surveyed = surveyed.then_some((generation, 0));
+    /// Starts compacting, in a thread if the store has any.
+    pub(crate) fn start(engine: &Arc<Engine>) -> Arc<Self> {
         let compactor = Arc::new(Compactor {
             engine: Arc::clone(engine),
-            busy: Mutex::new(Busy { surveyed, ..Busy::default() }),
+            busy: Mutex::default(),
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
             written: AtomicU64::new(0),
             thread: Mutex::default(),
         });
+        compactor.busy.lock().schedule.opened(&compactor.facts());
         *compactor.thread.lock() = compactor.spawn();
         compactor
     }
@@ -144,12 +140,20 @@ impl Compactor {
         if !steps || busy.job.is_none() {
             self.engine.seal_active()?;
         }
+        let mut damage = None;
         loop {
-            match self.turn(&mut busy, true, &mut |_| self.go_on())? {
-                Turn::Idle => return Ok(CompactOutcome::Done),
-                Turn::Full { need, free } => return Ok(CompactOutcome::DiskFull { need, free }),
-                Turn::Worked if steps => return Ok(CompactOutcome::More),
-                Turn::Worked => {}
+            match self.turn(&mut busy, true, &mut |_| self.go_on()) {
+                Ok(Turn::Idle) => return damage.map_or(Ok(CompactOutcome::Done), Err),
+                Ok(Turn::Full { need, free }) => {
+                    return Ok(CompactOutcome::DiskFull { need, free });
+                }
+                Ok(Turn::Worked) if steps => return Ok(CompactOutcome::More),
+                Ok(Turn::Worked) => {}
+                // What proved damaged is quarantined: the rest is compacted, and the error told then.
+                Err(error) if error.kind() == ErrorKind::Damaged && !steps => {
+                    damage.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -176,17 +180,17 @@ impl Compactor {
     ) -> Result<Turn> {
         if busy.job.is_none() || !thorough {
             // In the background a long job is no reason not to hear of the dead.
-            self.survey_if_due(busy, thorough, manners)?;
+            self.scan_if_due(busy, thorough, manners)?;
         }
         if busy.job.is_none() {
-            let stats = self.stats(&busy.quarantined)?;
+            let stats = self.stats();
             let policy = self.policy(thorough, &stats);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
             match self.begin(busy, &picked, manners) {
                 Ok(Some(full)) => return Ok(full),
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
-                Err(error) => return self.quarantine(busy, &picked.inputs, error),
+                Err(error) => return self.quarantine(&picked.inputs, error),
             }
         }
         self.advance(busy, manners)
@@ -240,7 +244,7 @@ impl Compactor {
                 busy.job = None;
                 return match error.kind() {
                     ErrorKind::DiskFull => Ok(Turn::Full { need, free: self.free() }),
-                    ErrorKind::Damaged => self.quarantine(busy, &inputs, error),
+                    ErrorKind::Damaged => self.quarantine(&inputs, error),
                     _ => Err(error),
                 };
             }
@@ -252,8 +256,8 @@ impl Compactor {
     }
 
     fn install(&self, busy: &mut Busy, job: Job) -> Result<Installed> {
-        let deaths = self.engine.catalog.deaths();
-        let since = job.deaths_before();
+        let deaths = self.engine.catalog.deaths.all();
+        let (since, began) = job.deaths_before();
         let dropped = job.dropped();
         let installed = job.install()?;
         let written = installed.written.iter().map(|run| run.disk_len()).sum();
@@ -262,58 +266,32 @@ impl Compactor {
         let took = now.saturating_sub(std::mem::replace(&mut busy.worked_since, now));
         busy.debt.reclaimed(dropped, written, took);
         if deaths != since {
-            // Deaths during the job were accounted on what is gone now: they are surveyed, at once
-            // if there is a date by which they have to be erased.
-            let dated = self.engine.options.erase_within.is_some();
-            busy.surveyed = busy.surveyed.filter(|_| !dated).map(|(set, _)| (set, u64::MAX));
+            // Deaths during the job were booked on what is gone now.
+            self.engine.catalog.deaths.lose_bookings(began);
         }
+        busy.schedule.installed();
         Ok(installed)
     }
 
-    /// Leaves the inputs of a job that met damage alone from now on.
-    fn quarantine(
-        &self,
-        busy: &mut Busy,
-        inputs: &[u64],
-        error: crate::error::Error,
-    ) -> Result<Turn> {
-        busy.quarantined.extend_from_slice(inputs);
+    /// Leaves the segment that proved damaged alone from now on, and no other: where the error does
+    /// not name one of the store, all inputs of the job.
+    fn quarantine(&self, inputs: &[u64], error: Error) -> Result<Turn> {
+        let set = self.engine.catalog.segments();
+        match scan::blamed(&set, &error) {
+            Some(segment) if !segment.is_quarantined() => segment.quarantine(),
+            _ => {
+                let inputs = set.sealed.iter().filter(|segment| inputs.contains(&segment.id));
+                inputs.for_each(|segment| segment.quarantine());
+            }
+        }
         Err(error)
     }
 
-    /// Surveys if deaths happened that nobody could account, or prefixes were forgotten.
-    fn survey_if_due(
-        &self,
-        busy: &mut Busy,
-        thorough: bool,
-        manners: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<()> {
-        let now = (self.engine.catalog.segments().generation, self.engine.catalog.unaccounted());
-        let due = match busy.surveyed {
-            None => true,
-            Some(then) if thorough => then != now,
-            Some((_, unaccounted)) => {
-                // Footers are walked again when enough was appended to tell of something.
-                let appended = self.engine.ordered_end().saturating_sub(busy.debt.surveyed_to());
-                (unaccounted != now.1 || self.expires()) && appended >= self.survey_each()
-            }
-        };
-        if due {
-            // Nothing but a date tells that something has expired: it is read for a reason only.
-            let expired = thorough || self.engine.options.erase_within.is_some();
-            let (_, booked) = self.content();
-            let end = self.engine.ordered_end();
-            survey::survey(&self.engine, expired, &mut || manners(0))?;
-            busy.debt.surveyed(end, booked, self.content().1);
-            busy.surveyed = Some(now);
-        }
-        Ok(())
-    }
-
-    /// Bytes that are appended between two surveys.
-    fn survey_each(&self) -> u64 {
-        let (live, dead) = self.content();
-        (live.saturating_add(dead) / SURVEY_SHARE).max(self.engine.options.segment_bytes)
+    /// Bytes of sealed segments that compaction leaves alone, since they proved damaged.
+    pub(crate) fn quarantined_bytes(&self) -> u64 {
+        let set = self.engine.catalog.segments();
+        let damaged = set.sealed.iter().filter(|segment| segment.is_quarantined());
+        damaged.map(|segment| segment.disk_len()).fold(0, u64::saturating_add)
     }
 
     /// Bytes of content of all sealed segments that live, and that are dead.
@@ -323,15 +301,9 @@ impl Compactor {
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// Whether entries die by policies alone.
-    fn expires(&self) -> bool {
-        self.engine.options.retention != crate::types::Retention::new()
-    }
-
     /// What is known of each sealed segment.
-    fn stats(&self, quarantined: &[u64]) -> Result<Vec<SegmentStats>> {
-        let set = self.engine.catalog.segments();
-        set.sealed.iter().map(|segment| stats_of(segment, quarantined)).collect()
+    fn stats(&self) -> Vec<SegmentStats> {
+        self.engine.catalog.segments().sealed.iter().map(stats_of).collect()
     }
 
     fn policy(&self, thorough: bool, stats: &[SegmentStats]) -> Policy {
@@ -360,12 +332,6 @@ impl Compactor {
     fn max_run(&self) -> u64 {
         self.engine.options.segment_bytes.saturating_mul(SEGMENTS_A_RUN)
     }
-
-    /// What died by then is to be erased now. Half of the time is for the work itself.
-    fn erase_before(&self) -> Option<u64> {
-        let within = u64::try_from(self.engine.options.erase_within?.as_millis());
-        Some(self.engine.now().saturating_sub(within.unwrap_or(u64::MAX) / 2))
-    }
 }
 
 /// Bytes of content of a sealed segment that live, and that are dead.
@@ -375,12 +341,16 @@ pub(crate) fn content_of(segment: &Segment) -> Option<(u64, u64)> {
     Some((content - dead, dead))
 }
 
-fn stats_of(segment: &Arc<Segment>, quarantined: &[u64]) -> Result<SegmentStats> {
-    let (from, to) = names(segment)?;
+fn stats_of(segment: &Arc<Segment>) -> SegmentStats {
+    let (from, to) = names(segment).unwrap_or_else(|_| {
+        // It may hold any name: nothing is merged across it.
+        segment.quarantine();
+        Default::default()
+    });
     let (dead, since) = segment.dead();
     let trailer = segment.trailer();
     let content = trailer.map_or(0, fate::content_of_all);
-    Ok(SegmentStats {
+    SegmentStats {
         id: segment.id,
         generation: trailer.map_or(0, |t| t.facts.generation),
         lsns: segment.lowest_lsn()..segment.end_lsn(),
@@ -391,8 +361,8 @@ fn stats_of(segment: &Arc<Segment>, quarantined: &[u64]) -> Result<SegmentStats>
         dead_bytes: dead,
         agents: trailer.map_or(0, |t| t.agents),
         dead_since: (since != 0).then_some(since),
-        quarantined: quarantined.contains(&segment.id),
-    })
+        quarantined: segment.is_quarantined(),
+    }
 }
 
 /// What an erasure did: see [`Store::purge`](crate::Store::purge).
@@ -408,12 +378,15 @@ pub struct ErasureReport {
     /// Files of the store that are gone, and whose bytes something still holds: a view, a value
     /// or an iterator that is still open, or a hard link such as a backup makes.
     pub pinned: Vec<PathBuf>,
+    /// Segments that cannot be read whole: compaction leaves them alone, and they may hold bytes
+    /// that were to be erased. A repair makes a store without them.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl ErasureReport {
     /// True if nothing holds any of the erased bytes any more.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.pinned.is_empty()
+        self.pinned.is_empty() && self.damaged.is_empty()
     }
 }

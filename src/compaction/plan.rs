@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::catalog::base::SegmentSet;
 use crate::catalog::dead;
 use crate::compaction::fate::{Knowledge, Living};
-use crate::compaction::job::{Manners, Shape, names};
+use crate::compaction::job::{Manners, Shape, hull, names};
 use crate::compaction::merge::{Merge, Told};
 use crate::error::Result;
 use crate::format::footer::{Bound, MAX_NAME};
@@ -67,8 +67,7 @@ pub(crate) fn outputs(
     // Sizes are estimated from above: a little more is still what was meant, and no sliver is left.
     let most = shape.run_bytes.saturating_add(shape.run_bytes / 16);
     let bounds = bounds(set, inputs)?;
-    let prefixes: Vec<usize> =
-        knowledge.engine.catalog.forgotten(u64::MAX).iter().map(|line| line.prefix.len()).collect();
+    let prefixes = prefixes(knowledge, inputs);
     let mut merge = Merge::new(inputs)?;
     let (mut outputs, mut places) = (Vec::new(), Vec::new());
     let mut draft = Draft::new(from);
@@ -118,6 +117,18 @@ pub(crate) fn outputs(
     });
     draft.close(behind.cloned().or(to), &mut outputs);
     Ok(outputs)
+}
+
+/// The lengths of the forgotten prefixes that each output may have to keep: those within the lsns of
+/// the inputs, where something older may be held against them.
+fn prefixes(knowledge: &Knowledge<'_>, inputs: &[Arc<Segment>]) -> Vec<usize> {
+    if knowledge.older.is_empty() {
+        return Vec::new();
+    }
+    let hull = hull(inputs);
+    let lines = knowledge.engine.catalog.forgotten(u64::MAX);
+    let kept = lines.iter().filter(|line| hull.contains(&line.lsn));
+    kept.map(|line| line.prefix.len()).collect()
 }
 
 /// The bounds behind a name.

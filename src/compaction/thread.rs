@@ -80,11 +80,11 @@ impl Compactor {
 
     fn run(&self) {
         let mut seen = 0;
-        let mut pause = self.idle();
+        let mut pause = self.pause();
         loop {
             seen = self.engine.tidings.wait(seen, pause);
             pause = match self.run_jobs() {
-                Ok(()) => self.idle(),
+                Ok(()) => self.pause(),
                 // Whoever writes hears of a poisoned log, whoever compacts by hand of the rest.
                 Err(_) => {
                     // Whatever is owed, nobody is at it.
@@ -99,20 +99,8 @@ impl Compactor {
         }
     }
 
-    /// How long it may sleep if nothing happens.
-    fn idle(&self) -> Option<Duration> {
-        self.engine.options.erase_within.map(|within| (within / 8).max(Duration::from_millis(100)))
-    }
-
-    /// Has the active segment sealed if something in it died that must be gone soon: only what is
-    /// sealed can be left out of a run.
-    fn seal_if_due(&self) -> Result<()> {
-        let Some(before) = self.erase_before() else { return Ok(()) };
-        let (dead, since) = self.engine.order.lock().active.segment.dead();
-        if dead > 0 && since <= before { self.engine.seal_active() } else { Ok(()) }
-    }
-
     fn run_jobs(&self) -> Result<()> {
+        self.look_at_deaths();
         let mut pace = Pace::new(self);
         self.busy.lock().worked_since = self.engine.io.clock.monotonic();
         loop {
@@ -153,7 +141,7 @@ impl Compactor {
             dead,
             dropped: busy.job.as_ref().map_or(0, Job::dropped),
             end: engine.ordered_end(),
-            survey_each: self.survey_each(),
+            survey_each: self.scan_each(),
             segment_bytes: engine.options.segment_bytes,
             rate: engine.options.compaction_rate,
         });

@@ -12,7 +12,7 @@ use crate::format::footer::{Builder, SegmentFacts};
 use crate::format::frame::{self, AGENT_LEN, FRAME_LEN, HeaderBuilder};
 use crate::format::head::Head;
 use crate::format::manifest::{Listed, Role};
-use crate::format::record::{self, Change};
+use crate::format::record::{self, Append, Change};
 use crate::format::{align, frame::Place as FramePlace};
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 
@@ -141,6 +141,9 @@ impl RunWriter {
         frame.push(0, change);
         if let Some(applied) = Applied::of(change) {
             let segment = &self.file.segment;
+            if let Change::Append(Append { expires: Some(date), .. }) = change {
+                segment.note_expiry(*date);
+            }
             let lsn = segment.base.saturating_add(start);
             version.apply(&applied, &Place { segment, spot: Spot::at(offset), lsn, ordinal });
         }

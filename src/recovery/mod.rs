@@ -202,8 +202,13 @@ impl Opening<'_> {
             sealed.iter().for_each(|segment| segment.set_sealed_at(generation));
             set.append(&mut sealed);
         });
+        if !catalog.segments().sealed.is_empty() {
+            // What died before, and whether there are policies, is not known before the first scan.
+            catalog.deaths.lose_bookings(ready.time);
+            catalog.deaths.note_policy();
+        }
         if let Some(replay) = ready.replay.take() {
-            adopt(&catalog, &mut ready.order, replay);
+            adopt(&catalog, &mut ready.order, replay, ready.time);
         }
         let manifest =
             ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
@@ -473,7 +478,14 @@ fn drop_dominated(defaults: &mut Vec<PastDefault>) {
 }
 
 /// Makes the agents of the active segment resident.
-fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
+fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay, time: u64) {
+    if !replay.is_empty() {
+        order.begun = time.max(1);
+    }
+    if replay.kills {
+        // Something in the segment may have died; when is not known, but not after that time.
+        order.active.segment.add_dead(1, time);
+    }
     for (lsn, prefix) in std::mem::take(&mut replay.prefixes) {
         order.bound.add_prefix(prefix.len());
         catalog.forget_prefix(&prefix, lsn);

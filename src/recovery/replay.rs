@@ -9,7 +9,7 @@ use crate::catalog::{dead, hash_name};
 use crate::commit::seal::{AgentAtEnd, Contents};
 use crate::format::Fault;
 use crate::format::head::Head;
-use crate::format::record::Change;
+use crate::format::record::{Append, Change};
 use crate::segment::Segment;
 use crate::segment::scan::Frame;
 
@@ -27,6 +27,8 @@ pub(crate) struct Replay {
     pub(crate) record_bytes: u64,
     /// Bytes of content that died in the segment and that its footer will not tell of.
     pub(crate) hidden: u64,
+    /// Some record takes something away.
+    pub(crate) kills: bool,
 }
 
 impl Replay {
@@ -40,6 +42,7 @@ impl Replay {
             bytes: 0,
             record_bytes: 0,
             hidden: 0,
+            kills: false,
         }
     }
 
@@ -62,10 +65,15 @@ impl Replay {
         let lsn = frame.header.lsn;
         for (ordinal, placed) in frame.records().enumerate() {
             let placed = placed?;
+            let adds = matches!(placed.record.change, Change::Append(_) | Change::Policy(_));
+            self.kills |= !adds;
             match placed.record.change {
                 Change::ForgetPrefix { prefix } => self.prefixes.push((lsn, prefix.into())),
                 Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
                 _ => {}
+            }
+            if let Change::Append(Append { expires: Some(date), .. }) = placed.record.change {
+                self.segment.note_expiry(date);
             }
             let Some(change) = Applied::of(&placed.record.change) else { continue };
             let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);

@@ -26,7 +26,7 @@ use crate::io::{Io, Map};
 use crate::segment::index::RunIndex;
 use crate::segment::scan::Frames;
 use crate::sync::Published;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Lsn, Verify};
 
 /// Two appends never begin within the same 32 bytes: one bit of "verified" for each.
@@ -70,6 +70,11 @@ pub(crate) struct Segment {
     /// the epoch; 0: none.
     dead: AtomicU64,
     dead_since: AtomicU64,
+    /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
+    /// an expiry; 0: not known.
+    next_expiry: AtomicU64,
+    /// Part of it proved damaged: compaction leaves it alone until the store is opened again.
+    quarantined: AtomicBool,
     /// Names of which the segment is not to tell, since a run that was made from it does.
     hidden: OnceLock<Vec<Names>>,
 }
@@ -120,7 +125,9 @@ impl Segment {
         let map = file.map(len).map_err(|e| Error::io("map", &path, e))?;
         let segment = Segment::assemble(path, map, listed, verify);
         // What a sealed segment's header says, its trailer says again, which is read anyway.
-        if listed.role != Role::Sealed {
+        if listed.role == Role::Sealed {
+            segment.set_next_expiry(0);
+        } else {
             segment.check_header(store)?;
         }
         Ok(segment)
@@ -143,6 +150,8 @@ impl Segment {
             footer: OnceLock::new(),
             dead: AtomicU64::new(listed.dead),
             dead_since: AtomicU64::new(listed.dead_since),
+            next_expiry: AtomicU64::new(u64::MAX),
+            quarantined: AtomicBool::new(false),
             hidden: OnceLock::new(),
         }
     }
@@ -394,6 +403,33 @@ impl Segment {
             self.dead_since.store(0, Ordering::Relaxed);
         }
         self.add_dead(bytes, time);
+    }
+
+    /// An entry with this expiry was added.
+    #[inline]
+    pub(crate) fn note_expiry(&self, date: u64) {
+        self.next_expiry.fetch_min(date.max(1), Ordering::Relaxed);
+    }
+
+    /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
+    /// an expiry; 0: not known.
+    pub(crate) fn next_expiry(&self) -> u64 {
+        self.next_expiry.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a scan found.
+    pub(crate) fn set_next_expiry(&self, date: u64) {
+        self.next_expiry.store(date, Ordering::Relaxed);
+    }
+
+    /// Leaves the segment to readers, and to a repair: part of it proved damaged.
+    pub(crate) fn quarantine(&self) {
+        self.quarantined.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether part of it proved damaged.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Relaxed)
     }
 
     /// Bytes of the file before the footer that mean something; all of it before it is sealed.

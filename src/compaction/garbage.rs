@@ -1,0 +1,343 @@
+//! When to scan for garbage.
+//!
+//! Every death has a date. A death that is booked when it happens needs no scan. One that is not,
+//! and one that no change causes (an expiry, an age, a policy under which later appends push entries
+//! out), makes a scan due, by bytes appended or by time. So nothing that is dead stays unknown for
+//! longer than a stated time, whether the store is appended to or rests.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::compaction::scan::{self, Scan, Scope};
+use crate::compaction::{Busy, Compactor};
+use crate::error::Result;
+use crate::format::manifest::Forgotten;
+
+/// A scan takes at most one part in so many of the time, unless there is a date to erase by.
+const DUTY: u32 = 16;
+/// Ages are looked at so often within the shortest of them.
+const LOOKS_AN_AGE: u64 = 16;
+/// What must be gone within a time is looked for so often within it.
+const LOOKS_A_DEADLINE: u64 = 4;
+
+/// The shortest time between two looks at what died, in an idle store.
+const LOOK: Duration = Duration::from_secs(1);
+/// The shortest sleep before something that must be gone is looked at again.
+const NAP: Duration = Duration::from_millis(100);
+/// A scan is worth its cost once one part in so many of the store was appended,
+const APPENDED_SHARE: u64 = 8;
+/// and one part in so many of what its footers take.
+const FOOTER_SHARE: u64 = 2;
+/// Bytes appended that make a scan worth its cost at least.
+const LEAST_APPENDED: u64 = 1 << 20;
+/// More forgotten prefixes than this make everything that is dead due for erasure: their lines then
+/// leave the manifest.
+const MAX_LINES: usize = 1024;
+
+/// What the last scan covered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scanned {
+    /// When it began, in ms since the epoch.
+    at: u64,
+    /// The end of the log then.
+    end: u64,
+    /// Deaths that had not been booked, and segments that had been sealed.
+    unbooked: u64,
+    seals: u64,
+    /// When it ended, on the monotonic clock, and how long it took.
+    ended: Duration,
+    took: Duration,
+    /// The shortest age under which entries die, in ms.
+    least_age: Option<u64>,
+    /// A job was installed since: lines of forgotten prefixes may be of no use any more.
+    installed: bool,
+}
+
+/// The schedule of scans.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    last: Scanned,
+}
+
+/// The store as it is now, as far as it bears on the schedule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    /// Milliseconds since the epoch, and the monotonic clock.
+    pub(super) now: u64,
+    pub(super) monotonic: Duration,
+    /// The end of the log.
+    pub(super) end: u64,
+    pub(super) unbooked: u64,
+    pub(super) first_unbooked: Option<u64>,
+    pub(super) seals: u64,
+    /// Entries die under policies as others are appended.
+    pub(super) policies: bool,
+    /// The lowest expiry of all entries in sealed segments; 0: not known; MAX: there is none.
+    pub(super) next_expiry: u64,
+    /// Lives are held against forgotten prefixes.
+    pub(super) lines: bool,
+    /// Bytes appended that make a scan worth its cost.
+    pub(super) each: u64,
+    /// The shortest time between two scans that no appends cause, in ms.
+    pub(super) interval: u64,
+    /// The time within which the dead are to be erased, in ms.
+    pub(super) erase_within: Option<u64>,
+}
+
+/// A scan that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// The date of the first death that it may find.
+    pub(super) date: u64,
+    /// Entries may have expired.
+    pub(super) expired: bool,
+}
+
+impl Schedule {
+    /// The store was opened: what was not booked before is due after a rest, so that processes
+    /// that open a store for a moment do not scan it.
+    pub(super) fn opened(&mut self, facts: &Facts) {
+        let rest = Duration::from_millis(facts.interval) / DUTY;
+        let known = Facts { unbooked: 0, ..*facts };
+        self.scanned(&known, rest, None);
+    }
+
+    /// A scan that began with these facts is done.
+    pub(super) fn scanned(&mut self, facts: &Facts, took: Duration, least_age: Option<u64>) {
+        self.last = Scanned {
+            at: facts.now,
+            end: facts.end,
+            unbooked: facts.unbooked,
+            seals: facts.seals,
+            ended: facts.monotonic.saturating_add(took),
+            took,
+            least_age,
+            installed: false,
+        };
+    }
+
+    /// A job was installed.
+    pub(super) fn installed(&mut self) {
+        self.last.installed = true;
+    }
+
+    /// The scan that an explicit call needs: whatever may be dead and is not booked.
+    pub(super) fn due_now(&self, facts: &Facts) -> Option<Due> {
+        let last = &self.last;
+        let date = first_death(facts, last);
+        // Segments that were sealed since hold what no footer told of before.
+        let sealed = (facts.seals != last.seals && facts.policies).then_some(last.at);
+        let date = date.or(sealed)?;
+        Some(Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.now })
+    }
+
+    /// The scan that is due in the background.
+    pub(super) fn due(&self, facts: &Facts) -> Option<Due> {
+        let last = &self.last;
+        let date = first_death(facts, last)?;
+        let due = Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.now };
+        let appended = facts.end.saturating_sub(last.end) >= facts.each;
+        let dies_by_appends = facts.policies || facts.unbooked != last.unbooked;
+        if appended && dies_by_appends {
+            return Some(due);
+        }
+        (facts.now >= date.saturating_add(wait(facts)) && rested(facts, last)).then_some(due)
+    }
+
+    /// How long until a scan is due, if nothing else happens.
+    pub(super) fn pause(&self, facts: &Facts) -> Option<Duration> {
+        let last = &self.last;
+        let expiry = (facts.next_expiry != u64::MAX).then_some(facts.next_expiry);
+        let aged = last.least_age.map(|age| last.at.saturating_add(age / LOOKS_AN_AGE));
+        let date = [first_death(facts, last), expiry, aged].into_iter().flatten().min()?;
+        let time = date.saturating_add(wait(facts)).saturating_sub(facts.now);
+        let rest = last.ended.saturating_add(rest(facts, last)).saturating_sub(facts.monotonic);
+        Some(Duration::from_millis(time).max(rest))
+    }
+}
+
+/// The date of the first death that may have happened since the last scan and was not booked.
+fn first_death(facts: &Facts, last: &Scanned) -> Option<u64> {
+    let unbooked =
+        (facts.unbooked != last.unbooked).then(|| facts.first_unbooked.unwrap_or(last.at));
+    // Only what is sealed is found; appends push out entries of sealed segments too.
+    let pushed = (facts.policies && facts.end != last.end).then_some(last.at);
+    let expired = (facts.next_expiry <= facts.now).then_some(facts.next_expiry.max(last.at));
+    let aged = last.least_age.and_then(|age| {
+        let look = age / LOOKS_AN_AGE;
+        (facts.now >= last.at.saturating_add(look)).then_some(last.at)
+    });
+    let lines = (facts.lines && last.installed).then_some(last.at);
+    [unbooked, pushed, expired, aged, lines].into_iter().flatten().min()
+}
+
+fn rested(facts: &Facts, last: &Scanned) -> bool {
+    facts.monotonic >= last.ended.saturating_add(rest(facts, last))
+}
+
+/// How long a possible death may stay unknown, in ms.
+fn wait(facts: &Facts) -> u64 {
+    facts.erase_within.map_or(facts.interval, |within| within / LOOKS_A_DEADLINE)
+}
+
+fn rest(facts: &Facts, last: &Scanned) -> Duration {
+    if facts.erase_within.is_some() { Duration::ZERO } else { last.took.saturating_mul(DUTY) }
+}
+
+impl Compactor {
+    pub(super) fn facts(&self) -> Facts {
+        let engine = &self.engine;
+        let set = engine.catalog.segments();
+        let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
+        let deaths = &engine.catalog.deaths;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Facts {
+            now: engine.now(),
+            monotonic: engine.io.clock.monotonic(),
+            end: engine.ordered_end(),
+            unbooked: deaths.unbooked(),
+            first_unbooked: deaths.first_unbooked(),
+            seals: engine.order.lock().oldest_unsealed(),
+            policies: self.has_policies(),
+            next_expiry: sound.map(|segment| segment.next_expiry()).min().unwrap_or(u64::MAX),
+            lines: engine.catalog.forgotten_prefixes() > 0,
+            each: self.scan_each(),
+            interval: millis(engine.options.scan_interval),
+            erase_within: engine.options.erase_within.map(millis),
+        }
+    }
+
+    fn has_policies(&self) -> bool {
+        self.engine.catalog.deaths.has_policies()
+            || self.engine.options.retention != crate::types::Retention::new()
+            || !self.engine.past_defaults.is_empty()
+    }
+
+    /// Bytes appended that make a scan worth its cost.
+    pub(super) fn scan_each(&self) -> u64 {
+        let (live, dead) = self.content();
+        let set = self.engine.catalog.segments();
+        let footers = set.sealed.iter().filter_map(|segment| segment.trailer());
+        let footers = footers.map(|trailer| trailer.footer_len()).fold(0, u64::saturating_add);
+        (live.saturating_add(dead) / APPENDED_SHARE).max(footers / FOOTER_SHARE).max(LEAST_APPENDED)
+    }
+
+    /// Scans for garbage, if that is due.
+    pub(super) fn scan_if_due(
+        &self,
+        busy: &mut Busy,
+        now: bool,
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let facts = self.facts();
+        let due = if now { busy.schedule.due_now(&facts) } else { busy.schedule.due(&facts) };
+        match due {
+            Some(due) => self.scan(busy, &facts, due, &mut || manners(0)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Scans for garbage now.
+    pub(super) fn scan(
+        &self,
+        busy: &mut Busy,
+        facts: &Facts,
+        due: Due,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Scan> {
+        let deaths = &self.engine.catalog.deaths;
+        let had_policies = deaths.take_policies();
+        let unbooked = deaths.begin_scan();
+        let (_, booked) = self.content();
+        let scope = Scope { expired: due.expired, date: due.date };
+        let scan = scan::scan(&self.engine, scope, go_on).inspect_err(|_| {
+            // What it was to find is still unknown.
+            deaths.abandon_scan(unbooked);
+            if had_policies {
+                deaths.note_policy();
+            }
+        })?;
+        if scan.policies {
+            deaths.note_policy();
+        }
+        let took = self.engine.io.clock.monotonic().saturating_sub(facts.monotonic);
+        busy.schedule.scanned(facts, took, scan.least_age);
+        busy.debt.surveyed(facts.end, booked, self.content().1);
+        self.drop_lines(&scan.settled)?;
+        Ok(scan)
+    }
+
+    /// Takes forgotten prefixes off the manifest that nothing is held against any more.
+    pub(super) fn drop_lines(&self, over: &[Forgotten]) -> Result<()> {
+        let Some(writing) = self.engine.writing.as_ref().filter(|_| !over.is_empty()) else {
+            return Ok(());
+        };
+        self.engine.catalog.drop_forgotten(over);
+        let over: BTreeMap<&str, u64> =
+            over.iter().map(|line| (line.prefix.as_str(), line.lsn)).collect();
+        // Prefixes that were forgotten again since stay.
+        let is_over =
+            |line: &Forgotten| over.get(line.prefix.as_str()).is_some_and(|lsn| *lsn >= line.lsn);
+        let outcome = writing.manifest.replace(|m| m.forgotten.retain(|line| !is_over(line)));
+        self.engine.heed(outcome)
+    }
+
+    /// What died by then is to be erased now. Half of the time is for the work itself.
+    pub(super) fn erase_before(&self) -> Option<u64> {
+        let now = self.engine.now();
+        if self.engine.catalog.forgotten_prefixes() > MAX_LINES {
+            return Some(now);
+        }
+        let within = u64::try_from(self.engine.options.erase_within?.as_millis());
+        Some(now.saturating_sub(within.unwrap_or(u64::MAX) / 2))
+    }
+
+    /// Has the active segment sealed if something in it died that must be gone soon: only what is
+    /// sealed can be left out of a run.
+    pub(super) fn seal_if_due(&self) -> Result<()> {
+        let Some(before) = self.erase_before() else { return Ok(()) };
+        let due = self.active_death().is_some_and(|date| date <= before);
+        if due { self.engine.seal_active() } else { Ok(()) }
+    }
+
+    /// The date of the first death in the active segment, as far as one may have happened.
+    fn active_death(&self) -> Option<u64> {
+        let order = self.engine.order.lock();
+        let segment = &order.active.segment;
+        let (dead, since) = segment.dead();
+        let died = (dead > 0).then_some(since);
+        let expiry = Some(segment.next_expiry()).filter(|date| *date != u64::MAX);
+        let pushed = Some(order.begun).filter(|begun| *begun != 0 && self.has_policies());
+        [died, expiry, pushed].into_iter().flatten().min()
+    }
+
+    /// How long compaction may sleep if nothing happens.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let facts = self.facts();
+        let scan = self.busy.lock().schedule.pause(&facts);
+        let until = |date: u64| Duration::from_millis(date.saturating_sub(facts.now));
+        let look = self.engine.catalog.deaths.first();
+        let look = look.map(|first| until(first).saturating_add(LOOK));
+        let erase = facts.erase_within.and_then(|within| {
+            let set = self.engine.catalog.segments();
+            let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
+            let dates = sound.map(|segment| segment.dead().1).filter(|since| *since != 0);
+            let date = dates.chain(self.active_death()).min()?;
+            Some(until(date.saturating_add(within / 2)).max(NAP))
+        });
+        [scan, look, erase].into_iter().flatten().min()
+    }
+
+    /// Begins a look at what died, at most one in a second: deaths from here on wake compaction.
+    pub(super) fn look_at_deaths(&self) {
+        let deaths = &self.engine.catalog.deaths;
+        let look = u64::try_from(LOOK.as_millis()).unwrap_or(u64::MAX);
+        if deaths.first().is_some_and(|first| first.saturating_add(look) <= self.engine.now()) {
+            deaths.look();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "garbage_tests.rs"]
+mod tests;

@@ -1,0 +1,210 @@
+//! The garbage scan: finds what of each sealed segment is dead, from all footers at once, laid under
+//! what is resident. Records are read only of redacted entries, and of agents with entries that
+//! have expired or will.
+
+use std::sync::Arc;
+
+use crate::catalog::base::SegmentSet;
+use crate::commit::Engine;
+use crate::compaction::fate::{Knowledge, Living, content};
+use crate::compaction::merge::{Merge, Told};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::head::Head;
+use crate::format::manifest::Forgotten;
+use crate::segment::Segment;
+
+/// Agents between two calls of the progress callback.
+const AGENTS_A_TURN: u64 = 32;
+
+/// What a scan found in one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Bytes of dead content, roughly.
+    pub(crate) dead: u64,
+    /// Something in it is dead, however little, or stands for something that is gone.
+    pub(crate) dirty: bool,
+    /// The lowest expiry of the entries that still have their bytes, in ms since the epoch; MAX:
+    /// none has an expiry; 0: not known.
+    pub(crate) next_expiry: u64,
+}
+
+/// What a scan found.
+pub(crate) struct Scan {
+    pub(crate) segments: Vec<(Arc<Segment>, Found)>,
+    /// Some agent has, or had, a policy of its own.
+    pub(crate) policies: bool,
+    /// The shortest age under which entries die, in ms.
+    pub(crate) least_age: Option<u64>,
+    /// Forgotten prefixes that no agent of a sealed segment is held against any more.
+    pub(crate) settled: Vec<Forgotten>,
+}
+
+/// What a scan looks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope {
+    /// Expired entries count as dead: the records of agents that may have some are read.
+    pub(crate) expired: bool,
+    /// The date of what is found dead and was not booked, in ms since the epoch.
+    pub(crate) date: u64,
+}
+
+/// Scans the sealed segments and books what is dead on them. A segment whose footer proves damaged
+/// is quarantined, and the scan begins again without it.
+///
+/// # Errors
+/// What reading footers met other than damage, or what `go_on` answered.
+pub(crate) fn scan(
+    engine: &Arc<Engine>,
+    scope: Scope,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Scan> {
+    loop {
+        let set = engine.catalog.segments();
+        match scan_set(engine, &set, scope, go_on) {
+            Ok(scan) => {
+                for (segment, found) in &scan.segments {
+                    segment.set_dead(found.dead, scope.date);
+                    segment.set_next_expiry(found.next_expiry);
+                }
+                return Ok(scan);
+            }
+            // Each turn quarantines one more segment, so that this ends.
+            Err(error) => match blamed(&set, &error) {
+                Some(segment) if !segment.is_quarantined() => segment.quarantine(),
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// The segment of a set whose file an error calls damaged.
+pub(crate) fn blamed<'s>(set: &'s SegmentSet, error: &Error) -> Option<&'s Arc<Segment>> {
+    let damage = error.damage().filter(|_| error.kind() == ErrorKind::Damaged)?;
+    set.sealed.iter().find(|segment| segment.path() == damage.file)
+}
+
+fn scan_set(
+    engine: &Arc<Engine>,
+    set: &SegmentSet,
+    scope: Scope,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Scan> {
+    let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
+    let segments: Vec<Arc<Segment>> = sound.cloned().collect();
+    let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };
+    let found: Result<Vec<Found>> =
+        segments.iter().map(|segment| begin(segment, scope.expired)).collect();
+    let mut found = found?;
+    let mut merge = Merge::new(&segments)?;
+    let mut lines = Lines::new(engine, set);
+    let (mut policies, mut least_age) = (false, engine.options.retention.max_age);
+    let (mut places, mut agents) = (Vec::new(), 0u64);
+    while let Some(name) = merge.next(&mut places)? {
+        let told: Result<Vec<Option<Told<'_>>>> =
+            places.iter().map(|place| merge.told(*place)).collect();
+        let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+        let living = knowledge.living(&name, &told)?;
+        for (index, ((of, _), told)) in places.iter().zip(&told).enumerate() {
+            let Some(found) = found.get_mut(*of) else { continue };
+            let head = told.block.head();
+            lines.hold(&name, head.life);
+            policies |= head.flags & Head::POLICY != 0;
+            look(found, index, told, &living, scope.expired.then(|| engine.now()))?;
+        }
+        let age = living.policy.flatten().and_then(|policy| policy.max_age);
+        least_age = age.into_iter().chain(least_age).min();
+        agents += 1;
+        if agents.is_multiple_of(AGENTS_A_TURN) {
+            go_on()?;
+        }
+    }
+    let settled = lines.settled();
+    Ok(Scan { segments: segments.into_iter().zip(found).collect(), policies, least_age, settled })
+}
+
+/// Looks at what one segment holds of one agent.
+fn look(
+    found: &mut Found,
+    index: usize,
+    told: &Told<'_>,
+    living: &Living<'_>,
+    expired: Option<u64>,
+) -> Result<()> {
+    let dead = content(&told.block).saturating_sub(living.content_of(index, &told.block));
+    found.dead += dead;
+    found.dirty |= living.leaves_out_of(index, told);
+    match living.hollow_of(index, told, expired) {
+        Ok(hollow) => {
+            found.dead += hollow.bytes;
+            found.dirty |= hollow.bytes > 0;
+            found.next_expiry = found.next_expiry.min(hollow.next_expiry.unwrap_or(u64::MAX));
+        }
+        // The job that copies the record reports it; the scan of the others goes on.
+        Err(error) if error.kind() == ErrorKind::Damaged => found.dirty = true,
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// What was dead when the segment was sealed, which its footer has no blocks for.
+fn begin(segment: &Segment, expired: bool) -> Result<Found> {
+    let next_expiry = if expired { u64::MAX } else { segment.next_expiry() };
+    let Some(trailer) = segment.trailer() else {
+        return Ok(Found { dead: 0, dirty: false, next_expiry });
+    };
+    let dead = trailer.facts.hidden;
+    // A prefix that was forgotten in the segment is a name, and may have killed lives there.
+    let forgets = match segment.footer() {
+        Some(footer) if !segment.run => {
+            let lines = footer?.prefixes().map_err(|fault| segment.footer_damage(fault))?;
+            lines.count() > 0
+        }
+        _ => false,
+    };
+    Ok(Found { dead, dirty: dead > 0 || forgets || segment.has_remains(), next_expiry })
+}
+
+/// Forgotten prefixes, and whether a sealed segment still holds a life that one of them ended.
+struct Lines<'e> {
+    engine: &'e Engine,
+    lines: Vec<Forgotten>,
+    held: Vec<bool>,
+    /// What is forgotten from here on may concern segments that the scan does not see.
+    below: u64,
+}
+
+impl<'e> Lines<'e> {
+    fn new(engine: &'e Engine, set: &SegmentSet) -> Self {
+        let unsealed = engine.order.lock().oldest_unsealed();
+        let hidden = set.sealed.iter().filter(|segment| segment.is_quarantined());
+        let below = hidden.map(|segment| segment.lowest_lsn()).fold(unsealed, u64::min);
+        let mut lines = engine.catalog.forgotten(engine.log.durable());
+        lines.sort_unstable_by(|one, other| one.prefix.cmp(&other.prefix));
+        let held = vec![false; lines.len()];
+        Lines { engine, lines, held, below }
+    }
+
+    /// A sealed segment holds this life of the agent.
+    fn hold(&mut self, name: &str, life: u64) {
+        if life == 0 || self.engine.catalog.forgotten_since(name, life).is_none() {
+            return;
+        }
+        for (end, _) in name.match_indices('/') {
+            let prefix = name.get(..=end).unwrap_or_default();
+            let found = self.lines.binary_search_by(|line| line.prefix.as_str().cmp(prefix));
+            if let Ok(index) = found
+                && self.lines.get(index).is_some_and(|line| line.lsn > life)
+                && let Some(held) = self.held.get_mut(index)
+            {
+                *held = true;
+            }
+        }
+    }
+
+    /// The lines that nothing is held against any more.
+    fn settled(self) -> Vec<Forgotten> {
+        let below = self.below;
+        let lines = self.lines.into_iter().zip(self.held);
+        lines.filter(|(line, held)| !held && line.lsn < below).map(|(line, _)| line).collect()
+    }
+}
