@@ -32,8 +32,7 @@ use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
 use crate::error::{ErrorKind, Result};
 use crate::segment::Segment;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::thread::JoinHandle;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, Notify};
 
 /// What a call of [`Store::compact`](crate::Store::compact) came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +83,8 @@ pub(crate) struct Compactor {
     wanted: AtomicU64,
     /// Bytes written to runs since the store was opened.
     written: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Changes when `busy` is let go of, when a call wants it, and when compaction is to stop.
+    changed: Notify,
 }
 
 /// What goes on between two steps.
@@ -111,9 +111,12 @@ enum Turn {
 }
 
 impl Compactor {
-    /// Starts compacting, in a thread if the store has any. `surveyed`: what is dead is known, as far
+    /// Starts compacting, in a task if the store has any. `surveyed`: what is dead is known, as far
     /// as it was when the store was closed.
-    pub(crate) fn start(engine: &Arc<Engine>, surveyed: bool) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// `Io` if the system starts no thread for the task. The store is closed then.
+    pub(crate) fn start(engine: &Arc<Engine>, surveyed: bool) -> Result<Arc<Self>> {
         let generation = engine.catalog.segments().generation;
         let surveyed = surveyed.then_some((generation, 0));
         let compactor = Arc::new(Compactor {
@@ -122,10 +125,15 @@ impl Compactor {
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            thread: Mutex::default(),
+            changed: Notify::default(),
         });
-        *compactor.thread.lock() = compactor.spawn();
-        compactor
+        match compactor.start_task() {
+            Ok(()) => Ok(compactor),
+            Err(error) => {
+                let _ = engine.close();
+                Err(error)
+            }
+        }
     }
 
     /// Bytes written to runs since the store was opened.
@@ -152,14 +160,6 @@ impl Compactor {
                 Turn::Worked => {}
             }
         }
-    }
-
-    /// Waits until nobody else is at work. A job in the background makes way.
-    fn take_busy(&self) -> MutexGuard<'_, Busy> {
-        self.wanted.fetch_add(1, Ordering::SeqCst);
-        let busy = self.busy.lock();
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
-        busy
     }
 
     /// Fails once the store is being closed.
