@@ -33,7 +33,7 @@ pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Resu
     // Retention of the options must not drop anything on the way.
     let read = Options { retention: Default::default(), ..options.clone() };
     let (engine, mut report) = salvage::open(io.clone(), from, &read, Keep::Frames)?;
-    let source = Store::from_parts(engine, report.clone());
+    let source = Store::from_parts(engine, report.clone())?;
     let target = create(io, &read, &source, to)?;
     for agent in source.agents("") {
         let view = agent?.view()?;

@@ -122,6 +122,21 @@ impl Options {
         self.open_with(disk.io(), dir.as_ref())
     }
 
+    /// Opens a store on a simulated disk, whose background tasks `tasks` runs: no thread does. With
+    /// [`Maintenance::Manual`](crate::Maintenance::Manual) there are no tasks.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    #[cfg(feature = "sim")]
+    pub fn open_stepped(
+        &self,
+        disk: &crate::sim::SimDisk,
+        tasks: &crate::sim::SimTasks,
+        dir: impl AsRef<Path>,
+    ) -> Result<Store> {
+        self.open_with(tasks.io(disk), dir.as_ref())
+    }
+
     /// Copies what can be read of the store in `from` into a new store in `to`, with or without its
     /// manifest. `from` is not changed; `to` must be absent or empty.
     ///
@@ -169,14 +184,14 @@ impl Options {
         } else {
             recovery::open(io, dir, self)?
         };
-        Ok(Store::from_parts(engine, report))
+        Store::from_parts(engine, report)
     }
 }
 
 impl Store {
-    pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Store {
-        let compactor = Compactor::start(&engine);
-        Store(Arc::new(Handle { engine, compactor, report }))
+    pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Result<Store> {
+        let compactor = Compactor::start(&engine)?;
+        Ok(Store(Arc::new(Handle { engine, compactor, report })))
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -1,21 +1,43 @@
-//! Closing: everything to stable storage, threads stopped, the manifest marked as clean.
-
-use std::sync::Arc;
+//! Closing: everything to stable storage, tasks stopped, the manifest marked as clean.
 
 use crate::commit::Engine;
+use crate::commit::order::closed;
 use crate::commit::seal::list_active;
 use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::segment::writer::FIRST_FRAME;
 use crate::sync::atomic::Ordering;
-use crate::sync::thread;
+use crate::sync::{Notify, OnceLock};
 
 /// An active segment with more than this is sealed at close, so that the next opening reads little.
 const SEAL_ABOVE: u64 = 1 << 20;
 
+/// How far the close is.
+#[derive(Default)]
+pub(super) struct Closing {
+    outcome: OnceLock<Result<()>>,
+    ends: Notify,
+}
+
+impl Closing {
+    fn end(&self, outcome: Result<()>) {
+        let _ = self.outcome.set(outcome);
+        self.ends.notify();
+    }
+}
+
+/// Answers the other calls if the close unwinds.
+struct Unwinding<'c>(&'c Closing);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0.end(Err(Error::new(ErrorKind::Io, "a thread panicked while it closed the store")));
+    }
+}
+
 impl Engine {
-    /// Closes the store; later calls find it closed and do nothing.
+    /// Closes the store. A second call waits for the first, and answers the same.
     ///
     /// # Errors
     /// What kept the last batches from stable storage. The store is closed all the same.
@@ -28,40 +50,37 @@ impl Engine {
                 "this process is a fork of the one that opened the store: it closes nothing";
             return Err(Error::new(ErrorKind::InUse, message));
         }
-        {
-            let mut order = self.order.lock();
-            if order.closed {
-                return Ok(());
-            }
-            order.closed = true;
+        if std::mem::replace(&mut self.order.lock().closed, true) {
+            return self.closed_by_another();
         }
-        self.stop_threads();
+        let unwinding = Unwinding(&self.closing);
+        self.stop_tasks();
         let outcome = {
-            // Whoever tends segments now ends first; whoever would next finds the store closed. Until
-            // the lock is gone nobody else replaces the manifest, and afterwards nobody at all.
+            // What is being done to segments ends first; what would be done next finds the store
+            // closed. Until the lock is gone no other process replaces the manifest, and afterwards
+            // this one does not.
             let _busy = self.upkeep.busy.lock();
             let _sealing = self.upkeep.sealing.lock();
+            let _sweeping = self.upkeep.sweeping.lock();
             let outcome = self.finish();
             *writing.lock.lock() = None;
             outcome
         };
-        // The log thread is gone, which did it before.
+        std::mem::forget(unwinding);
+        self.closing.end(outcome.clone());
+        // The log task is gone, which did it before.
         self.log.wake();
         outcome
     }
 
-    /// Closes when the last handle goes. Whoever wants to hear of errors closes by hand; what is
-    /// lost here was never promised.
-    pub(crate) fn close_unheard(self: &Arc<Self>) {
-        if self.is_own_thread() {
-            // A waker let go of it. To close is to wait for the store's threads, and this is one.
-            let engine = Arc::clone(self);
-            let closing = thread::Builder::new().name("memlog-close".into());
-            if closing.spawn(move || drop(engine.close())).is_ok() {
-                return;
-            }
+    /// The answer to a close while another one is under way, or after it: that one's.
+    fn closed_by_another(&self) -> Result<()> {
+        let outcome = || self.closing.outcome.get().cloned();
+        if self.is_in_task() {
+            // A waker, in a task that the other close waits for.
+            return outcome().unwrap_or_else(|| Err(closed()));
         }
-        let _ = self.close();
+        self.io.wait_for(&self.closing.ends, outcome)
     }
 
     fn finish(&self) -> Result<()> {

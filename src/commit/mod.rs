@@ -17,21 +17,22 @@ pub(crate) mod roll;
 pub(crate) mod scratch;
 pub(crate) mod seal;
 mod thread;
-mod tidings;
 pub(crate) mod upkeep;
+pub(crate) mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::catalog::resident::Progress;
+use crate::commit::close::Closing;
 use crate::commit::log::Log;
 use crate::commit::order::{Attempt, Order, Ordered, closed};
 use crate::commit::pace::Pace;
 use crate::commit::prepared::Prepared;
-use crate::commit::thread::{Threads, Work};
-use crate::commit::tidings::Tidings;
+use crate::commit::thread::Work;
 use crate::commit::upkeep::Upkeep;
+use crate::commit::worker::Workers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
@@ -65,9 +66,8 @@ pub(crate) struct Engine {
     upkeep: Upkeep,
     work: Work,
     pub(crate) pace: Pace,
-    threads: Mutex<Threads>,
-    /// Tells of seals and of deaths.
-    pub(crate) tidings: Tidings,
+    workers: Workers,
+    closing: Closing,
 }
 
 /// What only a store open for writing has.
@@ -99,6 +99,8 @@ impl Engine {
     pub(crate) fn start(opened: Opened) -> Result<Arc<Engine>> {
         let ordered_end = AtomicU64::new(opened.order.end());
         let engine = Arc::new(Engine {
+            workers: Workers::new(&opened.io),
+            closing: Closing::default(),
             io: opened.io,
             dir: opened.dir,
             store: opened.store,
@@ -115,11 +117,9 @@ impl Engine {
             upkeep: Upkeep::default(),
             work: Work::default(),
             pace: Pace::default(),
-            threads: Mutex::default(),
-            tidings: Tidings::default(),
         });
         if engine.writing.is_some() && engine.has_threads() {
-            Threads::start(&engine).inspect_err(|_| drop(engine.close()))?;
+            thread::start(&engine).inspect_err(|_| drop(engine.close()))?;
         }
         Ok(engine)
     }

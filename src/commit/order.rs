@@ -14,6 +14,7 @@ use crate::commit::pace::Scarce;
 use crate::commit::prepared::{Prepared, Records};
 use crate::commit::queue::{Group, Run, Waiting};
 use crate::commit::roll::Roll;
+use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
@@ -419,7 +420,7 @@ impl Engine {
     /// Counts a death; compaction is woken for the first one since it last looked.
     fn note_death(&self, booked: bool, time: u64) {
         if self.catalog.deaths.note(booked, time) {
-            self.tidings.tell();
+            self.task(Worker::Compaction).wake();
         }
     }
 

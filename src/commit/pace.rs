@@ -208,12 +208,12 @@ impl Engine {
             }
             return;
         }
-        self.work.sync_now();
+        self.sync_soon();
         let rate = self.pace.rate(self.io.clock.monotonic());
         self.slow_down(cost(len, unsynced - soft, hard - soft, rate).max(owed));
         // The pacing keeps clear of the hard limit; a disk that stops altogether does not.
         while self.unsynced() > hard && self.log.poisoned().is_none() {
-            self.io.clock.sleep(STEP);
+            self.io.pause(STEP);
         }
     }
 
@@ -221,7 +221,7 @@ impl Engine {
     fn catch_up(&self, end: u64) -> Result<()> {
         while !self.log.try_write_down_to(MAX_QUEUED, end, self)? {
             // Not for the lock: whoever has it may go on to have it, and each piece of his makes room.
-            self.io.clock.sleep(NAP);
+            self.io.pause(NAP);
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ impl Engine {
         };
         let debt = until - now;
         if debt > SLACK {
-            self.io.clock.sleep(Duration::from_nanos(debt).min(STEP));
+            self.io.pause(Duration::from_nanos(debt).min(STEP));
         }
     }
 }

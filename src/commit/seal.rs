@@ -10,6 +10,7 @@ use crate::catalog::part::{Part, StateSlot};
 use crate::commit::Engine;
 use crate::commit::order::Sealing;
 use crate::commit::roll::Roll;
+use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::codec::u32_at;
@@ -108,7 +109,7 @@ impl Engine {
         self.order.lock().sealing.pop_front();
         // Had somebody waited, there would have been no rest.
         self.note_turnover(since + rested);
-        self.tidings.tell();
+        self.task(Worker::Compaction).wake();
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::commit::Engine;
 use crate::commit::desk::{Desk, Want};
 use crate::commit::order::closed;
+use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
-use crate::io::Io;
+use crate::io::{Io, Next};
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
 use crate::sync::Mutex;
@@ -36,8 +37,8 @@ const SLOW: Duration = Duration::from_secs(120);
 /// which takes long; the first is not to wait for it.
 #[derive(Default)]
 pub(crate) struct Upkeep {
-    spares: Desk,
-    seals: Desk,
+    pub(super) spares: Desk,
+    pub(super) seals: Desk,
     /// The longest that the next segments are to be; 0: as long as they may be.
     most: AtomicU64,
     /// Segments fill up within moments.
@@ -48,6 +49,8 @@ pub(crate) struct Upkeep {
     pub(super) busy: Mutex<Sizing>,
     /// One at a time seals them.
     pub(super) sealing: Mutex<()>,
+    /// One at a time unlinks them.
+    pub(super) sweeping: Mutex<()>,
 }
 
 /// How large the next segment is to be.
@@ -92,14 +95,20 @@ impl Engine {
             }
             match self.has_threads() {
                 // Too many wait to be sealed.
-                true if ready => self.upkeep.seals.wait(Want::default())?,
-                true => self.upkeep.spares.wait(Want { room, erasing })?,
+                true if ready => {
+                    let task = self.task(Worker::Seals);
+                    self.upkeep.seals.wait(&self.io, task, Want::default())?;
+                }
+                true => {
+                    let task = self.task(Worker::Spares);
+                    self.upkeep.spares.wait(&self.io, task, Want { room, erasing })?;
+                }
                 false => self.tend(room, erasing)?,
             }
         }
         if self.has_threads() {
-            self.upkeep.spares.ask();
-            self.upkeep.seals.ask();
+            self.upkeep.spares.ask(self.task(Worker::Spares));
+            self.upkeep.seals.ask(self.task(Worker::Seals));
             return Ok(());
         }
         // The batch has its room: a seal that fails now is tried again at the next switch.
@@ -127,21 +136,18 @@ impl Engine {
         self.tend(0, false)
     }
 
-    pub(crate) fn stop_upkeep(&self) {
-        self.upkeep.spares.stop();
-        self.upkeep.seals.stop();
+    /// A step of the task that makes segments; the `first` spare is made without being asked for.
+    pub(super) fn make_spares(&self, first: bool) -> Next {
+        if first {
+            // If it fails, the call that needs it hears of it.
+            let _ = self.see_to_spares(Want::default());
+        }
+        self.upkeep.spares.serve(|want| self.see_to_spares(want).map(|()| false))
     }
 
-    /// The thread that makes segments.
-    pub(crate) fn make_spares(&self) {
-        // The first spare is made without being asked for; if that fails, whoever needs it hears.
-        let _ = self.see_to_spares(Want::default());
-        self.upkeep.spares.serve(|want| self.see_to_spares(want).map(|()| false));
-    }
-
-    /// The thread that seals segments.
-    pub(crate) fn make_seals(&self) {
-        // One at a time: whoever waits may wait for the first of them only.
+    /// A step of the task that seals segments.
+    pub(super) fn make_seals(&self) -> Next {
+        // One at a time: a call that waits may wait for the first of them only.
         self.upkeep.seals.serve(|_| {
             let sealed = self.see_to_seal()?;
             if !sealed && !self.upkeep.hurry.load(Ordering::Relaxed) {
@@ -150,7 +156,7 @@ impl Engine {
                 let _ = self.sweep_obsolete();
             }
             Ok(sealed)
-        });
+        })
     }
 
     /// Seals what waits for it and sees to a spare of at least `room` bytes; 0: nobody waits for one.
@@ -169,8 +175,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses to go on with a store that is closed or poisoned. Asked under `busy` or `sealing`:
-    /// the close has both for as long as it works on segments itself.
+    /// Refuses to go on with a store that is closed or poisoned. Asked under `busy`, `sealing` or
+    /// `sweeping`: the close has all of them for as long as it works on segments itself.
     fn check_tended(&self) -> Result<()> {
         if self.order.lock().closed {
             return Err(closed());
@@ -401,6 +407,8 @@ impl Engine {
     /// What kept one of those that were dropped by now from going; the next sweep tries again.
     pub(crate) fn sweep_obsolete(&self) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
+        let _one = self.upkeep.sweeping.lock();
+        self.check_tended()?;
         let obsolete = writing.manifest.current().obsolete;
         if obsolete.is_empty() {
             return Ok(());

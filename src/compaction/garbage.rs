@@ -312,9 +312,9 @@ impl Compactor {
     }
 
     /// How long compaction may sleep if nothing happens.
-    pub(super) fn pause(&self) -> Option<Duration> {
+    pub(super) fn pause(&self, busy: &Busy) -> Option<Duration> {
         let facts = self.facts();
-        let scan = self.busy.lock().schedule.pause(&facts);
+        let scan = busy.schedule.pause(&facts);
         let until = |date: u64| Duration::from_millis(date.saturating_sub(facts.now));
         let look = self.engine.catalog.deaths.first();
         let look = look.map(|first| until(first).saturating_add(LOOK));

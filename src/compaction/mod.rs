@@ -35,8 +35,7 @@ use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::Segment;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::thread::JoinHandle;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, Notify};
 
 /// What a call of [`Store::compact`](crate::Store::compact) came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +84,8 @@ pub(crate) struct Compactor {
     wanted: AtomicU64,
     /// Bytes written to runs since the store was opened.
     written: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Changes when `busy` is let go of, when a call wants it, and when compaction is to stop.
+    changed: Notify,
 }
 
 /// What goes on between two steps.
@@ -109,19 +109,27 @@ enum Turn {
 }
 
 impl Compactor {
-    /// Starts compacting, in a thread if the store has any.
-    pub(crate) fn start(engine: &Arc<Engine>) -> Arc<Self> {
+    /// Starts compacting, in a task if the store has any.
+    ///
+    /// # Errors
+    /// `Io` if the system starts no thread for the task. The store is closed then.
+    pub(crate) fn start(engine: &Arc<Engine>) -> Result<Arc<Self>> {
         let compactor = Arc::new(Compactor {
             engine: Arc::clone(engine),
             busy: Mutex::default(),
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            thread: Mutex::default(),
+            changed: Notify::default(),
         });
         compactor.busy.lock().schedule.opened(&compactor.facts());
-        *compactor.thread.lock() = compactor.spawn();
-        compactor
+        match compactor.start_task() {
+            Ok(()) => Ok(compactor),
+            Err(error) => {
+                let _ = engine.close();
+                Err(error)
+            }
+        }
     }
 
     /// Bytes written to runs since the store was opened.
@@ -156,14 +164,6 @@ impl Compactor {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Waits until nobody else is at work. A job in the background makes way.
-    fn take_busy(&self) -> MutexGuard<'_, Busy> {
-        self.wanted.fetch_add(1, Ordering::SeqCst);
-        let busy = self.busy.lock();
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
-        busy
     }
 
     /// Fails once the store is being closed.

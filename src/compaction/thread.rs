@@ -1,15 +1,18 @@
 //! Compaction in the background: what is due, when it is due, at a pace that leaves the disk to
 //! those who wait for it.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::commit::worker::Worker;
 use crate::compaction::debt::State;
 use crate::compaction::job::Job;
 use crate::compaction::{Busy, Compactor, TURN, Turn};
 use crate::error::Result;
+use crate::io::{Next, tasks};
 use crate::sync::atomic::Ordering;
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{MutexGuard, thread};
 
 /// How long nothing is tried after a full disk or a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -31,102 +34,154 @@ const SEGMENT_SHARE: u64 = 96;
 const LEAST_SEGMENT: u64 = 8 << 20;
 
 impl Compactor {
-    /// Spawns the thread, unless the store has none or takes no writes.
-    pub(super) fn spawn(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+    /// Starts the task, unless the store has none or takes no writes.
+    ///
+    /// # Errors
+    /// `Io` if the system starts no thread for it.
+    pub(super) fn start_task(self: &Arc<Self>) -> Result<()> {
         if !self.engine.has_threads() || self.engine.writing.is_none() {
-            return None;
+            return Ok(());
         }
         let me = Arc::clone(self);
-        let named = thread::Builder::new().name("memlog-compact".into());
-        named.spawn(move || me.run()).ok()
+        let mut round = Round::default();
+        self.engine.start_task(Worker::Compaction, move || me.step(&mut round))
     }
 
     /// Stops whatever is compacted, and waits until that is so. Nothing is lost by it.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        if !self.engine.io.fs.is_own() {
-            // In a fork the thread does not run.
+        let engine = &self.engine;
+        if !engine.io.fs.is_own() {
+            // In a fork the task does not run.
             return;
         }
-        self.engine.tidings.tell();
-        if let Some(thread) = self.thread.lock().take() {
-            // A panic there has nothing to say to whoever closes.
-            let _ = thread.join();
+        let task = engine.task(Worker::Compaction);
+        self.changed.notify();
+        task.wake();
+        tasks::join(&*engine.io.tasks, task);
+        if !task.is_current() {
+            self.take_busy().job = None;
         }
-        self.busy.lock().job = None;
     }
 
     /// Stops it and closes the store, when the last handle goes.
     pub(crate) fn close_unheard(self: &Arc<Self>) {
-        if !self.engine.io.fs.is_own() {
+        let engine = &self.engine;
+        if !engine.io.fs.is_own() {
             return;
         }
-        let me = thread::current().id();
-        let is_own = self.thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == me);
-        if !is_own {
-            self.stop();
-            return self.engine.close_unheard();
-        }
-        // A waker let go of the handle here: to close is to wait for this very thread.
-        let closing = Arc::clone(self);
-        let named = thread::Builder::new().name("memlog-close".into());
-        let spawned = named.spawn(move || {
-            closing.stop();
-            let _ = closing.engine.close();
-        });
-        // Without another thread it stays open until the process ends: as after a kill.
-        drop(spawned);
-    }
-
-    fn run(&self) {
-        let mut seen = 0;
-        let mut pause = self.pause();
-        loop {
-            seen = self.engine.tidings.wait(seen, pause);
-            pause = match self.run_jobs() {
-                Ok(()) => self.pause(),
-                // Whoever writes hears of a poisoned log, whoever compacts by hand of the rest.
-                Err(_) => {
-                    // Whatever is owed, nobody is at it.
-                    self.engine.pace.owe(None);
-                    Some(AFTER_FAILURE)
-                }
+        let close = |me: &Self| {
+            me.stop();
+            // A call of `close` hears of errors; what is lost here was never promised.
+            let _ = me.engine.close();
+        };
+        if engine.is_in_task() {
+            // A waker let go of the handle: to close is to wait for the task that it runs in. Without
+            // a thread for it the store stays open until the process ends: as after a kill.
+            let closing = Arc::clone(self);
+            let step = move || {
+                close(&closing);
+                Next::Ended
             };
-            if self.stop.load(Ordering::Acquire) {
-                self.busy.lock().job = None;
-                return;
-            }
+            let _ = engine.io.tasks.make("memlog-close").start(Box::new(step));
+        } else {
+            close(self);
         }
     }
 
-    fn run_jobs(&self) -> Result<()> {
-        self.look_at_deaths();
-        let mut pace = Pace::new(self);
-        self.busy.lock().worked_since = self.engine.io.clock.monotonic();
-        loop {
-            while self.wanted.load(Ordering::SeqCst) > 0 {
-                self.go_on()?;
-                self.engine.io.clock.sleep(NAP);
-            }
-            self.go_on()?;
-            let mut busy = self.busy.lock();
-            self.seal_if_due()?;
-            pace.urgency = self.tell_debt(&mut busy);
-            match self.turn(&mut busy, false, &mut |bytes| pace.after(bytes))? {
-                Turn::Worked => {}
-                Turn::Idle => {
-                    // Nothing is worth a job, so that nobody waits for one.
-                    self.engine.pace.owe(None);
-                    return Ok(());
-                }
-                Turn::Full { .. } => {
-                    self.engine.io.clock.sleep(NAP);
-                    return Err(crate::error::Error::new(
-                        crate::error::ErrorKind::DiskFull,
-                        "there is no room to compact in",
-                    ));
-                }
-            }
+    /// Waits until nothing else is compacted, surveyed, erased or backed up. A job in the background
+    /// makes way.
+    pub(super) fn take_busy(&self) -> Holding<'_> {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify();
+        let busy = self.engine.io.wait_for(&self.changed, || self.busy.try_lock());
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
+        Holding { busy, _released: Released(self) }
+    }
+
+    /// A step of the task.
+    fn step(&self, round: &mut Round) -> Next {
+        if self.stop.load(Ordering::Acquire) {
+            return Next::Ended;
+        }
+        if self.wanted.load(Ordering::SeqCst) > 0 {
+            // A call that lets go of its hold wakes the task.
+            return Next::Asleep;
+        }
+        let Some(busy) = self.busy.try_lock() else { return Next::Asleep };
+        let (outcome, pause) = {
+            let mut holding = Holding { busy, _released: Released(self) };
+            let outcome = self.work(&mut holding, round);
+            let is_idle = matches!(outcome, Ok(Turn::Idle));
+            (outcome, if is_idle { self.pause(&holding) } else { None })
+        };
+        if let Ok(Turn::Worked) = outcome {
+            return Next::Again;
+        }
+        round.begun = false;
+        // Nothing is worth a job, or nothing is done about it for a while: no appender waits for it.
+        self.engine.pace.owe(None);
+        if self.stop.load(Ordering::Acquire) {
+            return Next::Ended;
+        }
+        match outcome {
+            Ok(Turn::Worked | Turn::Idle) => pause.map_or(Next::Asleep, Next::After),
+            Ok(Turn::Full { .. }) | Err(_) if self.engine.log.poisoned().is_some() => Next::Asleep,
+            Ok(Turn::Full { .. }) | Err(_) => Next::After(AFTER_FAILURE),
+        }
+    }
+
+    fn work(&self, busy: &mut Busy, round: &mut Round) -> Result<Turn> {
+        if !std::mem::replace(&mut round.begun, true) {
+            self.look_at_deaths();
+            busy.worked_since = self.monotonic();
+            round.pace = Pace::new(busy.worked_since);
+        }
+        self.go_on()?;
+        self.seal_if_due()?;
+        round.pace.urgency = self.tell_debt(busy);
+        self.turn(busy, false, &mut |bytes| round.pace.after(self, bytes))
+    }
+}
+
+/// Where the task is between two of its steps.
+#[derive(Default)]
+struct Round {
+    /// It has found something to do, and is at it.
+    begun: bool,
+    pace: Pace,
+}
+
+/// What a call holds that compacts, surveys, erases or backs up.
+pub(super) struct Holding<'c> {
+    // Dropped in this order.
+    busy: MutexGuard<'c, Busy>,
+    _released: Released<'c>,
+}
+
+impl Deref for Holding<'_> {
+    type Target = Busy;
+
+    fn deref(&self) -> &Busy {
+        &self.busy
+    }
+}
+
+impl DerefMut for Holding<'_> {
+    fn deref_mut(&mut self) -> &mut Busy {
+        &mut self.busy
+    }
+}
+
+/// Tells calls and the task that the hold was let go of, even if its holder unwinds.
+struct Released<'c>(&'c Compactor);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        self.0.changed.notify();
+        let task = self.0.engine.task(Worker::Compaction);
+        if !task.is_current() {
+            task.wake();
         }
     }
 }
@@ -154,8 +209,8 @@ impl Compactor {
 }
 
 /// Keeps a job within the rate, and out of the way of the log.
-struct Pace<'c> {
-    compactor: &'c Compactor,
+#[derive(Default)]
+struct Pace {
     since: Duration,
     bytes: u64,
     /// When it last slept, and when it last let others go first.
@@ -165,54 +220,72 @@ struct Pace<'c> {
     urgency: u64,
 }
 
-impl<'c> Pace<'c> {
-    fn new(compactor: &'c Compactor) -> Self {
-        let now = compactor.engine.io.clock.monotonic();
-        Pace { compactor, since: now, bytes: 0, rested: now, yielded: now, urgency: 0 }
+impl Pace {
+    fn new(now: Duration) -> Self {
+        Pace { since: now, bytes: 0, rested: now, yielded: now, urgency: 0 }
     }
 
-    fn after(&mut self, bytes: u64) -> Result<()> {
-        self.compactor.go_on()?;
+    fn after(&mut self, compactor: &Compactor, bytes: u64) -> Result<()> {
+        compactor.go_on()?;
         self.bytes += bytes;
         if self.bytes >= TURN {
-            self.keep_the_rate();
+            self.keep_the_rate(compactor);
         }
-        let now = self.now();
+        let now = compactor.monotonic();
         if now.saturating_sub(self.rested) >= STRETCH {
-            self.sleep(BREATH);
+            self.sleep(compactor, BREATH);
         } else if now.saturating_sub(self.yielded) >= SPELL {
             thread::yield_now();
-            self.yielded = self.now();
+            self.yielded = compactor.monotonic();
         }
-        self.compactor.go_on()
+        compactor.go_on()
     }
 
-    fn keep_the_rate(&mut self) {
-        let engine = &self.compactor.engine;
+    fn keep_the_rate(&mut self, compactor: &Compactor) {
+        let engine = &compactor.engine;
         // Beyond the soft limit up to four times the rate, and no more yielding.
         let rate = engine.options.compaction_rate.saturating_mul(100 + 3 * self.urgency) / 100;
         let due = self.bytes.saturating_mul(1_000_000) / rate.max(1);
         let due = self.since + Duration::from_micros(due);
-        let early = due.saturating_sub(self.now());
-        if !early.is_zero() {
-            self.sleep(early);
-        }
-        for _ in 0..NAPS {
-            if self.urgency > 0 || engine.unsynced() < engine.options.max_unsynced / 2 {
+        loop {
+            // A close, or a call that waits for this job to make way, ends the wait.
+            let seen = compactor.changed.seen();
+            let early = due.saturating_sub(compactor.monotonic());
+            if early.is_zero() || compactor.is_pressed() {
                 break;
             }
-            self.sleep(NAP);
+            engine.io.tasks.wait(&compactor.changed, seen, Some(early));
+            self.rest(compactor);
         }
-        (self.since, self.bytes) = (self.now(), 0);
+        for _ in 0..NAPS {
+            let behind = engine.unsynced() >= engine.options.max_unsynced / 2;
+            if self.urgency > 0 || !behind || compactor.is_pressed() {
+                break;
+            }
+            self.sleep(compactor, NAP);
+        }
+        (self.since, self.bytes) = (compactor.monotonic(), 0);
     }
 
-    fn now(&self) -> Duration {
-        self.compactor.engine.io.clock.monotonic()
+    fn sleep(&mut self, compactor: &Compactor, time: Duration) {
+        compactor.engine.io.pause(time);
+        self.rest(compactor);
     }
 
-    fn sleep(&mut self, time: Duration) {
-        self.compactor.engine.io.clock.sleep(time);
-        self.rested = self.now();
+    fn rest(&mut self, compactor: &Compactor) {
+        self.rested = compactor.monotonic();
         self.yielded = self.rested;
+    }
+}
+
+impl Compactor {
+    fn monotonic(&self) -> Duration {
+        self.engine.io.clock.monotonic()
+    }
+
+    /// Whether a job in the background is to get to its next step soon: to stop there, or to make
+    /// way for a call.
+    fn is_pressed(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.wanted.load(Ordering::SeqCst) > 0
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::io::retry_on_intr;
 
 use super::map::Birthmark;
+use super::tasks::Threads;
 use super::{Clock, File, Fs, Io, Lock, Map, Random, journal};
 
 /// What the system takes in one call (IOV_MAX), on every unix of today.
@@ -24,6 +25,7 @@ pub(crate) fn system() -> Io {
         fs: Arc::new(Disk::new()),
         clock: Arc::new(SystemClock { start: Instant::now() }),
         random: Arc::new(SystemRandom),
+        tasks: Arc::new(Threads),
     }
 }
 

@@ -1,11 +1,12 @@
-//! All I/O, time and randomness of a store, behind handles given at open, so that a whole store
-//! runs on a simulated disk and clock, deterministic from a seed.
+//! All I/O, time, randomness and background steps of a store, behind handles given at open, so that
+//! a whole store runs on a simulated disk, clock and scheduler, deterministic from a seed.
 
 pub(crate) mod disk;
 mod journal;
 pub(crate) mod map;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub(crate) mod tasks;
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use map::Map;
+pub(crate) use tasks::{Next, Task, Tasks};
+
+use crate::sync::Notify;
 
 /// The handles of one store.
 #[derive(Clone)]
@@ -21,6 +25,25 @@ pub(crate) struct Io {
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    pub(crate) tasks: Arc<dyn Tasks>,
+}
+
+impl Io {
+    /// Waits until `ready` answers something. It is asked again whenever `on` changes.
+    pub(crate) fn wait_for<T>(&self, on: &Notify, mut ready: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let seen = on.seen();
+            if let Some(found) = ready() {
+                return found;
+            }
+            self.tasks.wait(on, seen, None);
+        }
+    }
+
+    /// Lets time pass for the caller: tasks go on.
+    pub(crate) fn pause(&self, time: Duration) {
+        self.tasks.pause(&*self.clock, time);
+    }
 }
 
 /// A directory tree. Names, sizes and data become durable separately: a file's bytes by

@@ -20,7 +20,7 @@ pub(crate) mod atomic {
 
 /// As in the standard library; to sleep is a matter of the clock.
 pub(crate) mod thread {
-    pub(crate) use shuttle::thread::{Builder, JoinHandle, current, yield_now};
+    pub(crate) use shuttle::thread::{Builder, ThreadId, current, yield_now};
 }
 
 /// A lock without poisoning.

@@ -11,12 +11,14 @@
 
 #[cfg(all(test, memlog_shuttle))]
 mod checked;
+mod notify;
 mod published;
 #[cfg(not(all(test, memlog_shuttle)))]
 mod system;
 
 #[cfg(all(test, memlog_shuttle))]
 pub(crate) use checked::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, atomic, thread};
+pub(crate) use notify::Notify;
 pub(crate) use published::Published;
 #[cfg(not(all(test, memlog_shuttle)))]
 pub(crate) use system::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, atomic, thread};

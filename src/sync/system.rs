@@ -11,5 +11,5 @@ pub(crate) mod atomic {
 
 /// As in the standard library; to sleep is a matter of the clock.
 pub(crate) mod thread {
-    pub(crate) use std::thread::{Builder, JoinHandle, current, yield_now};
+    pub(crate) use std::thread::{Builder, ThreadId, current, yield_now};
 }

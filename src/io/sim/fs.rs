@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::node::Handle;
 use super::state::State;
+use crate::io::tasks::Threads;
 use crate::io::{Clock, File, Fs, Io, Lock, Map, Random};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -18,6 +19,7 @@ pub(super) fn handles(state: &Shared) -> Io {
         fs: Arc::new(SimFs { state: state.clone(), run }),
         clock: Arc::new(SimClock(state.clone())),
         random: Arc::new(SimRandom(state.clone())),
+        tasks: Arc::new(Threads),
     }
 }
 
@@ -180,15 +182,15 @@ struct SimClock(Shared);
 
 impl Clock for SimClock {
     fn now(&self) -> u64 {
-        self.0.lock().now()
+        self.0.lock().time.now()
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.lock().monotonic()
+        self.0.lock().time.monotonic()
     }
 
     fn sleep(&self, time: Duration) {
-        self.0.lock().advance(time);
+        self.0.lock().time.advance(time);
     }
 }
 

@@ -28,8 +28,10 @@ mod content;
 mod fs;
 mod node;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod time;
 mod tree;
 
 use std::fmt;
@@ -40,6 +42,7 @@ use std::time::Duration;
 use super::Io;
 use crate::sync::Mutex;
 use state::State;
+pub use tasks::SimTasks;
 
 /// How a call fails that [`SimDisk::fail_at`] has picked.
 ///
@@ -207,12 +210,12 @@ impl SimDisk {
 
     /// Lets time pass, on both clocks.
     pub fn advance(&self, time: Duration) {
-        self.state.lock().advance(time);
+        self.state.lock().time.advance(time);
     }
 
     /// Sets the wall clock so many milliseconds before or after where it would be by itself.
     pub fn set_wall_offset(&self, milliseconds: i64) {
-        self.state.lock().wall_offset = milliseconds;
+        self.state.lock().time.wall_offset = milliseconds;
     }
 
     /// Flips a bit (0 to 7) of a file, on the medium, in the cache and in maps. False if there is

@@ -5,16 +5,13 @@ use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use super::SimFault;
 use super::chance::Chance;
 use super::content::{Content, SECTOR};
 use super::node::{BLOCK, Fault, Handle, Node, error};
+use super::time::Time;
 use super::tree::{Entry, Tree};
-
-/// The wall clock's first milliseconds since the epoch.
-const EPOCH: u64 = 1_700_000_000_000;
 
 pub(super) struct State {
     /// Which run of a process it is. Handles of earlier ones are dead.
@@ -35,8 +32,7 @@ pub(super) struct State {
     without_power: bool,
     pub(super) trace: Option<Vec<String>>,
 
-    monotonic: Duration,
-    pub(super) wall_offset: i64,
+    pub(super) time: Time,
     /// Decides what happens to the disk.
     chance: Chance,
     /// What the store draws from.
@@ -70,8 +66,7 @@ impl State {
             read_faults: Vec::new(),
             without_power: false,
             trace: None,
-            monotonic: Duration::ZERO,
-            wall_offset: 0,
+            time: Time::default(),
             chance,
             random,
         }
@@ -159,8 +154,7 @@ impl State {
             calls: self.calls,
             reads: self.reads,
             trace: self.trace.clone(),
-            monotonic: self.monotonic,
-            wall_offset: self.wall_offset,
+            time: self.time.clone(),
             random: self.random.clone(),
             chance,
             ..State::new(0, 0)
@@ -564,24 +558,6 @@ impl State {
             node.holes.retain(|block| *block < len / BLOCK);
             true
         })
-    }
-}
-
-/// Time.
-impl State {
-    pub(super) fn advance(&mut self, time: Duration) {
-        self.monotonic = self.monotonic.saturating_add(time);
-    }
-
-    /// Each look takes a microsecond, so that waiting for a moment ends.
-    pub(super) fn monotonic(&mut self) -> Duration {
-        self.advance(Duration::from_micros(1));
-        self.monotonic
-    }
-
-    pub(super) fn now(&self) -> u64 {
-        let passed = u64::try_from(self.monotonic.as_millis()).unwrap_or(u64::MAX);
-        EPOCH.saturating_add(passed).saturating_add_signed(self.wall_offset)
     }
 }
 

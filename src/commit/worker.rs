@@ -1,0 +1,129 @@
+//! The background tasks of a store: starting them, stopping them, and what becomes of a panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::commit::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Io, Next, Task, tasks};
+
+/// A background task of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worker {
+    /// Writes and syncs what no call waits for.
+    Log,
+    /// Makes the next segments.
+    Spares,
+    /// Seals the segments that the log has left.
+    Seals,
+    /// Compacts.
+    Compaction,
+}
+
+impl Worker {
+    /// The name of the task, and of its thread.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Worker::Log => "memlog-log",
+            Worker::Spares => "memlog-spares",
+            Worker::Seals => "memlog-seals",
+            Worker::Compaction => "memlog-compact",
+        }
+    }
+}
+
+/// The tasks of one store, started or not.
+pub(crate) struct Workers {
+    log: Arc<dyn Task>,
+    spares: Arc<dyn Task>,
+    seals: Arc<dyn Task>,
+    compaction: Arc<dyn Task>,
+}
+
+impl Workers {
+    pub(crate) fn new(io: &Io) -> Self {
+        let [log, spares, seals, compaction] =
+            [Worker::Log, Worker::Spares, Worker::Seals, Worker::Compaction]
+                .map(|worker| io.tasks.make(worker.name()));
+        Workers { log, spares, seals, compaction }
+    }
+
+    fn get(&self, worker: Worker) -> &dyn Task {
+        match worker {
+            Worker::Log => &*self.log,
+            Worker::Spares => &*self.spares,
+            Worker::Seals => &*self.seals,
+            Worker::Compaction => &*self.compaction,
+        }
+    }
+
+    fn all(&self) -> [&dyn Task; 4] {
+        [&*self.log, &*self.spares, &*self.seals, &*self.compaction]
+    }
+}
+
+impl Engine {
+    pub(crate) fn task(&self, worker: Worker) -> &dyn Task {
+        self.workers.get(worker)
+    }
+
+    /// Whether the caller runs within a step of one of the store's tasks, as a waker may.
+    pub(crate) fn is_in_task(&self) -> bool {
+        self.workers.all().iter().any(|task| task.is_current())
+    }
+
+    /// Starts a task. This is the one boundary at which a panic of background work is caught: it
+    /// poisons the store and ends the task.
+    ///
+    /// # Errors
+    /// `Io` if the system starts no thread for it.
+    pub(crate) fn start_task(
+        self: &Arc<Self>,
+        worker: Worker,
+        mut step: impl FnMut() -> Next + Send + 'static,
+    ) -> Result<()> {
+        let engine = Arc::clone(self);
+        let guarded = move || {
+            catch_unwind(AssertUnwindSafe(&mut step)).unwrap_or_else(|_| {
+                engine.panicked(worker);
+                Next::Ended
+            })
+        };
+        let started = self.task(worker).start(Box::new(guarded));
+        started.map_err(|e| Error::io("start a thread for", &self.dir, e))
+    }
+
+    /// Poisons the store after a panic of background work. All that wait hear of it.
+    pub(crate) fn panicked(&self, worker: Worker) {
+        let message = format!("the task {} panicked", worker.name());
+        let error = Error::new(ErrorKind::Io, message);
+        self.log.poison(&error);
+        let poisoned = self.log.poisoned().unwrap_or(error);
+        match worker {
+            Worker::Spares => self.upkeep.spares.fail(&poisoned),
+            Worker::Seals => self.upkeep.seals.fail(&poisoned),
+            Worker::Log | Worker::Compaction => {}
+        }
+        self.log.wake();
+    }
+
+    /// Stops the tasks of the log and of its segments, and waits until they are over: all but one
+    /// that the call comes from.
+    pub(crate) fn stop_tasks(&self) {
+        self.work.stop();
+        self.upkeep.spares.stop();
+        self.upkeep.seals.stop();
+        let stopped = [Worker::Log, Worker::Spares, Worker::Seals].map(|worker| self.task(worker));
+        stopped.iter().for_each(|task| task.wake());
+        stopped.iter().for_each(|task| tasks::join(&*self.io.tasks, *task));
+    }
+}
+
+/// Poisons the store if background work that a call does in the foreground unwinds.
+pub(crate) struct PoisonOnPanic<'e>(pub(crate) &'e Engine, pub(crate) Worker);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.panicked(self.1);
+    }
+}
