@@ -97,6 +97,8 @@ pub struct Stats {
     /// Bytes of files that proved damaged and that compaction leaves alone until the store is
     /// repaired, or opened again.
     pub quarantined_bytes: u64,
+    /// Garbage scans that were made since the store was opened.
+    pub garbage_scans: u64,
     /// Bytes that compaction has written since the store was opened.
     pub compaction_bytes: u64,
     /// The lsn at which the next batch goes.
@@ -423,6 +425,7 @@ impl Store {
             add(&mut stats.pinned_bytes, segment.disk_len());
         }
         stats.quarantined_bytes = self.0.compactor.quarantined_bytes();
+        stats.garbage_scans = self.0.compactor.scans();
         stats.compaction_bytes = self.0.compactor.written();
         let order = engine.order.lock();
         stats.active_bytes = order.tail;

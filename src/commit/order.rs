@@ -453,6 +453,7 @@ impl Engine {
                     Change::Append(Append { expires: Some(date), .. }) => segment.note_expiry(date),
                     Change::Policy(_) => {
                         self.catalog.deaths.note_policy();
+                        segment.note_policy();
                         // Under a stricter one entries die at once.
                         self.note_death(false, time);
                     }

@@ -12,6 +12,7 @@ use crate::compaction::scan::{self, Scan, Scope};
 use crate::compaction::{Busy, Compactor};
 use crate::error::Result;
 use crate::format::manifest::Forgotten;
+use crate::sync::atomic::Ordering;
 
 /// A scan takes at most one part in so many of the time, unless there is a date to erase by.
 const DUTY: u32 = 16;
@@ -147,7 +148,7 @@ impl Schedule {
     /// How long until a scan is due, if nothing else happens.
     pub(super) fn pause(&self, facts: &Facts) -> Option<Duration> {
         let last = &self.last;
-        let expiry = (facts.next_expiry != u64::MAX).then_some(facts.next_expiry);
+        let expiry = (facts.next_expiry != u64::MAX).then_some(facts.next_expiry.max(last.at));
         let aged = last.least_age.map(|age| last.at.saturating_add(age / LOOKS_AN_AGE));
         let date = [first_death(facts, last), expiry, aged].into_iter().flatten().min()?;
         let time = date.saturating_add(wait(facts)).saturating_sub(facts.now);
@@ -245,6 +246,7 @@ impl Compactor {
         due: Due,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Scan> {
+        self.scans.fetch_add(1, Ordering::Relaxed);
         let deaths = &self.engine.catalog.deaths;
         let had_policies = deaths.take_policies();
         let unbooked = deaths.begin_scan();
@@ -257,7 +259,8 @@ impl Compactor {
                 deaths.note_policy();
             }
         })?;
-        if scan.policies {
+        // Of unsealed segments, and of those sealed meanwhile, the scan knows nothing.
+        if scan.policies || self.unscanned_policies() {
             deaths.note_policy();
         }
         let took = self.engine.io.clock.monotonic().saturating_sub(facts.monotonic);
@@ -265,6 +268,16 @@ impl Compactor {
         busy.debt.surveyed(facts.end, booked, self.content().1);
         self.drop_lines(&scan.settled)?;
         Ok(scan)
+    }
+
+    fn unscanned_policies(&self) -> bool {
+        let unsealed = {
+            let order = self.engine.order.lock();
+            let sealing = order.sealing.iter().map(|job| &job.file);
+            sealing.chain([&order.active]).any(|file| file.segment.has_policies())
+        };
+        let set = self.engine.catalog.segments();
+        unsealed || set.sealed.iter().any(|segment| segment.has_policies())
     }
 
     /// Takes forgotten prefixes off the manifest that nothing is held against any more.

@@ -105,6 +105,8 @@ fn what_died_before_an_opening_is_looked_for_after_a_rest() {
     let unknown = Facts { unbooked: 1, first_unbooked: Some(7), next_expiry: 0, ..facts };
     schedule.opened(&unknown);
     assert_eq!(schedule.due(&unknown), None);
+    let unscanned = Facts { unbooked: 0, ..unknown };
+    assert_eq!(schedule.pause(&unscanned), Some(Duration::from_secs(30)));
     let due = schedule.due(&later(&unknown, MINUTE));
     assert_eq!(due, Some(Due { date: 7, expired: true }));
     assert_eq!(schedule.due_now(&unknown), Some(Due { date: 7, expired: true }));

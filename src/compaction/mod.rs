@@ -84,6 +84,8 @@ pub(crate) struct Compactor {
     wanted: AtomicU64,
     /// Bytes written to runs since the store was opened.
     written: AtomicU64,
+    /// Garbage scans since the store was opened.
+    scans: AtomicU64,
     /// Changes when `busy` is let go of, when a call wants it, and when compaction is to stop.
     changed: Notify,
 }
@@ -120,6 +122,7 @@ impl Compactor {
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            scans: AtomicU64::new(0),
             changed: Notify::default(),
         });
         compactor.busy.lock().schedule.opened(&compactor.facts());
@@ -135,6 +138,11 @@ impl Compactor {
     /// Bytes written to runs since the store was opened.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Garbage scans since the store was opened.
+    pub(crate) fn scans(&self) -> u64 {
+        self.scans.load(Ordering::Relaxed)
     }
 
     /// Compacts what is worth it: all of it, or one step of it if there are no threads.

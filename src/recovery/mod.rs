@@ -482,6 +482,9 @@ fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay, time: u64) {
     if !replay.is_empty() {
         order.begun = time.max(1);
     }
+    if order.active.segment.has_policies() {
+        catalog.deaths.note_policy();
+    }
     if replay.kills {
         // Something in the segment may have died; when is not known, but not after that time.
         order.active.segment.add_dead(1, time);

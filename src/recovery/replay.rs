@@ -72,8 +72,12 @@ impl Replay {
                 Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
                 _ => {}
             }
-            if let Change::Append(Append { expires: Some(date), .. }) = placed.record.change {
-                self.segment.note_expiry(date);
+            match placed.record.change {
+                Change::Append(Append { expires: Some(date), .. }) => {
+                    self.segment.note_expiry(date);
+                }
+                Change::Policy(_) => self.segment.note_policy(),
+                _ => {}
             }
             let Some(change) = Applied::of(&placed.record.change) else { continue };
             let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);

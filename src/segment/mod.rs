@@ -73,6 +73,8 @@ pub(crate) struct Segment {
     /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
     /// an expiry; 0: not known.
     next_expiry: AtomicU64,
+    /// A policy of an agent was set or cleared in it.
+    policies: AtomicBool,
     /// Part of it proved damaged: compaction leaves it alone until the store is opened again.
     quarantined: AtomicBool,
     /// Names of which the segment is not to tell, since a run that was made from it does.
@@ -151,6 +153,7 @@ impl Segment {
             dead: AtomicU64::new(listed.dead),
             dead_since: AtomicU64::new(listed.dead_since),
             next_expiry: AtomicU64::new(u64::MAX),
+            policies: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             hidden: OnceLock::new(),
         }
@@ -420,6 +423,16 @@ impl Segment {
     /// Takes what a scan found.
     pub(crate) fn set_next_expiry(&self, date: u64) {
         self.next_expiry.store(date, Ordering::Relaxed);
+    }
+
+    /// A policy of an agent was set or cleared in it.
+    pub(crate) fn note_policy(&self) {
+        self.policies.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a policy was set or cleared in it since the store was opened.
+    pub(crate) fn has_policies(&self) -> bool {
+        self.policies.load(Ordering::Relaxed)
     }
 
     /// Leaves the segment to readers, and to a repair: part of it proved damaged.

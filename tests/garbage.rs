@@ -1,0 +1,307 @@
+//! What is dead is found and given back without any call, on a simulated clock.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use memlog::sim::{SimDisk, SimTasks};
+use memlog::{Durability, Kind, NewEntry, Options, Retention, Store};
+
+const DIR: &str = "/mem";
+const SECRET: &[u8] = b"SECRETSECRETSECRET";
+const MINUTE: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(600);
+
+struct World {
+    disk: SimDisk,
+    tasks: SimTasks,
+    store: Store,
+}
+
+impl World {
+    fn new(options: &Options) -> World {
+        let disk = SimDisk::new(1);
+        let tasks = SimTasks::new(&disk, 2);
+        let store = options.open_stepped(&disk, &tasks, DIR).unwrap();
+        World { disk, tasks, store }
+    }
+
+    /// Closes the store and opens it again: no agent is in use then.
+    fn reopen(&mut self, options: &Options) {
+        self.store.close().unwrap();
+        self.store = options.open_stepped(&self.disk, &self.tasks, DIR).unwrap();
+    }
+
+    fn append(&self, name: &str, payload: &[u8]) {
+        self.store.agent(name).unwrap().append(NewEntry::new(Kind::USER, payload)).unwrap();
+    }
+
+    /// The files that hold the secret.
+    fn holders(&self) -> Vec<String> {
+        let files = self.disk.files().into_iter().filter(|file| {
+            let bytes = self.disk.read_file(file).unwrap_or_default();
+            bytes.windows(SECRET.len()).any(|window| window == SECRET)
+        });
+        files.map(|file| file.display().to_string()).collect()
+    }
+
+    fn now(&self) -> SystemTime {
+        // The simulated wall clock, as the store stamps it.
+        self.append("clock", b"tick");
+        let view = self.store.agent("clock").unwrap().view().unwrap();
+        let at = view.latest(1).next().unwrap().unwrap().at();
+        UNIX_EPOCH + at.duration_since(UNIX_EPOCH).unwrap()
+    }
+}
+
+fn options() -> Options {
+    Options::new().segment_bytes(256 << 10).durability(Durability::Sync)
+}
+
+/// How the secret dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    Forget,
+    ForgetPrefix,
+    Truncate,
+    Redact,
+    Expire,
+    Policy,
+    Age,
+    Overwrite,
+}
+
+const DEATHS: [Death; 8] = [
+    Death::Forget,
+    Death::ForgetPrefix,
+    Death::Truncate,
+    Death::Redact,
+    Death::Expire,
+    Death::Policy,
+    Death::Age,
+    Death::Overwrite,
+];
+
+/// A store with the secret in it, in the state asked for; then the secret dies.
+fn kill(death: Death, cold: bool, options: &Options) -> World {
+    let mut world = World::new(options);
+    let victim = world.store.agent("t/victim").unwrap();
+    let secret = NewEntry::new(Kind::USER, SECRET);
+    let expires = world.now() + MINUTE * 5;
+    match death {
+        Death::Expire => drop(victim.append(secret.expires_at(expires)).unwrap()),
+        Death::Overwrite => drop(world.store.batch().set(&victim, "key", SECRET).commit().unwrap()),
+        _ => drop(victim.append(secret).unwrap()),
+    }
+    for number in 0..20 {
+        victim.append(NewEntry::user(&format!("victim {number}"))).unwrap();
+        world.append("other", b"lives on");
+    }
+    if cold {
+        world.store.compact().unwrap();
+        world.reopen(options);
+        // The scan behind the opening is over: only the death itself can make another one due.
+        world.tasks.run_for(MINUTE * 2);
+    }
+    let victim = world.store.agent("t/victim").unwrap();
+    match death {
+        Death::Forget => drop(victim.forget().unwrap()),
+        Death::ForgetPrefix => drop(world.store.forget_prefix("t/").unwrap()),
+        Death::Truncate => drop(victim.truncate_before(5).unwrap()),
+        Death::Redact => drop(victim.redact(1).unwrap()),
+        Death::Policy => {
+            drop(victim.set_retention(Some(Retention::new().max_entries(3))).unwrap());
+        }
+        Death::Age => {
+            drop(victim.set_retention(Some(Retention::new().max_age(MINUTE * 3))).unwrap());
+        }
+        Death::Overwrite => drop(world.store.batch().set(&victim, "key", "new").commit().unwrap()),
+        Death::Expire => {}
+    }
+    drop(victim);
+    if matches!(death, Death::Expire | Death::Age) {
+        world.tasks.run_for(MINUTE * 5);
+    }
+    world
+}
+
+#[test]
+fn whatever_dies_in_whatever_way_is_erased_within_the_time() {
+    for death in DEATHS {
+        for cold in [false, true] {
+            let world = kill(death, cold, &options().erase_within(WITHIN));
+            world.tasks.run_for(WITHIN);
+            let holders = world.holders();
+            assert!(holders.is_empty(), "{death:?}, cold {cold}: {holders:?}");
+            let others = world.store.agent("other").unwrap().view().unwrap().iter().count();
+            assert_eq!(others, 20);
+        }
+    }
+}
+
+#[test]
+fn a_death_before_a_crash_is_erased_within_the_time() {
+    for death in DEATHS {
+        let options = options().erase_within(WITHIN);
+        let mut world = kill(death, true, &options);
+        world.disk.power_cycle(7);
+        world.tasks.kill();
+        world.store = options.open_stepped(&world.disk, &world.tasks, DIR).unwrap();
+        world.tasks.run_for(WITHIN);
+        let holders = world.holders();
+        assert!(holders.is_empty(), "{death:?}: {holders:?}");
+    }
+}
+
+#[test]
+fn a_store_at_rest_without_anything_dead_does_nothing() {
+    let world = World::new(&options().erase_within(WITHIN));
+    (0..200).for_each(|number| world.append(&format!("a/{number}"), &[7; 3000]));
+    world.tasks.run_for(MINUTE * 60);
+    let calls = world.disk.calls();
+    world.tasks.run_for(MINUTE * 60 * 24 * 30);
+    assert_eq!(world.disk.calls(), calls, "a month of rest");
+}
+
+#[test]
+fn forgetting_gives_space_back_in_a_store_at_rest() {
+    let mut world = World::new(&options());
+    for number in 0..2000 {
+        world.append(&format!("t/{}", number % 100), &[7; 4000]);
+    }
+    world.append("lives", b"on");
+    for cold in [false, true] {
+        if cold {
+            (0..1000).for_each(|number| world.append(&format!("t/{}", number % 100), &[7; 4000]));
+            world.reopen(&options());
+            world.tasks.run_for(MINUTE * 2);
+        }
+        let before = world.store.stats();
+        assert!(before.live_bytes > 3 << 20, "{before:?}");
+        world.store.forget_prefix("t/").unwrap();
+        world.tasks.run_for(MINUTE * 2);
+        let after = world.store.stats();
+        assert!(after.live_bytes + after.dead_bytes < 300 << 10, "cold {cold}: {after:?}");
+    }
+}
+
+#[test]
+fn expired_bytes_are_given_back_in_a_store_at_rest() {
+    let world = World::new(&options());
+    let soon = world.now() + MINUTE * 60;
+    for number in 0..1000 {
+        let agent = world.store.agent(&format!("t/{}", number % 100)).unwrap();
+        agent.append(NewEntry::new(Kind::USER, &[7; 4000]).expires_at(soon)).unwrap();
+    }
+    world.tasks.run_for(MINUTE * 50);
+    assert!(world.store.stats().live_bytes > 3 << 20);
+    world.tasks.run_for(MINUTE * 15);
+    let after = world.store.stats();
+    assert!(after.live_bytes + after.dead_bytes < 700 << 10, "{after:?}");
+}
+
+#[test]
+fn policies_of_agents_bound_the_disk_in_the_background() {
+    let world = World::new(&options());
+    for agent in 0..4 {
+        let agent = world.store.agent(&format!("a/{agent}")).unwrap();
+        agent.append(NewEntry::user("first")).unwrap();
+        agent.set_retention(Some(Retention::new().max_entries(10))).unwrap();
+    }
+    let mut most = 0;
+    for number in 0..4000 {
+        world.append(&format!("a/{}", number % 4), &[7; 5000]);
+        world.tasks.run_for(Duration::from_secs(1));
+        most = most.max(world.store.stats().disk_bytes);
+    }
+    // 20 MB were appended, of which 0.2 MB live.
+    assert!(most < 8 << 20, "{most} bytes at most");
+    assert_eq!(world.store.agent("a/1").unwrap().view().unwrap().iter().count(), 10);
+}
+
+#[test]
+fn a_damaged_footer_keeps_nothing_else_from_compaction_nor_from_erasure() {
+    let mut world = World::new(&options());
+    world.append("cold/one", b"in the first segment");
+    world.append("t/victim", b"whatever");
+    (0..100).for_each(|number| world.append(&format!("a/{}", number % 4), &[7; 5000]));
+    world.store.close().unwrap();
+    // A block of the first segment's footer: that of the cold agent.
+    let file = format!("{DIR}/0000000000000001.log");
+    let bytes = world.disk.read_file(&file).unwrap();
+    let name = b"cold/one";
+    let at = bytes.windows(name.len()).rposition(|window| window == name).unwrap();
+    assert!(world.disk.flip_bit(&file, at as u64, 3));
+    world.store = options().open_stepped(&world.disk, &world.tasks, DIR).unwrap();
+    world.tasks.run_for(MINUTE * 2);
+
+    let churn = |world: &World| {
+        for number in 0..2000 {
+            world.append(&format!("a/{}", number % 4), &[7; 5000]);
+            if number % 100 == 99 {
+                let agent = world.store.agent(&format!("a/{}", number / 100 % 4)).unwrap();
+                let next = agent.view().unwrap().next_seq();
+                agent.truncate_before(next - 5).unwrap();
+            }
+            world.tasks.run_for(Duration::from_secs(1));
+        }
+        world.tasks.run_for(MINUTE * 2);
+    };
+    churn(&world);
+    let stats = world.store.stats();
+    assert!(stats.compaction_bytes > 0, "{stats:?}");
+    assert!(stats.quarantined_bytes > 0 && stats.quarantined_bytes < 1 << 20, "{stats:?}");
+    assert!(stats.disk_bytes < 8 << 20, "{stats:?}");
+
+    // What lies in other segments is erased; the report names the one that cannot be read.
+    world.append("t/victim", SECRET);
+    (0..100).for_each(|number| world.append(&format!("a/{}", number % 4), &[7; 5000]));
+    world.store.agent("t/victim").unwrap().forget().unwrap();
+    let report = world.store.purge().unwrap();
+    assert_eq!(report.damaged, [std::path::PathBuf::from(&file)]);
+    assert!(!report.is_complete());
+    assert_eq!(world.holders(), Vec::<String>::new());
+    assert_eq!(
+        world.store.agent("cold/one").unwrap().view().unwrap_err().kind(),
+        memlog::ErrorKind::Damaged
+    );
+}
+
+#[test]
+fn thousands_of_forgotten_prefixes_leave_the_manifest_by_themselves() {
+    let world = World::new(&options());
+    let manifest = || world.disk.read_file(format!("{DIR}/MANIFEST")).unwrap().len();
+    (0..500).for_each(|number| world.append(&format!("live/{}", number % 50), &[7; 2000]));
+    // Nothing is held against these.
+    for number in 0..3000 {
+        world.store.forget_prefix(&format!("tenant-{number:08}/")).unwrap();
+    }
+    // A few bytes of garbage in much that lives: too little to reclaim.
+    for number in 0..1500 {
+        world.append(&format!("gone-{number:08}/a"), b"x");
+    }
+    world.append("live/0", &[7; 200_000]);
+    for number in 0..1500 {
+        world.store.forget_prefix(&format!("gone-{number:08}/")).unwrap();
+    }
+    world.append("live/0", &[7; 200_000]);
+    world.tasks.run_for(MINUTE * 5);
+    assert!(manifest() < 80_000, "{} bytes of manifest", manifest());
+    // No run makes room for prefixes that it will not have.
+    let stats = world.store.stats();
+    assert!(stats.footer_bytes < 600_000, "{stats:?}");
+    assert_eq!(world.store.agents("").count(), 50);
+}
+
+#[test]
+fn a_call_of_compact_scans_once() {
+    let world = World::new(&options().retention(Retention::new().max_entries(50)));
+    for number in 0..20_000 {
+        world.append(&format!("a/{}", number % 500), &[7; 300]);
+    }
+    world.tasks.run_for(MINUTE);
+    let before = world.store.stats();
+    world.store.compact().unwrap();
+    let after = world.store.stats();
+    assert!(after.segments < before.segments, "{before:?} {after:?}");
+    assert!(after.garbage_scans - before.garbage_scans <= 1, "{before:?} {after:?}");
+}
