@@ -16,6 +16,7 @@ pub(crate) mod queue;
 pub(crate) mod roll;
 pub(crate) mod scratch;
 pub(crate) mod seal;
+mod sizing;
 mod thread;
 mod tidings;
 pub(crate) mod upkeep;
