@@ -10,6 +10,7 @@ pub(crate) mod backup;
 mod debt;
 pub(crate) mod erase;
 mod fate;
+mod field;
 mod job;
 mod merge;
 pub(crate) mod pick;
