@@ -7,6 +7,7 @@
 //! store while it is written. `thread` does what nobody waits for.
 
 pub(crate) mod backup;
+mod cuts;
 mod debt;
 pub(crate) mod erase;
 mod fate;
@@ -17,6 +18,8 @@ pub(crate) mod pick;
 mod plan;
 mod policy;
 mod survey;
+#[cfg(test)]
+mod sweep;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod thread;

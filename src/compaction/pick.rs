@@ -263,16 +263,22 @@ impl<'a> Picker<'a> {
             let next = if sums.generation == 0 { 1 } else { sums.generation.saturating_add(1) };
             generation = if policy.thorough { LAST_GENERATION } else { next.min(LAST_GENERATION) };
         }
-        let is_last = reason == Reason::Gather || (policy.thorough && self.is_alone(window));
+        let is_last = policy.thorough && self.is_alone(window);
         let most = if is_last { policy.max_run } else { policy.max_slice };
         let runs = sums.output.div_ceil(most.max(1)).max(1);
+        let (run_bytes, cut_from) = match reason {
+            Reason::Align => (sums.output.div_ceil(runs), 0),
+            // In one run, or the same would be gathered again.
+            Reason::Gather => (LARGEST_JOB, LARGEST_JOB),
+            _ => (sums.output.div_ceil(runs), most / 4),
+        };
         Pick {
             inputs: self.field.members(window).map(|segment| segment.id).collect(),
             reason,
             output_bytes: sums.output,
             generation,
-            run_bytes: sums.output.div_ceil(runs),
-            cut_from: if reason == Reason::Align { 0 } else { most / 4 },
+            run_bytes,
+            cut_from,
         }
     }
 
@@ -314,12 +320,7 @@ impl<'a> Picker<'a> {
     }
 
     /// The longest window of a seed that is worth anything: what it is worth, and how often it grew.
-    fn longest(
-        &self,
-        seed: usize,
-        rule: &Rule<'_>,
-        admits: Admits<'_>,
-    ) -> Option<(Ratio, usize)> {
+    fn longest(&self, seed: usize, rule: &Rule<'_>, admits: Admits<'_>) -> Option<(Ratio, usize)> {
         let mut window = self.field.single(seed)?;
         let mut longest = None;
         for steps in 0.. {
@@ -555,7 +556,8 @@ impl<'a> Picker<'a> {
                     break;
                 };
                 let output = window.sums.output.saturating_add(other.output_bytes());
-                if output > policy.max_run || self.field.grow_by(&mut window, next, 0, &admits).is_err()
+                if output > policy.max_run
+                    || self.field.grow_by(&mut window, next, 0, &admits).is_err()
                 {
                     break;
                 }
