@@ -16,6 +16,7 @@ pub(crate) mod queue;
 pub(crate) mod roll;
 pub(crate) mod scratch;
 pub(crate) mod seal;
+mod sizing;
 mod thread;
 pub(crate) mod upkeep;
 pub(crate) mod worker;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::commit::Engine;
 use crate::commit::desk::{Desk, Want};
 use crate::commit::order::closed;
+use crate::commit::sizing::Sizing;
 use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
@@ -14,7 +15,6 @@ use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::types::Durability;
 
 /// The smallest log segment, and the one that a store begins with.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
@@ -28,11 +28,6 @@ pub(crate) const RESERVE_LEN: u64 = 512 << 10;
 const SPARES: usize = 3;
 /// Slices of zeros written between two syncs.
 const SLICES_A_SYNC: u64 = 8;
-/// A segment that was filled faster than this gets a bigger successor; one that took much longer a
-/// smaller one.
-const FAST: Duration = Duration::from_secs(2);
-const SLOW: Duration = Duration::from_secs(120);
-
 /// What keeps segments ready: one thread makes the next ones, another seals those that were left,
 /// which takes long; the first is not to wait for it.
 #[derive(Default)]
@@ -40,9 +35,9 @@ pub(crate) struct Upkeep {
     pub(super) spares: Desk,
     pub(super) seals: Desk,
     /// The longest that the next segments are to be; 0: as long as they may be.
-    most: AtomicU64,
+    pub(super) most: AtomicU64,
     /// Segments fill up within moments.
-    hurry: AtomicBool,
+    pub(super) hurry: AtomicBool,
     /// Nanoseconds that it lately took to make a segment, or to seal one: the longer of these.
     takes: AtomicU64,
     /// One at a time makes segments.
@@ -51,16 +46,6 @@ pub(crate) struct Upkeep {
     pub(super) sealing: Mutex<()>,
     /// One at a time unlinks them.
     pub(super) sweeping: Mutex<()>,
-}
-
-/// How large the next segment is to be.
-#[derive(Default)]
-pub(super) struct Sizing {
-    next: u64,
-    switched: Duration,
-    last_active: u64,
-    /// Whether the next one is worth being filled with zeros.
-    fills: bool,
 }
 
 impl Engine {
@@ -288,45 +273,6 @@ impl Engine {
     /// Limits the length of the segments to come; 0: as long as they may be.
     pub(crate) fn limit_segments(&self, most: u64) {
         self.upkeep.most.store(most, Ordering::Relaxed);
-    }
-
-    fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
-        // Never more than a small share of what is left is taken ahead of need.
-        let free = self.io.fs.free_space(&self.dir).unwrap_or(u64::MAX);
-        let most = self.options.segment_bytes.min((free / 16).max(FIRST_SEGMENT));
-        let most = match self.upkeep.most.load(Ordering::Relaxed) {
-            0 => most,
-            limit => most.min(limit.max(FIRST_SEGMENT)),
-        };
-        let (active, filled, early) = {
-            let order = self.order.lock();
-            (order.active.segment.id, order.last_filled, order.left_early)
-        };
-        let now = self.io.clock.monotonic();
-        if sizing.next == 0 {
-            sizing.next = FIRST_SEGMENT.min(most);
-            sizing.switched = now;
-            sizing.last_active = active;
-            sizing.fills = self.options.durability == Durability::Sync;
-        }
-        if sizing.last_active != active {
-            let took = now.saturating_sub(sizing.switched);
-            sizing.fills = self.log.takes_small_groups();
-            let moments = if sizing.fills { FAST / 16 } else { FAST / 4 };
-            self.upkeep.hurry.store(took < moments, Ordering::Relaxed);
-            if early {
-                let enough = (filled * 2).next_power_of_two().min(sizing.next);
-                sizing.next = enough.max(FIRST_SEGMENT.min(most));
-            } else if took < FAST {
-                let factor = if took < FAST / 32 { 16 } else { 4 };
-                sizing.next = sizing.next.saturating_mul(factor).min(most);
-            } else if took > SLOW {
-                sizing.next = (sizing.next / 4).max(FIRST_SEGMENT.min(most));
-            }
-            sizing.last_active = active;
-            sizing.switched = now;
-        }
-        sizing.next.min(most)
     }
 
     /// Creates a segment, fills it if there is time, and lists it before any frame goes in.

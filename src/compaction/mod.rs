@@ -8,15 +8,20 @@
 //! store while it is written. `thread` does what nobody waits for.
 
 pub(crate) mod backup;
+mod cuts;
 mod debt;
 pub(crate) mod erase;
 mod fate;
+mod field;
 mod garbage;
 mod job;
 mod merge;
 pub(crate) mod pick;
 mod plan;
+mod policy;
 mod scan;
+#[cfg(test)]
+mod sweep;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod thread;
@@ -31,7 +36,7 @@ use crate::commit::order::closed;
 use crate::compaction::debt::Debt;
 use crate::compaction::garbage::Schedule;
 use crate::compaction::job::{Installed, Job, Shape, names};
-use crate::compaction::pick::{Pick, Policy, SegmentStats, pick};
+use crate::compaction::pick::{Pick, SegmentStats, pick};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::Segment;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,18 +64,6 @@ pub enum CompactOutcome {
 const STEP: u64 = 4 << 20;
 /// Bytes handled between two looks at whether to stop.
 const TURN: u64 = 256 << 10;
-/// A job in the background writes at most this part of what lives,
-const JOB_SHARE: u64 = 18;
-/// in so many runs, when it merges log segments;
-const FIRST_RUNS: u64 = 3;
-/// and a run is not rewritten to gain less than this part of a job.
-const LEAST_GAIN: u64 = 64;
-/// While entries die young, so much of the log is left alone: this part of what lives, up to so many
-/// segments.
-const LAG_SHARE: u64 = 6;
-const LAG_SEGMENTS: u64 = 6;
-/// Runs are cut at this many log segments' size.
-const SEGMENTS_A_RUN: u64 = 4;
 /// A compaction that would leave less than this of the disk free, with its next step, is given up.
 const HEAD_ROOM: u64 = 1 << 20;
 
@@ -312,33 +305,6 @@ impl Compactor {
     /// What is known of each sealed segment.
     fn stats(&self) -> Vec<SegmentStats> {
         self.engine.catalog.segments().sealed.iter().map(stats_of).collect()
-    }
-
-    fn policy(&self, thorough: bool, stats: &[SegmentStats]) -> Policy {
-        let options = &self.engine.options;
-        let max_run = self.max_run();
-        let live: u64 = stats.iter().map(|one| one.live_bytes).sum();
-        // What a job writes is on the disk twice until it is done: it is kept in proportion.
-        let most = max_run.saturating_mul(2);
-        let least = options.segment_bytes.saturating_mul(2).min(most);
-        let max_job = if thorough { most } else { (live / JOB_SHARE).clamp(least, most) };
-        Policy {
-            target_extent: options.extent_bytes,
-            dead_share: options.dead_share,
-            max_run,
-            max_job,
-            max_first_run: max_job / FIRST_RUNS,
-            least_gain: max_job / LEAST_GAIN,
-            lag: (live / LAG_SHARE).min(options.segment_bytes.saturating_mul(LAG_SEGMENTS)),
-            thorough,
-            erase_before: self.erase_before().filter(|_| !thorough),
-            ..Policy::default()
-        }
-    }
-
-    /// The length of a run at most, unless one agent alone is longer.
-    fn max_run(&self) -> u64 {
-        self.engine.options.segment_bytes.saturating_mul(SEGMENTS_A_RUN)
     }
 }
 

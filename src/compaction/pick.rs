@@ -1,16 +1,18 @@
 //! What to compact next: a pure function of what is known of the sealed segments.
 //!
-//! The rules, and what they cost, are in `docs/architecture.md`, under *Compaction policy*.
+//! The rules, and what they cost, are in `docs/compaction.md`. All sizes that decide anything are
+//! bytes of files, dead content aside: one measure for what a job may write, and for when it is
+//! worth beginning.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
-/// The generation at which clustering stops. It bounds how often a byte is copied to be clustered.
-const LAST_GENERATION: u64 = 2;
+use crate::compaction::field::{Admits, End, Field, LARGEST_JOB, Ratio, Sums, Window, is_share};
+
+/// Generations are counted up to here. Each stands for at least `least_fan_in` tiers of the one
+/// below, so that 8 of them are beyond 16 TB; tiers of the last one are merged with each other.
+const LAST_GENERATION: u64 = 8;
 /// A job of less than this leaves the generation as it is: what is small may be merged again.
 const WHOLE_TIER: u64 = 64 << 20;
-/// The most inputs of a job. It bounds the maps in use, and the time that picking takes.
-const MAX_INPUTS: usize = 128;
 /// A thorough pick merges extents of up to so many times the target.
 const THOROUGH_EXTENT: u64 = 16;
 /// A thorough pick rewrites from this dead share on, in percent.
@@ -48,13 +50,13 @@ pub(crate) struct SegmentStats {
 
 impl SegmentStats {
     /// The most that its content takes in an output.
-    fn output_bytes(&self) -> u64 {
+    pub(super) fn output_bytes(&self) -> u64 {
         self.file_bytes.saturating_sub(self.dead_bytes).max(self.live_bytes)
     }
 
     /// Whether a job may remove something. A run was made without dead bytes, so only a death
     /// since then counts: what looks dead otherwise would be copied for ever.
-    fn has_dead(&self) -> bool {
+    pub(super) fn has_dead(&self) -> bool {
         self.dead_bytes > 0 && (self.generation == 0 || self.dead_since.is_some())
     }
 
@@ -75,15 +77,23 @@ pub(crate) struct Policy {
     pub store_dead_share: u64,
     /// segments are rewritten of which so much is, the worst first.
     pub full_share: u64,
-    /// How many log segments are merged at least.
+    /// How many log segments with small extents are merged at least,
     pub log_fan_in: usize,
-    /// How many tiers of runs are merged at least.
+    /// how many tiers of runs with small extents,
     pub run_fan_in: usize,
+    /// and how many of either whose extents are not small.
+    pub wide_fan_in: usize,
+    /// A job that is full is done with so many tiers already; so many may exceed `max_job` by half.
+    pub least_fan_in: usize,
+    /// Tiers of runs are merged whatever they hold while more than this lie over one name.
+    pub max_tiers: usize,
+    /// Neighbours in name that one job wrote are merged while there are more segments than this.
+    pub max_segments: usize,
     /// The longest run, unless one agent alone is longer.
     pub max_run: u64,
-    /// The longest run of the first generation: cut finer, more tiers of the same names fit into
+    /// The longest run that is to be merged again: cut finer, more tiers of the same names fit into
     /// the job that merges them.
-    pub max_first_run: u64,
+    pub max_slice: u64,
     /// The most that a job writes, unless one input alone is more.
     pub max_job: u64,
     /// So many bytes of the newest log segments are left alone while much dies: much of them is
@@ -106,8 +116,12 @@ impl Default for Policy {
             full_share: 30,
             log_fan_in: 12,
             run_fan_in: 8,
+            wide_fan_in: 32,
+            least_fan_in: 4,
+            max_tiers: 64,
+            max_segments: 4096,
             max_run: 256 << 20,
-            max_first_run: 64 << 20,
+            max_slice: 64 << 20,
             max_job: 512 << 20,
             lag: 0,
             least_gain: 0,
@@ -124,8 +138,10 @@ pub(crate) enum Reason {
     Erase,
     /// Enough of the inputs is dead.
     Reclaim,
-    /// The extents of the inputs are small.
+    /// The inputs are many tiers of the same names.
     Cluster,
+    /// The inputs are many small runs of neighbouring names.
+    Gather,
     /// The inputs overlap too many runs to be merged with them before they are cut as those are.
     Align,
 }
@@ -166,114 +182,32 @@ fn share_names(one: &SegmentStats, other: &SegmentStats) -> bool {
 
 /// The next job, if anything is worth one. Repeated, with its outcome, it ends with none.
 pub(crate) fn pick(segments: &[SegmentStats], policy: &Policy) -> Option<Pick> {
-    let field = Field::new(segments, policy);
+    let field = Picker::new(segments, policy);
     let share =
         if field.is_full { policy.dead_share.min(policy.full_share) } else { policy.dead_share };
     // What is dead as a whole costs nothing and makes room for the rest.
     let job = field.all_dead().or_else(|| field.erase()).or_else(|| field.reclaim(share));
-    if !policy.thorough {
-        return job.or_else(|| field.cluster());
-    }
-    // A copy that merges reclaims as well, so what is left to reclaim comes last.
-    job.or_else(|| field.cluster_all())
-        .or_else(|| field.align())
-        .or_else(|| field.reclaim(THOROUGH_SHARE.min(share)))
+    let job = if policy.thorough {
+        // A copy that merges reclaims as well, so what is left to reclaim comes last.
+        job.or_else(|| field.fold_logs())
+            .or_else(|| field.cluster_all())
+            .or_else(|| field.align(0))
+            .or_else(|| field.cluster())
+            .or_else(|| field.gather())
+            .or_else(|| field.reclaim(THOROUGH_SHARE.min(share)))
+    } else {
+        job.or_else(|| field.cluster()).or_else(|| field.thin()).or_else(|| field.gather())
+    };
+    debug_assert!(job.as_ref().is_none_or(|job| {
+        let inputs = segments.iter().filter(|segment| job.inputs.contains(&segment.id));
+        is_valid(&inputs.collect::<Vec<_>>(), segments)
+    }));
+    job
 }
 
-/// A segment, with its names as numbers.
-struct Place<'a> {
-    segment: &'a SegmentStats,
-    /// Where its names begin and end, among all the names at which some segment begins or ends.
-    names: Range<usize>,
-    /// The highest lsn that this one or one before it covers.
-    reach: u64,
-}
-
-/// The lowest lsn of the newest log segments that have so many bytes together.
-fn young_from(places: &[Place<'_>], bytes: u64) -> u64 {
-    let (mut from, mut sum) = (u64::MAX, 0);
-    for place in places.iter().rev().filter(|place| place.segment.generation == 0) {
-        sum += place.segment.file_bytes;
-        if sum > bytes {
-            break;
-        }
-        from = place.segment.lsns.start;
-    }
-    from
-}
-
-/// Segments that may be merged.
-#[derive(Clone)]
-struct Window {
-    /// Indices of places, in order.
-    members: Vec<usize>,
-    names: Range<usize>,
-    lsns: Range<u64>,
-}
-
-/// What a window holds.
-#[derive(Default)]
-struct Sums {
-    output: u64,
-    live: u64,
-    dead: u64,
-    agents: u64,
-    /// Different intervals of lsns: as many extents may an agent have.
-    tiers: usize,
-    /// The output and the agents of the greatest tier.
-    most_output: u64,
-    most_agents: u64,
-    generation: u64,
-}
-
-impl Sums {
-    fn is_dead_by(&self, percent: u64) -> bool {
-        is_share(self.dead, self.dead.saturating_add(self.live), percent)
-    }
-
-    /// Whether the typical extent is shorter than that.
-    fn is_below(&self, extent: u64) -> bool {
-        self.live < self.agents.saturating_mul(extent)
-    }
-
-    /// Dead bytes for each one written.
-    fn yields(&self) -> Ratio {
-        Ratio(self.dead, self.output)
-    }
-
-    /// Extents saved for each byte written.
-    fn saves(&self) -> Ratio {
-        Ratio(self.agents.saturating_sub(self.most_agents), self.output)
-    }
-}
-
-/// Whether `part` has at least so many percent of `whole`.
-fn is_share(part: u64, whole: u64, percent: u64) -> bool {
-    part > 0 && part.saturating_mul(100) >= whole.saturating_mul(percent)
-}
-
-/// A fraction that is only compared.
-#[derive(Clone, Copy)]
-struct Ratio(u64, u64);
-
-impl Ratio {
-    fn compare(self, other: Self) -> Ordering {
-        let left = u128::from(self.0) * u128::from(other.1.max(1));
-        let right = u128::from(other.0) * u128::from(self.1.max(1));
-        left.cmp(&right)
-    }
-}
-
-/// What became of an attempt to merge.
-enum Closed {
-    Fits(Window),
-    TooLarge,
-    Blocked,
-}
-
-/// All segments, in the order of their age.
-struct Field<'a> {
-    places: Vec<Place<'a>>,
+/// What picking works on.
+struct Picker<'a> {
+    field: Field<'a>,
     policy: &'a Policy,
     /// More of the store is dead than the policy allows.
     is_full: bool,
@@ -284,195 +218,133 @@ struct Field<'a> {
     young_from: u64,
 }
 
-impl<'a> Field<'a> {
+/// Which windows a rule looks for.
+struct Rule<'r> {
+    reason: Reason,
+    /// The limit of jobs on `least_fan_in` tiers or fewer.
+    few: u64,
+    /// Whether the oldest window that is worth anything will do, rather than the best.
+    oldest: bool,
+    /// Whether a segment may go with the oldest one.
+    admits: &'r dyn Fn(&SegmentStats, &SegmentStats) -> bool,
+    /// What a window is worth that begins at a place, with why it can grow no further.
+    worth: &'r dyn Fn(usize, &Sums, Option<End>) -> Option<Ratio>,
+}
+
+/// The lowest lsn of the newest log segments that have so many bytes together.
+fn young_from(field: &Field<'_>, bytes: u64) -> u64 {
+    let (mut from, mut sum) = (u64::MAX, 0);
+    for place in field.places.iter().rev().filter(|place| place.segment.generation == 0) {
+        sum += place.segment.file_bytes;
+        if sum > bytes {
+            break;
+        }
+        from = place.segment.lsns.start;
+    }
+    from
+}
+
+impl<'a> Picker<'a> {
     fn new(segments: &'a [SegmentStats], policy: &'a Policy) -> Self {
-        let mut bounds: Vec<&str> = segments
-            .iter()
-            .flat_map(|segment| [Some(&*segment.from), segment.to.as_deref()])
-            .flatten()
-            .collect();
-        bounds.sort_unstable();
-        bounds.dedup();
-        let rank = |name: &str| bounds.partition_point(|bound| *bound < name);
-        let mut places: Vec<Place<'a>> = segments
-            .iter()
-            .map(|segment| {
-                let to = segment.to.as_deref().map_or(bounds.len(), rank);
-                Place { segment, names: rank(&segment.from)..to, reach: 0 }
-            })
-            .collect();
-        places.sort_unstable_by_key(|place| (place.segment.lsns.start, place.names.start));
-        let mut reach = 0;
-        for place in &mut places {
-            reach = reach.max(place.segment.lsns.end);
-            place.reach = reach;
-        }
-        let dead = segments.iter().filter(|one| one.has_dead()).map(|one| one.dead_bytes).sum();
-        let whole = segments.iter().map(|one| one.dead_bytes.saturating_add(one.live_bytes)).sum();
-        let is_full = is_share(dead, whole, policy.store_dead_share);
-        let is_dying = is_share(dead, whole, DYING);
+        let field = Field::new(segments, policy);
+        let is_full = is_share(field.dead, field.whole, policy.store_dead_share);
+        let is_dying = is_share(field.dead, field.whole, DYING);
         let lags = !policy.thorough && is_dying;
-        let young_from = if lags { young_from(&places, policy.lag) } else { u64::MAX };
-        Self { places, policy, is_full, is_dying, young_from }
-    }
-
-    fn segment(&self, index: usize) -> Option<&'a SegmentStats> {
-        self.places.get(index).map(|place| place.segment)
-    }
-
-    fn members<'w>(&'w self, window: &'w Window) -> impl Iterator<Item = &'a SegmentStats> + 'w {
-        window.members.iter().filter_map(|index| self.segment(*index))
-    }
-
-    fn seeds(&self) -> impl Iterator<Item = usize> + '_ {
-        let free = |place: &Place<'_>| !place.segment.quarantined;
-        self.places.iter().enumerate().filter(move |(_, place)| free(place)).map(|(index, _)| index)
-    }
-
-    fn single(&self, index: usize) -> Option<Window> {
-        let place = self.places.get(index)?;
-        let members = vec![index];
-        Some(Window { members, names: place.names.clone(), lsns: place.segment.lsns.clone() })
-    }
-
-    fn sums(&self, window: &Window) -> Sums {
-        let mut sums = Sums::default();
-        let (mut tier, mut output, mut agents) = (None, 0, 0);
-        for segment in self.members(window) {
-            // Members of one tier follow each other, as they begin at the same lsn.
-            if tier != Some(segment.lsns.start) {
-                tier = Some(segment.lsns.start);
-                sums.tiers += 1;
-                (output, agents) = (0, 0);
-            }
-            output += segment.output_bytes();
-            agents += segment.agents;
-            sums.most_output = sums.most_output.max(output);
-            sums.most_agents = sums.most_agents.max(agents);
-            sums.output += segment.output_bytes();
-            sums.live += segment.live_bytes;
-            sums.dead += if segment.has_dead() { segment.dead_bytes } else { 0 };
-            sums.agents += segment.agents;
-            sums.generation = sums.generation.max(segment.generation);
-        }
-        sums
-    }
-
-    /// The place that follows a window in age, among those that share names with it.
-    fn next(&self, window: &Window) -> Option<usize> {
-        let first = self.places.partition_point(|place| place.segment.lsns.start < window.lsns.end);
-        let rest = self.places.get(first..)?;
-        let found = rest.iter().position(|place| meet(&place.names, &window.names))?;
-        Some(first + found)
-    }
-
-    /// A window with one more member, and all that has to go with it.
-    fn with(
-        &self,
-        window: &Window,
-        index: usize,
-        admits: &dyn Fn(&SegmentStats) -> bool,
-    ) -> Closed {
-        let mut window = window.clone();
-        let mut output: u64 = self.members(&window).map(SegmentStats::output_bytes).sum();
-        let mut added = Some(index);
-        while let Some(index) = added {
-            let Some(place) = self.places.get(index) else { return Closed::Blocked };
-            if place.segment.quarantined || !admits(place.segment) {
-                return Closed::Blocked;
-            }
-            output += place.segment.output_bytes();
-            if output > self.policy.max_job || window.members.len() >= MAX_INPUTS {
-                return Closed::TooLarge;
-            }
-            let at = window.members.partition_point(|member| *member < index);
-            window.members.insert(at, index);
-            let (names, lsns) = (&place.names, &place.segment.lsns);
-            window.names = window.names.start.min(names.start)..window.names.end.max(names.end);
-            window.lsns = window.lsns.start.min(lsns.start)..window.lsns.end.max(lsns.end);
-            added = self.missing(&window);
-        }
-        Closed::Fits(window)
-    }
-
-    /// A place that shares names with a window and lies within its lsns, but is no member.
-    fn missing(&self, window: &Window) -> Option<usize> {
-        let end = self.places.partition_point(|place| place.segment.lsns.start < window.lsns.end);
-        let start = self.places.partition_point(|place| place.reach <= window.lsns.start);
-        let near = self.places.get(start..end)?;
-        let outside = near.iter().enumerate().find(|(offset, place)| {
-            place.segment.lsns.end > window.lsns.start
-                && meet(&place.names, &window.names)
-                && window.members.binary_search(&(start + offset)).is_err()
-        });
-        outside.map(|(offset, _)| start + offset)
-    }
-
-    /// Windows that begin with a seed as their oldest member and grow towards the newest.
-    fn windows<'w>(
-        &'w self,
-        seed: usize,
-        admits: &'w dyn Fn(&SegmentStats) -> bool,
-    ) -> impl Iterator<Item = Window> + 'w {
-        let first = self.single(seed).filter(|window| self.members(window).all(admits));
-        std::iter::successors(first, move |window| {
-            match self.with(window, self.next(window)?, admits) {
-                Closed::Fits(window) => Some(window),
-                Closed::TooLarge | Closed::Blocked => None,
-            }
-        })
+        let young_from = if lags { young_from(&field, policy.lag) } else { u64::MAX };
+        Self { field, policy, is_full, is_dying, young_from }
     }
 
     /// The job on a window.
     fn job(&self, window: &Window, reason: Reason) -> Pick {
-        let sums = self.sums(window);
+        let policy = self.policy;
+        let sums = &window.sums;
         let mut generation = sums.generation.max(1);
         if reason == Reason::Cluster && sums.output >= WHOLE_TIER {
-            generation = if self.policy.thorough {
-                LAST_GENERATION
-            } else {
-                sums.generation.saturating_add(1).min(LAST_GENERATION)
-            };
+            let next = if sums.generation == 0 { 1 } else { sums.generation.saturating_add(1) };
+            generation = if policy.thorough { LAST_GENERATION } else { next.min(LAST_GENERATION) };
         }
-        let is_first = generation == 1 && !self.policy.thorough;
-        let most = if is_first { self.policy.max_first_run } else { self.policy.max_run };
+        let is_last = policy.thorough && self.is_alone(window);
+        let most = if is_last { policy.max_run } else { policy.max_slice };
         let runs = sums.output.div_ceil(most.max(1)).max(1);
+        let (run_bytes, cut_from) = match reason {
+            Reason::Align => (sums.output.div_ceil(runs), 0),
+            // In one run, or the same would be gathered again.
+            Reason::Gather => (LARGEST_JOB, LARGEST_JOB),
+            _ => (sums.output.div_ceil(runs), most / 4),
+        };
         Pick {
-            inputs: self.members(window).map(|segment| segment.id).collect(),
+            inputs: self.field.members(window).map(|segment| segment.id).collect(),
             reason,
             output_bytes: sums.output,
             generation,
-            run_bytes: sums.output.div_ceil(runs),
-            cut_from: if reason == Reason::Align { 0 } else { WHOLE_TIER.min(most / 4) },
+            run_bytes,
+            cut_from,
         }
     }
 
-    /// The best of the windows that are worth anything, by a ratio.
-    fn best(
-        &self,
-        reason: Reason,
-        admits: &dyn Fn(&SegmentStats, &SegmentStats) -> bool,
-        worth: &dyn Fn(&Sums) -> Option<Ratio>,
-    ) -> Option<Pick> {
-        let mut best: Option<(Ratio, Window)> = None;
-        for seed in self.seeds() {
-            let Some(oldest) = self.segment(seed) else { continue };
-            let admits = |other: &SegmentStats| admits(oldest, other);
-            let worthy = |window: Window| Some((worth(&self.sums(&window))?, window));
-            // Of the windows of a seed the longest counts: what is merged now is not merged later.
-            let longest = self.windows(seed, &admits).filter_map(worthy).last();
-            let Some(found) = longest else { continue };
-            if best.as_ref().is_none_or(|(ratio, _)| found.0.compare(*ratio).is_gt()) {
-                best = Some(found);
+    /// Whether nothing else shares names with a window that it could be merged with.
+    fn is_alone(&self, window: &Window) -> bool {
+        let mut meeting = self.field.meeting(0..self.field.places.len(), &window.names);
+        meeting.all(|index| {
+            window.members.binary_search(&index).is_ok()
+                || self.field.segment(index).is_some_and(|segment| segment.quarantined)
+        })
+    }
+
+    /// The best of the windows that a rule finds worth anything. Of the windows of a seed the
+    /// longest counts: what is merged now is not merged later.
+    fn best(&self, rule: &Rule<'_>) -> Option<Pick> {
+        let mut best: Option<(Ratio, usize, usize)> = None;
+        for seed in self.field.seeds() {
+            let Some(oldest) = self.field.segment(seed) else { continue };
+            let admits = |other: &SegmentStats| (rule.admits)(oldest, other);
+            if !admits(oldest) {
+                continue;
+            }
+            let Some(found) = self.longest(seed, rule, &admits) else { continue };
+            if best.is_none_or(|(ratio, ..)| found.0.compare(ratio).is_gt()) {
+                best = Some((found.0, seed, found.1));
+            }
+            if rule.oldest {
+                break;
             }
         }
-        best.map(|(_, window)| self.job(&window, reason))
+        let (_, seed, steps) = best?;
+        let oldest = self.field.segment(seed)?;
+        let mut window = self.field.single(seed)?;
+        for _ in 0..steps {
+            let admits = |other: &SegmentStats| (rule.admits)(oldest, other);
+            self.field.grow(&mut window, rule.few, &admits).ok()?;
+        }
+        Some(self.job(&window, rule.reason))
+    }
+
+    /// The longest window of a seed that is worth anything: what it is worth, and how often it grew.
+    fn longest(&self, seed: usize, rule: &Rule<'_>, admits: Admits<'_>) -> Option<(Ratio, usize)> {
+        let mut window = self.field.single(seed)?;
+        let mut longest = None;
+        for steps in 0.. {
+            let before = window.sums.clone();
+            let end = self.field.grow(&mut window, rule.few, admits).err();
+            if let Some(ratio) = (rule.worth)(seed, &before, end) {
+                longest = Some((ratio, steps));
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        longest
     }
 
     /// Segments without anything live.
     fn all_dead(&self) -> Option<Pick> {
-        let admits = |_: &_, other: &SegmentStats| other.has_dead() && other.live_bytes == 0;
-        self.best(Reason::Reclaim, &admits, &|sums| self.gains(sums).then(|| sums.yields()))
+        self.best(&Rule {
+            reason: Reason::Reclaim,
+            few: 0,
+            oldest: false,
+            admits: &|_, other| other.has_dead() && other.live_bytes == 0,
+            worth: &|_, sums, _| self.gains(sums).then(|| sums.yields()),
+        })
     }
 
     /// Whether what a job gives back is worth the files that it makes and takes away.
@@ -483,61 +355,152 @@ impl<'a> Field<'a> {
     /// Segments with deaths that are due.
     fn erase(&self) -> Option<Pick> {
         let before = self.policy.erase_before?;
-        let admits = |_: &_, other: &SegmentStats| other.died_by(before);
-        self.best(Reason::Erase, &admits, &|sums| Some(sums.yields()))
+        self.best(&Rule {
+            reason: Reason::Erase,
+            few: 0,
+            oldest: false,
+            admits: &|_, other| other.died_by(before),
+            worth: &|_, sums, _| Some(sums.yields()),
+        })
     }
 
     /// Segments of which so many percent are dead.
     fn reclaim(&self, percent: u64) -> Option<Pick> {
         let policy = self.policy;
-        let admits = |seed: &SegmentStats, other: &SegmentStats| {
-            other.has_dead() && other.generation == seed.generation && !self.is_young(other)
-        };
-        let worth = |sums: &Sums| {
-            // Log segments with small extents are merged soon anyway: one copy does both.
-            let waits = sums.generation == 0
-                && !policy.thorough
-                && !self.is_full
-                && sums.tiers < policy.log_fan_in
-                && !self.is_full_job(sums)
-                && sums.is_below(policy.target_extent);
-            (!waits && self.gains(sums) && sums.is_dead_by(percent)).then(|| sums.yields())
-        };
-        self.best(Reason::Reclaim, &admits, &worth)
+        self.best(&Rule {
+            reason: Reason::Reclaim,
+            few: 0,
+            oldest: false,
+            admits: &|seed, other| {
+                other.has_dead() && other.generation == seed.generation && !self.is_young(other)
+            },
+            worth: &|_, sums, end| {
+                // Log segments with small extents are merged soon anyway: one copy does both.
+                let waits = sums.generation == 0
+                    && !policy.thorough
+                    && !self.is_full
+                    && sums.tiers < policy.log_fan_in
+                    && !(sums.tiers > 1 && self.is_full_job(sums, end))
+                    && sums.is_below(policy.target_extent);
+                (!waits && self.gains(sums) && sums.is_dead_by(percent)).then(|| sums.yields())
+            },
+        })
     }
 
-    /// Segments whose extents are small.
+    /// Tiers of one generation, as many as its fan-in. Where extents are long already, it is not for
+    /// their sake, but so that files grow with the store: the fan-in is wider then.
     fn cluster(&self) -> Option<Pick> {
         let policy = self.policy;
-        let admits = |seed: &SegmentStats, other: &SegmentStats| {
-            other.generation == seed.generation
-                && other.generation < if self.is_dying { 1 } else { LAST_GENERATION }
-                && !self.is_young(other)
+        let limit = if self.is_dying { 1 } else { u64::MAX };
+        let rule = |generation: u64| {
+            let is_log = generation == 0;
+            let worth = move |seed: usize, sums: &Sums, end: Option<End>| {
+                // A great tier is not copied to take in little ones.
+                if sums.tiers < policy.least_fan_in.max(2) || !sums.is_even() {
+                    return None;
+                }
+                let fan_in = if is_log { policy.log_fan_in } else { policy.run_fan_in };
+                let is_worth = if sums.is_below(policy.target_extent) {
+                    sums.tiers >= fan_in || self.is_full_job(sums, end)
+                } else {
+                    let wide = policy.wide_fan_in;
+                    sums.tiers >= wide
+                        || (end == Some(End::Large) && self.field.depth(seed, wide) >= wide)
+                };
+                is_worth.then(|| sums.thins())
+            };
+            worth
         };
-        let worth = |sums: &Sums| {
-            let fan_in = if sums.generation == 0 { policy.log_fan_in } else { policy.run_fan_in };
-            // A great tier is not copied to take in little ones.
-            let is_even = sums.most_output <= sums.output / 2;
-            let is_worth = (sums.tiers >= fan_in.max(2) || self.is_full_job(sums)) && is_even;
-            (is_worth && sums.is_below(policy.target_extent)).then(|| sums.saves())
+        let (logs, runs) = (rule(0), rule(1));
+        let few = policy.max_job.saturating_add(policy.max_job / 2);
+        let of_logs = self.best(&Rule {
+            reason: Reason::Cluster,
+            few,
+            oldest: true,
+            admits: &|_, other| other.generation == 0 && !self.is_young(other),
+            worth: &logs,
+        });
+        of_logs.or_else(|| {
+            self.best(&Rule {
+                reason: Reason::Cluster,
+                few,
+                oldest: false,
+                admits: &|seed, other| {
+                    other.generation > 0
+                        && other.generation < limit
+                        && other.generation == seed.generation
+                },
+                worth: &runs,
+            })
+        })
+    }
+
+    /// Whatever lies in more tiers than a look-up is to ask.
+    fn thin(&self) -> Option<Pick> {
+        let tiers = self.field.tiers_of_runs();
+        if tiers.iter().all(|tiers| *tiers <= self.policy.max_tiers) {
+            return None;
+        }
+        let crowded: Vec<usize> = tiers
+            .iter()
+            .scan(0, |sum, tiers| {
+                let before = *sum;
+                *sum += usize::from(*tiers > self.policy.max_tiers);
+                Some(before)
+            })
+            .collect();
+        let is_crowded = |names: &Range<usize>| {
+            let below = |bound: usize| crowded.get(bound).copied().unwrap_or(0);
+            below(names.end) > below(names.start)
         };
-        self.best(Reason::Cluster, &admits, &worth)
+        let at = |seed: usize| self.field.places.get(seed).map(|place| &place.names);
+        let found = self.best(&Rule {
+            reason: Reason::Cluster,
+            few: self.policy.max_job.saturating_mul(2),
+            oldest: false,
+            admits: &|_, other| other.generation > 0,
+            worth: &|seed, sums, _| {
+                (sums.tiers > 1 && at(seed).is_some_and(is_crowded)).then(|| sums.thins())
+            },
+        });
+        found.or_else(|| self.align(LARGEST_JOB / 8))
+    }
+
+    /// Log segments first, where not all of the store fits into one job: what they become is cut so
+    /// that it can be merged with all that there is over the same names at once.
+    fn fold_logs(&self) -> Option<Pick> {
+        let free = self.field.seeds().filter_map(|index| self.field.segment(index));
+        let output: u64 = free.map(SegmentStats::output_bytes).sum();
+        if output <= self.policy.max_job {
+            return None;
+        }
+        self.best(&Rule {
+            reason: Reason::Cluster,
+            few: 0,
+            oldest: true,
+            admits: &|_, other| other.generation == 0,
+            worth: &|_, sums, _| (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves()),
+        })
     }
 
     /// Whatever saves an extent.
     fn cluster_all(&self) -> Option<Pick> {
-        let worth = |sums: &Sums| (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves());
-        self.best(Reason::Cluster, &|_, _| true, &worth)
+        self.best(&Rule {
+            reason: Reason::Cluster,
+            few: 0,
+            oldest: false,
+            admits: &|_, _| true,
+            worth: &|_, sums, _| (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves()),
+        })
     }
 
     fn is_young(&self, segment: &SegmentStats) -> bool {
         segment.generation == 0 && segment.lsns.start >= self.young_from
     }
 
-    /// Whether there is no use in waiting for more tiers: a job would not have room for them.
-    fn is_full_job(&self, sums: &Sums) -> bool {
-        let bytes = if sums.generation == 0 { sums.live + sums.dead } else { sums.output };
-        sums.tiers > 1 && is_share(bytes, self.policy.max_job, 75)
+    /// Whether there is no use in waiting for more tiers: a job has no room for them.
+    fn is_full_job(&self, sums: &Sums, end: Option<End>) -> bool {
+        end == Some(End::Large) || is_share(sums.input(), self.policy.max_job, 75)
     }
 
     /// Whether extents are so small that a thorough job merges them.
@@ -546,32 +509,67 @@ impl<'a> Field<'a> {
     }
 
     /// The smallest segment that crosses bounds of one that it cannot be merged with otherwise.
-    fn align(&self) -> Option<Pick> {
-        let mut best: Option<(u64, Window)> = None;
-        for seed in self.seeds() {
-            let Some(window) = self.single(seed) else { continue };
-            let Some(next) = self.next(&window) else { continue };
-            let Closed::TooLarge = self.with(&window, next, &|_| true) else { continue };
-            let Some(other) = self.single(next) else { continue };
-            let both = Window { members: vec![seed, next], ..window.clone() };
-            if !self.is_small(&self.sums(&both)) {
+    fn align(&self, most: u64) -> Option<Pick> {
+        let mut best: Option<(u64, usize)> = None;
+        for seed in self.field.seeds() {
+            let Some(mut window) = self.field.single(seed) else { continue };
+            let names = window.names.clone();
+            let end = self.field.segment(seed).map_or(0, |segment| segment.lsns.end);
+            let Some(next) = self.field.next(end, &names) else { continue };
+            let Err(End::Large) = self.field.grow(&mut window, 0, &|_| true) else { continue };
+            let Some(other) = self.field.single(next) else { continue };
+            let both = self.field.window(&[seed, next]);
+            if !both.is_some_and(|both| self.is_small(&both.sums)) {
                 continue;
             }
-            for (one, other) in [(&window, &other), (&other, &window)] {
-                let output = self.members(one).map(SegmentStats::output_bytes).sum();
-                if crosses(&one.names, &other.names)
-                    && best.as_ref().is_none_or(|(least, _)| output < *least)
+            for (index, one, other) in
+                [(seed, &window, &other.names), (next, &other, &window.names)]
+            {
+                let output = one.sums.output;
+                if crosses(&one.names, other)
+                    && (most == 0 || output <= most)
+                    && best.is_none_or(|(least, _)| output < least)
                 {
-                    best = Some((output, one.clone()));
+                    best = Some((output, index));
                 }
             }
         }
-        best.map(|(_, window)| self.job(&window, Reason::Align))
+        let window = self.field.single(best?.1)?;
+        Some(self.job(&window, Reason::Align))
     }
-}
 
-fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
-    one.start < other.end && other.start < one.end
+    /// Runs of one job that follow each other in name and are small, while there are too many files.
+    fn gather(&self) -> Option<Pick> {
+        let policy = self.policy;
+        if self.field.places.len() <= policy.max_segments {
+            return None;
+        }
+        let mut best: Option<(Ratio, Window)> = None;
+        for seed in self.field.seeds() {
+            let Some(first) = self.field.segment(seed).filter(|one| one.generation > 0) else {
+                continue;
+            };
+            let admits = |other: &SegmentStats| other.generation > 0 && other.lsns == first.lsns;
+            let Some(mut window) = self.field.single(seed) else { continue };
+            for next in seed + 1.. {
+                let Some(other) = self.field.segment(next).filter(|other| admits(other)) else {
+                    break;
+                };
+                let output = window.sums.output.saturating_add(other.output_bytes());
+                if output > policy.max_run
+                    || self.field.grow_by(&mut window, next, 0, &admits).is_err()
+                {
+                    break;
+                }
+            }
+            let spared = (window.members.len() as u64).saturating_sub(1);
+            let ratio = Ratio::of(spared, window.sums.output);
+            if spared > 0 && best.as_ref().is_none_or(|(least, _)| ratio.compare(*least).is_gt()) {
+                best = Some((ratio, window));
+            }
+        }
+        best.map(|(_, window)| self.job(&window, Reason::Gather))
+    }
 }
 
 /// Whether one range has a bound of the other inside.

@@ -1,10 +1,10 @@
 //! What a compaction is going to write: where its outputs are cut, and how long each gets at most.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalog::base::SegmentSet;
 use crate::catalog::dead;
+use crate::compaction::cuts::{Cuts, Other, ends_at_bound};
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::job::{Manners, Shape, hull, names};
 use crate::compaction::merge::{Merge, Told};
@@ -33,6 +33,8 @@ pub(crate) struct Output {
 /// Sizes of an output in the planning.
 struct Draft {
     from: Box<str>,
+    /// It begins where the one before it was full, rather than at a bound.
+    began_between: bool,
     /// The most that its data can get,
     data: u64,
     /// and what they are likely to.
@@ -42,7 +44,13 @@ struct Draft {
 
 impl Draft {
     fn new(from: Box<str>) -> Self {
-        Draft { from, data: FIRST_FRAME, likely: FIRST_FRAME, footer: Bound::new() }
+        Draft {
+            from,
+            began_between: false,
+            data: FIRST_FRAME,
+            likely: FIRST_FRAME,
+            footer: Bound::new(),
+        }
     }
 
     fn close(&mut self, to: Option<Box<str>>, outputs: &mut Vec<Output>) {
@@ -66,7 +74,9 @@ pub(crate) fn outputs(
     let (from, to) = range(inputs)?;
     // Sizes are estimated from above: a little more is still what was meant, and no sliver is left.
     let most = shape.run_bytes.saturating_add(shape.run_bytes / 16);
-    let bounds = bounds(set, inputs)?;
+    let others = others(set, inputs)?;
+    let is_aligned = shape.cut_from == 0;
+    let cuts = if is_aligned { Cuts::all(&others) } else { Cuts::clean(&others, shape.generation) };
     let prefixes = prefixes(knowledge, inputs);
     let mut merge = Merge::new(inputs)?;
     let (mut outputs, mut places) = (Vec::new(), Vec::new());
@@ -92,17 +102,19 @@ pub(crate) fn outputs(
         let full = draft.likely + size.likely + footer.bytes() > most;
         let between = last.as_deref().and_then(|last| {
             // Nothing lives between the bounds: no run is to cover it, or it would cross them still.
-            let mut between = within(&bounds, last, &name);
-            let first = between.next().filter(|_| draft.likely >= shape.cut_from)?;
+            let mut between = cuts.within(last, &name);
+            let ends = ends_at_bound(draft.likely, shape.cut_from, draft.began_between);
+            let first = between.next().filter(|_| ends)?;
             Some((first.clone(), between.last().unwrap_or(first).clone()))
         });
-        if last.is_none() && shape.cut_from == 0 {
-            draft.from = within(&bounds, &draft.from, &name).last().unwrap_or(&draft.from).clone();
+        if last.is_none() && is_aligned {
+            draft.from = cuts.within(&draft.from, &name).last().unwrap_or(&draft.from).clone();
         }
         if last.is_some() && (full || between.is_some()) {
+            let began_between = between.is_none();
             let (to, from) = between.unwrap_or_else(|| (name.clone(), name.clone()));
             draft.close(Some(to), &mut outputs);
-            draft.from = from;
+            (draft.from, draft.began_between) = (from, began_between);
             open(&mut draft);
             footer = draft.footer;
             bound(&mut footer, &name, &living);
@@ -112,8 +124,8 @@ pub(crate) fn outputs(
         draft.footer = footer;
         last = Some(name);
     }
-    let behind = last.as_deref().filter(|_| shape.cut_from == 0).and_then(|last| {
-        above(&bounds, last).next().filter(|bound| to.as_ref().is_none_or(|to| *bound < to))
+    let behind = last.as_deref().filter(|_| is_aligned).and_then(|last| {
+        cuts.above(last).next().filter(|bound| to.as_ref().is_none_or(|to| *bound < to))
     });
     draft.close(behind.cloned().or(to), &mut outputs);
     Ok(outputs)
@@ -129,26 +141,6 @@ fn prefixes(knowledge: &Knowledge<'_>, inputs: &[Arc<Segment>]) -> Vec<usize> {
     let lines = knowledge.engine.catalog.forgotten(u64::MAX);
     let kept = lines.iter().filter(|line| hull.contains(&line.lsn));
     kept.map(|line| line.prefix.len()).collect()
-}
-
-/// The bounds behind a name.
-fn above<'b>(
-    bounds: &'b BTreeSet<Box<str>>,
-    name: &str,
-) -> impl Iterator<Item = &'b Box<str>> + use<'b> {
-    bounds.range::<str, _>((std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded))
-}
-
-/// The bounds behind a name, up to another and itself included.
-fn within<'b>(
-    bounds: &'b BTreeSet<Box<str>>,
-    name: &str,
-    to: &str,
-) -> impl Iterator<Item = &'b Box<str>> + use<'b> {
-    let range = (std::ops::Bound::Excluded(name), std::ops::Bound::Included(to.max(name)));
-    // A range that excludes where it ends is empty.
-    let range = (name < to).then(|| bounds.range::<str, _>(range));
-    range.into_iter().flatten()
 }
 
 /// The names that these segments cover together.
@@ -167,16 +159,15 @@ fn range(inputs: &[Arc<Segment>]) -> Result<(Box<str>, Option<Box<str>>)> {
     Ok(all.unwrap_or_default())
 }
 
-/// Where runs begin and end that are no inputs.
-fn bounds(set: &SegmentSet, inputs: &[Arc<Segment>]) -> Result<BTreeSet<Box<str>>> {
+/// The runs that are no inputs.
+fn others(set: &SegmentSet, inputs: &[Arc<Segment>]) -> Result<Vec<Other>> {
     let is_input = |run: &Segment| inputs.iter().any(|input| input.id == run.id);
-    let mut bounds = BTreeSet::new();
-    for run in set.sealed.iter().filter(|segment| segment.run && !is_input(segment)) {
+    let runs = set.sealed.iter().filter(|segment| segment.run && !is_input(segment));
+    let each = runs.map(|run| {
         let (from, to) = names(run)?;
-        bounds.insert(from);
-        bounds.extend(to);
-    }
-    Ok(bounds)
+        Ok((run.trailer().map_or(0, |trailer| trailer.facts.generation), from, to))
+    });
+    each.collect()
 }
 
 /// What an agent takes of a run's data.

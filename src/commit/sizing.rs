@@ -1,0 +1,65 @@
+//! How long the next log segment is to be.
+
+use std::time::Duration;
+
+use crate::commit::Engine;
+use crate::commit::upkeep::FIRST_SEGMENT;
+use crate::sync::atomic::Ordering;
+use crate::types::Durability;
+
+/// A segment that was filled faster than this gets a bigger successor; one that took much longer a
+/// smaller one.
+const FAST: Duration = Duration::from_secs(2);
+const SLOW: Duration = Duration::from_secs(120);
+
+/// How large the next segment is to be.
+#[derive(Default)]
+pub(super) struct Sizing {
+    next: u64,
+    switched: Duration,
+    last_active: u64,
+    /// Whether the next one is worth being filled with zeros.
+    pub(super) fills: bool,
+}
+
+impl Engine {
+    /// The length of the next log segment.
+    pub(super) fn next_capacity(&self, sizing: &mut Sizing) -> u64 {
+        // Never more than a small share of what is left is taken ahead of need.
+        let free = self.io.fs.free_space(&self.dir).unwrap_or(u64::MAX);
+        let most = self.options.segment_bytes.min((free / 16).max(FIRST_SEGMENT));
+        let most = match self.upkeep.most.load(Ordering::Relaxed) {
+            0 => most,
+            limit => most.min(limit.max(FIRST_SEGMENT)),
+        };
+        let (active, filled, early) = {
+            let order = self.order.lock();
+            (order.active.segment.id, order.last_filled, order.left_early)
+        };
+        let now = self.io.clock.monotonic();
+        if sizing.next == 0 {
+            sizing.next = FIRST_SEGMENT.min(most);
+            sizing.switched = now;
+            sizing.last_active = active;
+            sizing.fills = self.options.durability == Durability::Sync;
+        }
+        if sizing.last_active != active {
+            let took = now.saturating_sub(sizing.switched);
+            sizing.fills = self.log.takes_small_groups();
+            let moments = if sizing.fills { FAST / 16 } else { FAST / 4 };
+            self.upkeep.hurry.store(took < moments, Ordering::Relaxed);
+            if early {
+                let enough = (filled * 2).next_power_of_two().min(sizing.next);
+                sizing.next = enough.max(FIRST_SEGMENT.min(most));
+            } else if took < FAST {
+                let factor = if took < FAST / 32 { 16 } else { 4 };
+                sizing.next = sizing.next.saturating_mul(factor).min(most);
+            } else if took > SLOW {
+                sizing.next = (sizing.next / 4).max(FIRST_SEGMENT.min(most));
+            }
+            sizing.last_active = active;
+            sizing.switched = now;
+        }
+        sizing.next.min(most)
+    }
+}
