@@ -4,7 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::base::{Base, Lookup, SegmentSet};
+use super::base::Base;
+use super::lookup::{Lookup, SegmentSet};
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::segment::testing::{HASH, NAME, add, sealed};

@@ -5,6 +5,7 @@ pub(crate) mod base;
 #[cfg(all(test, feature = "sim"))]
 mod base_tests;
 pub(crate) mod dead;
+pub(crate) mod lookup;
 pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod resident;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
-use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::lookup::{Lookup, SegmentSet};
 use crate::catalog::resident::{Progress, Resident, Slot};
 use crate::error::Result;
 use crate::format::head::Head;

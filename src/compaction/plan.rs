@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::catalog::base::SegmentSet;
 use crate::catalog::dead;
+use crate::catalog::lookup::SegmentSet;
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::job::{Manners, Shape, names};
 use crate::compaction::merge::{Merge, Told};

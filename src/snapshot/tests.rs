@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::lookup::{Lookup, SegmentSet};
 use crate::catalog::resident::Resident;
 use crate::catalog::version::Version;
 use crate::format::head::Head;
