@@ -3,19 +3,11 @@
 use std::sync::Arc;
 
 use crate::catalog::base::Base;
+use crate::catalog::set::{Candidate, SegmentSet};
 use crate::error::Result;
 use crate::format::footer::Block;
 use crate::format::head::Head;
 use crate::segment::Segment;
-
-/// The sealed segments at one moment.
-pub(crate) struct SegmentSet {
-    /// Counts the sets.
-    pub(crate) generation: u64,
-    /// In the order of their lowest lsns. Segments that hold the same name do not overlap; runs of
-    /// other names may begin before one that ends earlier.
-    pub(crate) sealed: Vec<Arc<Segment>>,
-}
 
 /// Looks an agent up in sealed segments, newest first.
 pub(crate) struct Lookup<'a> {
@@ -27,8 +19,8 @@ pub(crate) struct Lookup<'a> {
 impl Lookup<'_> {
     /// The agent's head, forgotten prefixes aside.
     pub(crate) fn head(&self) -> Result<Head> {
-        for segment in self.set.sealed.iter().rev() {
-            if let Some((_, block)) = self.block(segment)? {
+        for candidate in self.set.candidates(self.name, self.hash) {
+            if let Some((_, block)) = self.block(&candidate)? {
                 return Ok(block.head());
             }
         }
@@ -41,7 +33,9 @@ impl Lookup<'_> {
         let (mut lowest, mut floor) = (head.next, head.floor);
         let mut policy_found = head.flags & Head::POLICY == 0;
         let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
-        for segment in self.set.sealed.iter().rev() {
+        let candidates = self.set.candidates(self.name, self.hash);
+        for candidate in &candidates {
+            let segment = candidate.segment;
             let complete = lowest <= floor && !needs_all && policy_found;
             if head.life == 0 || complete {
                 break;
@@ -50,7 +44,7 @@ impl Lookup<'_> {
             if segment.end_lsn() <= head.life {
                 continue;
             }
-            let Some((at, block)) = self.block(segment)? else { continue };
+            let Some((at, block)) = self.block(candidate)? else { continue };
             if block.head().life != head.life {
                 break;
             }
@@ -72,8 +66,11 @@ impl Lookup<'_> {
         Ok(base)
     }
 
-    fn block<'a>(&self, segment: &'a Arc<Segment>) -> Result<Option<(u64, Block<'a>)>> {
-        let found = segment.look_up(self.name, self.hash)?;
-        Ok(found.filter(|_| !segment.hides(self.name)))
+    fn block<'a>(&self, candidate: &Candidate<'a>) -> Result<Option<(u64, Block<'a>)>> {
+        let Candidate { segment, ask } = *candidate;
+        if segment.hides(self.name) {
+            return Ok(None);
+        }
+        if ask { segment.look_up(self.name, self.hash) } else { segment.find(self.name) }
     }
 }

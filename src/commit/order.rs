@@ -395,7 +395,7 @@ impl Engine {
         let body_at = order.tail + batch.header.len() as u64;
         let (lsn, end) = (order.end(), order.end() + batch.len() as u64);
         if let Some(prefix) = batch.prefix.take() {
-            self.catalog.forget_prefix(&prefix, lsn);
+            self.catalog.forget_prefix(&prefix, lsn, self.log.durable());
             order.prefixes.push((lsn, prefix));
             self.catalog.count_death(false);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalog::dead;
-use crate::catalog::lookup::SegmentSet;
+use crate::catalog::set::SegmentSet;
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::job::{Manners, Shape, names};
 use crate::compaction::merge::{Merge, Told};

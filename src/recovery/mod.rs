@@ -476,7 +476,7 @@ fn drop_dominated(defaults: &mut Vec<PastDefault>) {
 fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay) {
     for (lsn, prefix) in std::mem::take(&mut replay.prefixes) {
         order.bound.add_prefix(prefix.len());
-        catalog.forget_prefix(&prefix, lsn);
+        catalog.forget_prefix(&prefix, lsn, u64::MAX);
         order.prefixes.push((lsn, prefix));
     }
     order.record_bytes = replay.record_bytes;
