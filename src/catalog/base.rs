@@ -9,7 +9,6 @@ use smallvec::SmallVec;
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
 use crate::format::footer::{Block, StateChange};
-use crate::format::head::Head;
 use crate::format::record::Change;
 use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
@@ -19,15 +18,6 @@ use crate::types::Retention;
 
 /// What offsets in segments are multiples of.
 const UNIT: u64 = 8;
-
-/// The sealed segments at one moment.
-pub(crate) struct SegmentSet {
-    /// Counts the sets.
-    pub(crate) generation: u64,
-    /// In the order of their lowest lsns. Segments that hold the same name do not overlap; runs of
-    /// other names may begin before one that ends earlier.
-    pub(crate) sealed: Vec<Arc<Segment>>,
-}
 
 /// The entries of one life in one sealed segment. Kept small: an agent in use has one a segment.
 pub(crate) struct Extent {
@@ -282,13 +272,18 @@ impl Base {
 
     /// Leaves out extents that reach beyond `seq`, where something newer begins. Only blocks that lie
     /// tell of such; whoever reads what no other extent has is told that it is damaged.
-    fn keep_below(&mut self, seq: u64) {
+    pub(super) fn keep_below(&mut self, seq: u64) {
         while self.extents.last().is_some_and(|last| last.end() > seq) {
             self.extents.pop();
         }
     }
 
-    fn add_newer(&mut self, segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Result<()> {
+    pub(super) fn add_newer(
+        &mut self,
+        segment: &Arc<Segment>,
+        at: u64,
+        block: &Block<'_>,
+    ) -> Result<()> {
         self.floor = self.floor.max(block.head().floor);
         if let Some(extent) = Extent::of(segment, at, block) {
             self.keep_below(extent.first);
@@ -339,65 +334,4 @@ fn last_policy(segment: &Segment, name: &str) -> Option<u64> {
         at = at.checked_add(header.len())?;
     }
     last
-}
-
-/// Looks an agent up in sealed segments, newest first.
-pub(crate) struct Lookup<'a> {
-    pub(crate) set: &'a SegmentSet,
-    pub(crate) name: &'a str,
-    pub(crate) hash: u64,
-}
-
-impl Lookup<'_> {
-    /// The agent's head, forgotten prefixes aside.
-    pub(crate) fn head(&self) -> Result<Head> {
-        for segment in self.set.sealed.iter().rev() {
-            if let Some((_, block)) = self.block(segment)? {
-                return Ok(block.head());
-            }
-        }
-        Ok(Head::absent())
-    }
-
-    /// Everything that sealed segments hold of the life that `head` tells of.
-    pub(crate) fn load(&self, head: &Head) -> Result<Base> {
-        let mut blocks: Vec<(&Arc<Segment>, u64, Block<'_>)> = Vec::new();
-        let (mut lowest, mut floor) = (head.next, head.floor);
-        let mut policy_found = head.flags & Head::POLICY == 0;
-        let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
-        for segment in self.set.sealed.iter().rev() {
-            let complete = lowest <= floor && !needs_all && policy_found;
-            if head.life == 0 || complete {
-                break;
-            }
-            // Nothing of a life is older than its beginning. Segments further down may end later.
-            if segment.end_lsn() <= head.life {
-                continue;
-            }
-            let Some((at, block)) = self.block(segment)? else { continue };
-            if block.head().life != head.life {
-                break;
-            }
-            floor = floor.max(block.head().floor);
-            if block.count() > 0 {
-                lowest = block.first_seq();
-            }
-            policy_found |= block.policy().is_some();
-            blocks.push((segment, at, block));
-        }
-        // Not by `head`: segments may have been sealed since it was looked at.
-        let end = blocks.first().map_or(head.next, |(_, _, newest)| newest.head().next);
-        let mut base = Base::empty(head.life, self.set.generation);
-        base.extents.reserve_exact(blocks.len());
-        for (segment, at, block) in blocks.into_iter().rev() {
-            base.add_newer(segment, at, &block)?;
-        }
-        base.keep_below(end);
-        Ok(base)
-    }
-
-    fn block<'a>(&self, segment: &'a Arc<Segment>) -> Result<Option<(u64, Block<'a>)>> {
-        let found = segment.look_up(self.name, self.hash)?;
-        Ok(found.filter(|_| !segment.hides(self.name)))
-    }
 }

@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::base::{Base, Lookup, SegmentSet};
+use super::base::Base;
+use super::lookup::Lookup;
+use super::set::SegmentSet;
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::segment::testing::{HASH, NAME, add, sealed};
@@ -12,7 +14,7 @@ use crate::segment::testing::{HASH, NAME, add, sealed};
 const LIFE: u64 = 5000;
 
 fn load(sealed: Vec<Arc<Segment>>, next: u64) -> Base {
-    let set = SegmentSet { generation: 1, sealed };
+    let set = SegmentSet::new(1, sealed);
     let head = Head { life: LIFE, next, floor: 1, flags: 0 };
     Lookup { set: &set, name: NAME, hash: HASH }.load(&head).unwrap()
 }

@@ -6,9 +6,17 @@ pub(crate) mod base;
 mod base_tests;
 pub(crate) mod dead;
 pub(crate) mod deaths;
+mod forgotten;
+pub(crate) mod lookup;
 pub(crate) mod names;
 pub(crate) mod part;
 pub(crate) mod resident;
+mod runs;
+mod sealed;
+pub(crate) mod set;
+#[cfg(all(test, feature = "sim"))]
+mod set_tests;
+mod sieve;
 pub(crate) mod version;
 
 use std::borrow::Borrow;
@@ -16,19 +24,24 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
-use crate::catalog::base::{Lookup, SegmentSet};
 use crate::catalog::deaths::Deaths;
+use crate::catalog::forgotten::Prefixes;
+use crate::catalog::lookup::Lookup;
 use crate::catalog::resident::{Progress, Resident, Slot};
+use crate::catalog::sealed::Sealed;
+use crate::catalog::set::SegmentSet;
 use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Mutex, RwLock};
 
 const SHARDS: usize = 64;
 /// Agents looked at for eviction when a new one comes.
 const STEPS: usize = 4;
+/// Agents taken from a shard under one hold of its lock, where all are gone through.
+const A_FEW: usize = 256;
 
 /// The agents in use and the set of sealed segments.
 pub(crate) struct Catalog {
@@ -36,11 +49,8 @@ pub(crate) struct Catalog {
     shards: Box<[Mutex<Shard>]>,
     /// Bytes that agents at rest may take, for one shard.
     budget: usize,
-    segments: RwLock<Arc<SegmentSet>>,
-    /// Forgotten prefixes and the lsns of their last forgettings, ascending.
-    prefixes: RwLock<BTreeMap<Box<str>, Vec<u64>>>,
-    /// Counts the forgettings of prefixes; 0 if there never was one.
-    prefix_count: AtomicU64,
+    sealed: Sealed,
+    prefixes: Prefixes,
     resident_bytes: AtomicUsize,
     /// What died since the store was opened.
     pub(crate) deaths: Deaths,
@@ -55,6 +65,8 @@ struct Shard {
     agents: HashSet<Known, BuildHasherDefault<Passed>>,
     /// The same agents in the order of the eviction clock.
     clock: VecDeque<Arc<Resident>>,
+    /// How many the hand of the clock has passed.
+    passed: u64,
 }
 
 /// An agent in the table of its shard. The hash is beside it, so that a table grows without looking
@@ -119,6 +131,21 @@ impl std::hash::Hash for Known {
 }
 
 impl Shard {
+    /// The agent at the hand of the clock, which moves on.
+    fn pass(&mut self) -> Option<Arc<Resident>> {
+        let first = self.clock.pop_front()?;
+        self.passed += 1;
+        Some(first)
+    }
+
+    /// The agents from a place of the clock on, counted from the first that there ever was. Those that
+    /// the hand has passed are gone, or come later again.
+    fn clock_from(&self, at: &mut u64) -> impl Iterator<Item = &Arc<Resident>> {
+        *at = (*at).max(self.passed);
+        let from = usize::try_from(*at - self.passed).unwrap_or(usize::MAX);
+        self.clock.range(from.min(self.clock.len())..)
+    }
+
     fn find(&self, name: &str, hash: u64) -> Option<&Arc<Resident>> {
         self.agents.get(&(hash, name) as &dyn Named).map(|known| &known.resident)
     }
@@ -143,16 +170,12 @@ impl Hasher for Passed {
 impl Catalog {
     /// `store` is the store's id, which seeds the hash of names.
     pub(crate) fn new(store: u128, budget: usize, forgotten: Vec<Forgotten>) -> Self {
-        let set = SegmentSet { generation: 0, sealed: Vec::new() };
         Catalog {
             seed: name_seed(store),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             budget: budget / SHARDS,
-            segments: RwLock::new(Arc::new(set)),
-            prefix_count: AtomicU64::new(forgotten.len() as u64),
-            prefixes: RwLock::new(
-                forgotten.into_iter().map(|f| (f.prefix.into_boxed_str(), vec![f.lsn])).collect(),
-            ),
+            sealed: Sealed::new(),
+            prefixes: Prefixes::new(name_seed(store), forgotten),
             resident_bytes: AtomicUsize::new(0),
             deaths: Deaths::default(),
             exchanged: AtomicU64::new(0),
@@ -190,9 +213,17 @@ impl Catalog {
     /// Calls `each` with every resident agent.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<Resident>)) {
         for shard in &self.shards {
-            // Copied first: what is called may take other locks.
-            let agents: Vec<_> = shard.lock().clock.iter().cloned().collect();
-            agents.iter().for_each(&mut each);
+            let mut at = 0;
+            loop {
+                // A few at a time: whoever needs the shard meanwhile does not wait for all of them. What
+                // is called may take other locks.
+                let few: Vec<_> = shard.lock().clock_from(&mut at).take(A_FEW).cloned().collect();
+                if few.is_empty() {
+                    break;
+                }
+                few.iter().for_each(&mut each);
+                at += few.len() as u64;
+            }
         }
     }
 
@@ -238,7 +269,7 @@ impl Catalog {
             return evicted;
         }
         for place in &mut evicted {
-            let Some(candidate) = shard.clock.pop_front() else { break };
+            let Some(candidate) = shard.pass() else { break };
             match self.evict(shard, candidate, progress) {
                 Ok(gone) => *place = Some(gone),
                 Err(kept) => shard.clock.push_back(kept),
@@ -278,17 +309,18 @@ impl Catalog {
 
     /// The sealed segments now.
     pub(crate) fn segments(&self) -> Arc<SegmentSet> {
-        Arc::clone(&self.segments.read())
+        self.sealed.current()
     }
 
     /// Installs a new set made from the old one; gives its generation.
     pub(crate) fn install(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>, u64)) -> u64 {
-        let mut current = self.segments.write();
-        let mut sealed = current.sealed.clone();
-        let generation = current.generation + 1;
-        change(&mut sealed, generation);
-        *current = Arc::new(SegmentSet { generation, sealed });
-        generation
+        self.sealed.install(change)
+    }
+
+    /// Prepares up to this many log segments for look-ups, which then need not ask each of them by
+    /// itself: the newest first. That walks the names in their footers.
+    pub(crate) fn sift(&self, most: usize) {
+        self.sealed.sift(most, self.seed);
     }
 
     /// Puts compacted segments in the place of those that they were made from, and lets go of
@@ -303,6 +335,7 @@ impl Catalog {
             sealed.sort_by_key(|segment| (segment.lowest_lsn(), segment.id));
         });
         self.exchanged.fetch_max(generation, Ordering::SeqCst);
+        self.sealed.tidy();
         let mut retired = self.retired.lock();
         retired.retain(|segment| segment.strong_count() > 0);
         retired.extend(gone.iter().map(Arc::downgrade));
@@ -331,19 +364,12 @@ impl Catalog {
 
     /// The forgotten prefixes whose forgetting lies below `durable`, with its lsn.
     pub(crate) fn forgotten(&self, durable: u64) -> Vec<Forgotten> {
-        let prefixes = self.prefixes.read();
-        let lines = prefixes.iter().filter_map(|(prefix, lsns)| {
-            let lsn = *lsns.iter().rev().find(|lsn| **lsn < durable)?;
-            Some(Forgotten { prefix: prefix.to_string(), lsn })
-        });
-        let mut lines: Vec<_> = lines.collect();
-        lines.sort_unstable_by_key(|line| line.lsn);
-        lines
+        self.prefixes.below(durable)
     }
 
     /// How many prefixes are forgotten that something is held against.
     pub(crate) fn forgotten_prefixes(&self) -> usize {
-        self.prefixes.read().len()
+        self.prefixes.len()
     }
 
     /// Drops forgettings of prefixes of which nothing is left to be held against.
@@ -355,54 +381,19 @@ impl Catalog {
                 self.apply_prefixes(resident, &mut slot);
             }
         });
-        let mut prefixes = self.prefixes.write();
-        for line in over {
-            if let Some(lsns) = prefixes.get_mut(line.prefix.as_str()) {
-                lsns.retain(|lsn| *lsn > line.lsn);
-                if lsns.is_empty() {
-                    prefixes.remove(line.prefix.as_str());
-                }
-            }
-        }
+        self.prefixes.drop_up_to(over);
     }
 
-    /// Adds a forgotten prefix. Called in the order of the lsns.
-    pub(crate) fn forget_prefix(&self, prefix: &str, lsn: u64) {
-        // Those that are not durable yet must not hide the one before them; there are few.
-        const KEPT: usize = 64;
-        let mut prefixes = self.prefixes.write();
-        let lsns = prefixes.entry(prefix.into()).or_default();
-        if lsns.last().is_some_and(|last| *last >= lsn) {
-            // The manifest told of it already.
-            return;
-        }
-        if lsns.len() == KEPT {
-            lsns.remove(0);
-        }
-        lsns.push(lsn);
-        self.prefix_count.fetch_add(1, Ordering::Release);
+    /// Adds a forgotten prefix. Called in the order of the lsns; what lies below `durable` is on
+    /// stable storage.
+    pub(crate) fn forget_prefix(&self, prefix: &str, lsn: u64, durable: u64) {
+        self.prefixes.add(prefix, lsn, durable);
     }
 
-    /// The lsn of the first forgetting of a prefix over the name since that life began.
-    /// One probe a `/`.
+    /// The lsn of the first forgetting of a prefix over the name since that life began. One probe for
+    /// each `/` in the name.
     pub(crate) fn forgotten_since(&self, name: &str, life: u64) -> Option<u64> {
-        let since = |lsns: &Vec<u64>| lsns.iter().find(|lsn| **lsn > life).copied();
-        self.forgettings_over(name, since).into_iter().min()
-    }
-
-    /// The lsn of the last forgetting of a prefix over the name.
-    fn last_forgotten(&self, name: &str) -> Option<u64> {
-        self.forgettings_over(name, |lsns| lsns.last().copied()).into_iter().max()
-    }
-
-    /// What `pick` takes of the forgettings of each prefix over the name.
-    fn forgettings_over(&self, name: &str, pick: impl Fn(&Vec<u64>) -> Option<u64>) -> Vec<u64> {
-        if self.prefix_count.load(Ordering::Acquire) == 0 {
-            return Vec::new();
-        }
-        let prefixes = self.prefixes.read();
-        let ends = name.match_indices('/').map(|(at, _)| at + 1);
-        ends.filter_map(|end| pick(prefixes.get(name.get(..end)?)?)).collect()
+        self.prefixes.first_since(name, life)
     }
 
     /// Looks the agent up if it is not known yet. Reads footers, under no lock.
@@ -410,6 +401,7 @@ impl Catalog {
         while !resident.lock().is_known() {
             let set = self.segments();
             let head = lookup(&set, resident).head()?;
+            self.sealed.note_look_up(&set, self.seed);
             let mut slot = resident.lock();
             // Segments that were taken out meanwhile may tell of a life that a prefix ended which
             // is forgotten itself by now.
@@ -444,7 +436,7 @@ impl Catalog {
     /// Holds the prefixes forgotten since the last time against the agent. `slot` is its own.
     #[inline]
     pub(crate) fn apply_prefixes(&self, resident: &Resident, slot: &mut Slot) {
-        let count = self.prefix_count.load(Ordering::Acquire);
+        let count = self.prefixes.count();
         // What has not been looked up yet may live: it is held against that.
         if slot.prefixes_seen == count || !slot.is_known() {
             return;
@@ -454,7 +446,7 @@ impl Catalog {
         // seen to be forgotten.
         let life = slot.latest().head.life;
         let first = self.forgotten_since(&resident.name, life).filter(|_| life != 0);
-        let last = self.last_forgotten(&resident.name);
+        let last = self.prefixes.last(&resident.name);
         let last = last.filter(|last| *last > first.unwrap_or(life));
         for lsn in first.into_iter().chain(last) {
             // The forgetting is published as soon as anything behind its first byte is durable.

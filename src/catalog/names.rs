@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
-use crate::catalog::base::SegmentSet;
+use crate::catalog::set::SegmentSet;
 use crate::error::Result;
 use crate::format::Fault;
 use crate::format::footer::{FooterRef, Position};

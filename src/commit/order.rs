@@ -403,7 +403,7 @@ impl Engine {
         let body_at = order.tail + batch.header.len() as u64;
         let (lsn, end) = (order.end(), order.end() + batch.len() as u64);
         if let Some(prefix) = batch.prefix.take() {
-            self.catalog.forget_prefix(&prefix, lsn);
+            self.catalog.forget_prefix(&prefix, lsn, self.log.durable());
             order.prefixes.push((lsn, prefix));
             // What it ended in unsealed segments is booked as a byte, which gives it a date.
             let sealing = order.sealing.iter().map(|job| &job.file);

@@ -110,6 +110,8 @@ impl Engine {
         // Had somebody waited, there would have been no rest.
         self.note_turnover(since + rested);
         self.task(Worker::Compaction).wake();
+        // One more than was sealed: so those that were sealed before an opening are all known in time.
+        self.catalog.sift(2);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::base::SegmentSet;
+use crate::catalog::set::SegmentSet;
 use crate::commit::Engine;
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::merge::{Merge, Told};

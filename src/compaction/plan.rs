@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::catalog::base::SegmentSet;
 use crate::catalog::dead;
+use crate::catalog::set::SegmentSet;
 use crate::compaction::cuts::{Cuts, Other, ends_at_bound};
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::job::{Manners, Shape, hull, names};

@@ -491,7 +491,7 @@ fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay, time: u64) {
     }
     for (lsn, prefix) in std::mem::take(&mut replay.prefixes) {
         order.bound.add_prefix(prefix.len());
-        catalog.forget_prefix(&prefix, lsn);
+        catalog.forget_prefix(&prefix, lsn, u64::MAX);
         order.prefixes.push((lsn, prefix));
     }
     order.record_bytes = replay.record_bytes;

@@ -23,7 +23,7 @@ use crate::format::record::{self, Append, Record};
 use crate::format::touched::Touched;
 use crate::format::{Fault, VERSION};
 use crate::io::{Io, Map};
-use crate::segment::index::RunIndex;
+use crate::segment::index::Index;
 use crate::segment::scan::Frames;
 use crate::sync::Published;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,8 +94,7 @@ struct Footer {
     /// A footer that was built from frames because the file has none, or a damaged one.
     heap: Option<Vec<u8>>,
     touched: Touched,
-    /// Of a run, once it was asked for.
-    index: OnceLock<RunIndex>,
+    index: Index,
 }
 
 impl Segment {
@@ -307,7 +306,12 @@ impl Segment {
         }
         self.publish(trailer.facts.data_end);
         let touched = self.footer_touched(trailer.footer_len());
-        self.footer.get_or_init(|| Footer { trailer, heap: None, touched, index: OnceLock::new() });
+        self.footer.get_or_init(|| Footer {
+            trailer,
+            heap: None,
+            touched,
+            index: Index::default(),
+        });
         Ok(())
     }
 
@@ -320,7 +324,7 @@ impl Segment {
         self.publish(trailer.facts.data_end);
         let touched = self.footer_touched(bytes.len() as u64);
         let heap = Some(bytes);
-        self.footer.get_or_init(|| Footer { trailer, heap, touched, index: OnceLock::new() });
+        self.footer.get_or_init(|| Footer { trailer, heap, touched, index: Index::default() });
         Ok(())
     }
 

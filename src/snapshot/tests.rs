@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::catalog::base::{Lookup, SegmentSet};
+use crate::catalog::lookup::Lookup;
 use crate::catalog::resident::Resident;
+use crate::catalog::set::SegmentSet;
 use crate::catalog::version::Version;
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::segment::testing::{HASH, NAME, add, add_at, sealed};
 
 fn snapshot(head: Head, sealed: Vec<Arc<Segment>>) -> Snapshot {
-    let set = SegmentSet { generation: 1, sealed };
+    let set = SegmentSet::new(1, sealed);
     let base = Lookup { set: &set, name: NAME, hash: HASH }.load(&head).unwrap();
     Snapshot {
         resident: Arc::new(Resident::new(Arc::from(NAME), HASH)),

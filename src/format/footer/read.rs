@@ -77,6 +77,14 @@ impl<'a> FooterRef<'a> {
         Ok(place.is_in(page))
     }
 
+    /// Whether the page of the filter that tells of this hash was read before.
+    pub(crate) fn has_read_filter(&self, hash: u64) -> bool {
+        let place = filter::place(hash, self.trailer.filter_pages);
+        let first = self.trailer.filter_at.saturating_sub(self.trailer.footer_at);
+        let start = first.saturating_add(place.page.saturating_mul(PAGE as u64));
+        in_memory(start).is_ok_and(|start| self.touched.test(start))
+    }
+
     /// The block of the agent of this name, and its offset in the file.
     pub(crate) fn find(&self, name: &str) -> Result<Option<(u64, Block<'a>)>, Fault> {
         let (_, leaf) = self.descend(name.as_bytes())?;
