@@ -49,13 +49,14 @@ fn a_compaction_whose_room_others_take_is_given_up_before_the_disk_is_full() {
     while runs() == 0 {
         assert_eq!(store.compact().unwrap(), CompactOutcome::More);
     }
-    let (used, calls) = (disk.used(), disk.calls());
+    let (used, calls, made) = (disk.used(), disk.calls(), runs() as u64);
     disk.set_capacity(used + (3 << 20));
     let CompactOutcome::DiskFull { need, free } = store.compact().unwrap() else {
         panic!("there was room, or nothing left to do");
     };
     assert!(need > free && free > 3 << 20, "{need} bytes needed of {free}");
-    assert!(disk.calls() <= calls + 2, "it wrote all the same");
+    // It removes what it has made, and does nothing else.
+    assert!(disk.calls() <= calls + made + 1, "it wrote all the same");
     assert_eq!(runs(), 0);
     assert!(disk.used() < used);
     store.agent("agent/000").unwrap().forget().unwrap();

@@ -23,7 +23,6 @@ impl Compactor {
         busy.job = None;
         self.engine.sync()?;
         self.engine.seal_active()?;
-        let end = self.engine.log.durable();
         let facts = self.facts();
         let date = busy.schedule.due_now(&facts).map_or(facts.now, |due| due.date);
         let scan =
@@ -54,7 +53,12 @@ impl Compactor {
             into.extend(installed.replaced);
         }
         self.unlink_leftovers()?;
-        self.drop_prefixes(end)?;
+        if self.engine.catalog.forgotten_prefixes() > 0 {
+            // What was held against them is gone: so are their lines, behind another scan.
+            let facts = self.facts();
+            let due = Due { date: facts.now, expired: false };
+            self.scan(&mut busy, &facts, due, &mut || self.go_on())?;
+        }
         report.agents = agents.into_iter().collect();
         let set = self.engine.catalog.segments();
         let damaged = set.sealed.iter().filter(|segment| segment.is_quarantined());
@@ -73,6 +77,7 @@ impl Compactor {
             run_bytes: self.max_run(),
             cut_from: self.max_run() / 4,
             generation: generation.max().unwrap_or(0).max(1),
+            trims: true,
         };
         let mut job = Job::plan(&self.engine, inputs, shape, &mut |_| self.go_on())?;
         let mut more = u64::MAX;
@@ -144,20 +149,5 @@ impl Compactor {
         let linked =
             |path: &&std::path::Path| self.engine.io.fs.links(path).map_or(true, |links| links > 1);
         inputs.map(|segment| segment.path()).filter(linked).map(|path| path.to_owned()).collect()
-    }
-
-    /// Takes forgotten prefixes off the list that nothing older than their forgetting is left of.
-    fn drop_prefixes(&self, end: u64) -> Result<()> {
-        let set = self.engine.catalog.segments();
-        let unsealed = self.engine.order.lock().oldest_unsealed();
-        let lines = self.engine.catalog.forgotten(end);
-        let is_over = |lsn: u64| {
-            unsealed > lsn
-                && set.sealed.iter().filter(|segment| segment.lowest_lsn() <= lsn).all(|segment| {
-                    segment.trailer().is_some_and(|trailer| trailer.facts.cleaned > lsn)
-                })
-        };
-        let over: Vec<_> = lines.into_iter().filter(|line| is_over(line.lsn)).collect();
-        self.drop_lines(&over)
     }
 }

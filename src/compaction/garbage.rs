@@ -101,6 +101,7 @@ impl Schedule {
         let rest = Duration::from_millis(facts.interval) / DUTY;
         let known = Facts { unbooked: 0, ..*facts };
         self.scanned(&known, rest, None);
+        self.last.ended = facts.monotonic;
     }
 
     /// A scan that began with these facts is done.

@@ -310,6 +310,8 @@ pub(crate) struct Shape {
     /// One of at least this length is cut at the bounds of other runs too.
     pub(crate) cut_from: u64,
     pub(crate) generation: u64,
+    /// Outputs end at names of agents that they hold: an erasure leaves no other name.
+    pub(crate) trims: bool,
 }
 
 /// What the runs of a job have in common.

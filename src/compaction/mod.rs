@@ -208,6 +208,7 @@ impl Compactor {
             run_bytes: picked.run_bytes,
             cut_from: picked.cut_from,
             generation: picked.generation,
+            trims: false,
         };
         let job = Job::plan(&self.engine, &picked.inputs, shape, manners)?;
         if let Some((need, free)) = self.lacks(&job, u64::MAX) {

@@ -20,6 +20,9 @@ const RECORD_COST: u64 = 64;
 /// Frames have at least this much in them, but for an agent's last.
 const FRAME_EACH: u64 = 1 << 20;
 
+/// Behind a name it makes the next one in the order of names.
+pub(crate) const BEHIND: char = '\0';
+
 /// A run that is going to be written.
 pub(crate) struct Output {
     /// Names from here on,
@@ -90,13 +93,18 @@ pub(crate) fn outputs(
         draft.data += FRAME_LEN as u64;
     };
     open(&mut draft);
-    let mut last: Option<Box<str>> = None;
+    let (mut first, mut last): (Option<Box<str>>, Option<Box<str>>) = (None, None);
     while let Some(name) = merge.next(&mut places)? {
         manners(0)?;
         let told: Result<Vec<Option<Told<'_>>>> =
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
         let living = knowledge.living(&name, &told)?;
+        if living.head.is_none() {
+            // Nothing is written of it: its name is no bound either.
+            continue;
+        }
+        first.get_or_insert_with(|| name.clone());
         let (size, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
         let full = draft.likely + size.likely + footer.bytes() > most;
@@ -104,8 +112,8 @@ pub(crate) fn outputs(
             // Nothing lives between the bounds: no run is to cover it, or it would cross them still.
             let mut between = cuts.within(last, &name);
             let ends = ends_at_bound(draft.likely, shape.cut_from, draft.began_between);
-            let first = between.next().filter(|_| ends)?;
-            Some((first.clone(), between.last().unwrap_or(first).clone()))
+            let bound = between.next().filter(|_| ends)?;
+            Some((bound.clone(), between.last().unwrap_or(bound).clone()))
         });
         if last.is_none() && is_aligned {
             draft.from = cuts.within(&draft.from, &name).last().unwrap_or(&draft.from).clone();
@@ -128,7 +136,23 @@ pub(crate) fn outputs(
         cuts.above(last).next().filter(|bound| to.as_ref().is_none_or(|to| *bound < to))
     });
     draft.close(behind.cloned().or(to), &mut outputs);
+    if shape.trims {
+        trim(&mut outputs, first, last);
+    }
     Ok(outputs)
+}
+
+/// Has outputs end at names of agents that they hold, where they end at names at all.
+fn trim(outputs: &mut [Output], first: Option<Box<str>>, last: Option<Box<str>>) {
+    if let (Some(output), Some(first)) = (outputs.first_mut(), first)
+        && !output.from.is_empty()
+    {
+        output.from = first;
+    }
+    if let (Some(Output { to: Some(to), .. }), Some(last)) = (outputs.last_mut(), last) {
+        // The first name behind the last one that there is.
+        *to = format!("{last}{BEHIND}").into();
+    }
 }
 
 /// The lengths of the forgotten prefixes that each output may have to keep: those within the lsns of

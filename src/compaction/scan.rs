@@ -2,12 +2,15 @@
 //! what is resident. Records are read only of redacted entries, and of agents with entries that
 //! have expired or will.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::catalog::set::SegmentSet;
 use crate::commit::Engine;
 use crate::compaction::fate::{Knowledge, Living, content};
+use crate::compaction::job::names;
 use crate::compaction::merge::{Merge, Told};
+use crate::compaction::plan::BEHIND;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
@@ -97,6 +100,7 @@ fn scan_set(
     let mut found = found?;
     let mut merge = Merge::new(&segments)?;
     let mut lines = Lines::new(engine, set);
+    let mut bounds = Bounds::of(&segments)?;
     let (mut policies, mut least_age) = (false, engine.options.retention.max_age);
     let (mut places, mut agents) = (Vec::new(), 0u64);
     while let Some(name) = merge.next(&mut places)? {
@@ -111,6 +115,9 @@ fn scan_set(
             policies |= head.flags & Head::POLICY != 0;
             look(found, index, told, &living, scope.expired.then(|| engine.now()))?;
         }
+        if living.head.is_some_and(|head| head.life != 0) {
+            bounds.live(&name);
+        }
         let age = living.policy.flatten().and_then(|policy| policy.max_age);
         least_age = age.into_iter().chain(least_age).min();
         agents += 1;
@@ -119,6 +126,7 @@ fn scan_set(
         }
     }
     let settled = lines.settled();
+    bounds.mark(&mut found);
     Ok(Scan { segments: segments.into_iter().zip(found).collect(), policies, least_age, settled })
 }
 
@@ -162,6 +170,40 @@ fn begin(segment: &Segment, expired: bool) -> Result<Found> {
         _ => false,
     };
     Ok(Found { dead, dirty: dead > 0 || forgets || segment.has_remains(), next_expiry })
+}
+
+/// The names at which runs begin and end: whether an agent of each name lives.
+struct Bounds {
+    alive: BTreeMap<Box<str>, bool>,
+    /// The bounds of each segment.
+    of: Vec<[Option<Box<str>>; 2]>,
+}
+
+impl Bounds {
+    fn of(segments: &[Arc<Segment>]) -> Result<Self> {
+        let mut bounds = Bounds { alive: BTreeMap::new(), of: Vec::new() };
+        for segment in segments {
+            let (from, to) = names(segment)?;
+            let to = to.map(|to| to.strip_suffix(BEHIND).unwrap_or(&to).into());
+            let both = [Some(from).filter(|from| !from.is_empty()), to];
+            bounds.alive.extend(both.iter().flatten().map(|name| (name.clone(), false)));
+            bounds.of.push(both);
+        }
+        Ok(bounds)
+    }
+
+    fn live(&mut self, name: &str) {
+        if let Some(alive) = self.alive.get_mut(name) {
+            *alive = true;
+        }
+    }
+
+    /// A run that ends at the name of an agent that is gone holds that name.
+    fn mark(&self, found: &mut [Found]) {
+        for (found, bounds) in found.iter_mut().zip(&self.of) {
+            found.dirty |= bounds.iter().flatten().any(|name| self.alive.get(name) != Some(&true));
+        }
+    }
 }
 
 /// Forgotten prefixes, and whether a sealed segment still holds a life that one of them ended.
