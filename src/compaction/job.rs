@@ -266,6 +266,8 @@ impl Job {
         let gone: Vec<u64> = self.inputs.iter().map(|input| input.id).collect();
         let lines: Vec<Listed> = self.done.iter().map(|(_, listed)| *listed).collect();
         let (durable, time) = (engine.log.durable(), engine.now());
+        // From here on either manifest may be in force: the files of both stay.
+        let made = std::mem::take(&mut self.made);
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.retain(|line| !gone.contains(&line.id));
             manifest.segments.extend(lines);
@@ -275,12 +277,11 @@ impl Job {
             manifest.time = manifest.time.max(time);
         });
         let heeded = engine.heed(replaced);
-        if heeded.is_err() && engine.log.poisoned().is_some() {
-            // Either manifest may be in force: the files of both stay.
-            self.made.clear();
+        if heeded.is_err() && engine.log.poisoned().is_none() {
+            // Nothing has changed.
+            self.made = made;
         }
         heeded?;
-        self.made.clear();
         let written: Vec<Arc<Segment>> =
             self.done.iter().map(|(file, _)| Arc::clone(&file.segment)).collect();
         engine.catalog.exchange(&self.inputs, &written);
