@@ -7,6 +7,8 @@ mod gate;
 #[cfg(all(test, feature = "sim", memlog_shuttle))]
 mod races;
 #[cfg(all(test, feature = "sim"))]
+mod task_tests;
+#[cfg(all(test, feature = "sim"))]
 mod tests;
 
 use std::fmt;
