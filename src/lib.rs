@@ -131,6 +131,7 @@ mod view;
 
 pub use agent::Agent;
 pub use batch::{Batch, Commit, NewEntry, Receipt};
+pub use commit::health::Health;
 pub use compaction::{CompactOutcome, ErasureReport};
 pub use entry::{Entry, StateValue};
 pub use error::{Damage, Error, ErrorKind, Result};

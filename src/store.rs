@@ -7,6 +7,8 @@ mod gate;
 #[cfg(all(test, feature = "sim", memlog_shuttle))]
 mod races;
 #[cfg(all(test, feature = "sim"))]
+mod task_tests;
+#[cfg(all(test, feature = "sim"))]
 mod tests;
 
 use std::fmt;
@@ -18,6 +20,7 @@ use crate::agent::{Agent, check_name};
 use crate::batch::Batch;
 use crate::catalog::names::{Named, Names, Way};
 use crate::commit::Engine;
+use crate::commit::health::Health;
 use crate::commit::scratch::Scratch;
 use crate::compaction::{CompactOutcome, Compactor, ErasureReport, content_of};
 use crate::error::{Damage, Error, ErrorKind, Result};
@@ -438,6 +441,21 @@ impl Store {
             }
         }
         stats
+    }
+
+    /// How the store is doing as of now: whether it takes writes, what its background work met, and
+    /// what it is behind by. Cheap: it reads no file and waits for nothing.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = memlog::Store::open(dir.path().join("mem"))?;
+    /// let health = store.health();
+    /// assert!(!health.poisoned && health.last_error.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine().health()
     }
 
     /// What recovery found and did when the store was opened.

@@ -111,6 +111,8 @@ pub(crate) struct Log {
     gathering: Mutex<Gathering>,
     wakers: Mutex<Vec<Waiting>>,
     poison: OnceLock<(u64, Error)>,
+    /// The panic that poisoned it, with the name of the work that unwound.
+    panicked: OnceLock<Error>,
 }
 
 impl Log {
@@ -131,6 +133,7 @@ impl Log {
             }),
             wakers: Mutex::default(),
             poison: OnceLock::new(),
+            panicked: OnceLock::new(),
         }
     }
 
@@ -174,6 +177,7 @@ impl Log {
     /// The error for writes after a failure, if there was one.
     pub(crate) fn poisoned(&self) -> Option<Error> {
         let (lsn, cause) = self.poison.get()?;
+        let cause = self.panicked.get().unwrap_or(cause);
         Some(cause.restated(
             ErrorKind::Poisoned,
             format!(
@@ -190,11 +194,18 @@ impl Log {
         let _ = self.poison.set((self.durable(), cause.clone()));
     }
 
+    /// The same for background work that unwound. The log may have been poisoned on the way, by a
+    /// role that does not know whose work it was.
+    pub(crate) fn poison_by_panic(&self, cause: &Error) {
+        let _ = self.panicked.set(cause.clone());
+        self.poison(cause);
+    }
+
     /// The error for a batch that was ordered and whose writing or syncing failed.
     fn in_doubt(&self) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
-            Some((_, cause)) => Err(cause.restated(
+            Some((_, cause)) => Err(self.panicked.get().unwrap_or(cause).restated(
                 ErrorKind::Indeterminate,
                 "the batch may or may not be there after the store is reopened",
             )),

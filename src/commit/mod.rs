@@ -8,6 +8,7 @@
 mod at_once;
 mod close;
 mod desk;
+pub(crate) mod health;
 pub(crate) mod log;
 pub(crate) mod order;
 pub(crate) mod pace;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::catalog::resident::Progress;
 use crate::commit::close::Closing;
+use crate::commit::health::Board;
 use crate::commit::log::Log;
 use crate::commit::order::{Attempt, Order, Ordered, closed};
 use crate::commit::pace::Pace;
@@ -68,6 +70,7 @@ pub(crate) struct Engine {
     work: Work,
     pub(crate) pace: Pace,
     workers: Workers,
+    pub(crate) board: Board,
     closing: Closing,
 }
 
@@ -101,6 +104,7 @@ impl Engine {
         let ordered_end = AtomicU64::new(opened.order.end());
         let engine = Arc::new(Engine {
             workers: Workers::new(&opened.io),
+            board: Board::default(),
             closing: Closing::default(),
             io: opened.io,
             dir: opened.dir,

@@ -213,7 +213,7 @@ impl Engine {
         self.slow_down(cost(len, unsynced - soft, hard - soft, rate).max(owed));
         // The pacing keeps clear of the hard limit; a disk that stops altogether does not.
         while self.unsynced() > hard && self.log.poisoned().is_none() {
-            self.io.pause(STEP);
+            self.throttle(STEP);
         }
     }
 
@@ -221,7 +221,7 @@ impl Engine {
     fn catch_up(&self, end: u64) -> Result<()> {
         while !self.log.try_write_down_to(MAX_QUEUED, end, self)? {
             // Not for the lock: whoever has it may go on to have it, and each piece of his makes room.
-            self.io.pause(NAP);
+            self.throttle(NAP);
         }
         Ok(())
     }
@@ -243,8 +243,15 @@ impl Engine {
         };
         let debt = until - now;
         if debt > SLACK {
-            self.io.pause(Duration::from_nanos(debt).min(STEP));
+            self.throttle(Duration::from_nanos(debt).min(STEP));
         }
+    }
+
+    /// Slows the caller down.
+    fn throttle(&self, time: Duration) {
+        let since = self.io.clock.monotonic();
+        self.io.pause(time);
+        self.board.add_throttled(self.io.clock.monotonic().saturating_sub(since));
     }
 }
 

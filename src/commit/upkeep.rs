@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::commit::Engine;
 use crate::commit::desk::{Desk, Want};
 use crate::commit::order::closed;
 use crate::commit::sizing::Sizing;
 use crate::commit::worker::Worker;
+use crate::commit::{Engine, Writing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
 use crate::io::{Io, Next};
@@ -125,20 +125,23 @@ impl Engine {
     pub(super) fn make_spares(&self, first: bool) -> Next {
         if first {
             // If it fails, the call that needs it hears of it.
-            let _ = self.see_to_spares(Want::default());
+            let _ = self.reported(Worker::Spares, self.see_to_spares(Want::default()));
         }
-        self.upkeep.spares.serve(|want| self.see_to_spares(want).map(|()| false))
+        self.upkeep.spares.serve(|want| {
+            let made = self.reported(Worker::Spares, self.see_to_spares(want));
+            made.map(|()| false)
+        })
     }
 
     /// A step of the task that seals segments.
     pub(super) fn make_seals(&self) -> Next {
         // One at a time: a call that waits may wait for the first of them only.
         self.upkeep.seals.serve(|_| {
-            let sealed = self.see_to_seal()?;
+            let sealed = self.reported(Worker::Seals, self.see_to_seal())?;
             if !sealed && !self.upkeep.hurry.load(Ordering::Relaxed) {
                 // To unlink large files takes long: who needs the next segment soon is not kept.
                 // What cannot be unlinked now stays listed for the next time.
-                let _ = self.sweep_obsolete();
+                let _ = self.reported(Worker::Seals, self.sweep_obsolete());
             }
             Ok(sealed)
         })
@@ -173,14 +176,18 @@ impl Engine {
     fn see_to_seal(&self) -> Result<bool> {
         let _one = self.upkeep.sealing.lock();
         self.check_tended()?;
-        self.seal_next()
+        self.guarded(Worker::Seals, || self.seal_next())
     }
 
     fn see_to_spares(&self, want: Want) -> Result<()> {
         let mut sizing = self.upkeep.busy.lock();
         self.check_tended()?;
+        self.guarded(Worker::Spares, || self.spares_for(want, &mut sizing))
+    }
+
+    fn spares_for(&self, want: Want, sizing: &mut Sizing) -> Result<()> {
         let Want { room, erasing } = want;
-        let capacity = self.next_capacity(&mut sizing).max(room).next_multiple_of(4096);
+        let capacity = self.next_capacity(sizing).max(room).next_multiple_of(4096);
         // Where segments fill up within moments the next one comes as it is; else there is time to fill
         // it with zeros.
         let hurry = room > 0 || self.upkeep.hurry.load(Ordering::Relaxed);
@@ -355,6 +362,10 @@ impl Engine {
         let Some(writing) = &self.writing else { return Ok(()) };
         let _one = self.upkeep.sweeping.lock();
         self.check_tended()?;
+        self.guarded(Worker::Seals, || self.sweep(writing))
+    }
+
+    fn sweep(&self, writing: &Writing) -> Result<()> {
         let obsolete = writing.manifest.current().obsolete;
         if obsolete.is_empty() {
             return Ok(());

@@ -95,9 +95,9 @@ impl Engine {
 
     /// Poisons the store after a panic of background work. All that wait hear of it.
     pub(crate) fn panicked(&self, worker: Worker) {
-        let message = format!("the task {} panicked", worker.name());
+        let message = format!("the background work of {} panicked", worker.name());
         let error = Error::new(ErrorKind::Io, message);
-        self.log.poison(&error);
+        self.log.poison_by_panic(&error);
         let poisoned = self.log.poisoned().unwrap_or(error);
         match worker {
             Worker::Spares => self.upkeep.spares.fail(&poisoned),
@@ -119,8 +119,18 @@ impl Engine {
     }
 }
 
-/// Poisons the store if background work that a call does in the foreground unwinds.
-pub(crate) struct PoisonOnPanic<'e>(pub(crate) &'e Engine, pub(crate) Worker);
+impl Engine {
+    /// Does background work, in its task or in a call. If it unwinds the store is poisoned: what it
+    /// was about to change may be changed in part.
+    pub(crate) fn guarded<T>(&self, worker: Worker, work: impl FnOnce() -> T) -> T {
+        let guard = PoisonOnPanic(self, worker);
+        let done = work();
+        std::mem::forget(guard);
+        done
+    }
+}
+
+struct PoisonOnPanic<'e>(&'e Engine, Worker);
 
 impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {

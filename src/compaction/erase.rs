@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::commit::worker::Worker;
 use crate::compaction::garbage::Due;
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
@@ -89,7 +90,8 @@ impl Compactor {
                 return Err(Error::new(ErrorKind::DiskFull, message));
             }
             more = STEP;
-            if job.step(STEP, &mut |_| self.go_on())? {
+            let step = || job.step(STEP, &mut |_| self.go_on());
+            if self.engine.guarded(Worker::Compaction, step)? {
                 return self.install(busy, job);
             }
         }

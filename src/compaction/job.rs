@@ -28,6 +28,29 @@ const DYING: u64 = 8;
 /// with an error.
 pub(crate) type Manners<'m> = &'m mut dyn FnMut(u64) -> Result<()>;
 
+/// While one agent is written, `Manners` are asked after so many bytes at the latest, and the entry
+/// or value that they end in: a close waits for no more than that.
+const BEAT: u64 = 64 << 10;
+
+/// Asks `Manners` as the writing of an agent goes on.
+struct Beat<'m> {
+    manners: Manners<'m>,
+    /// Bytes that they were told of.
+    told: u64,
+}
+
+impl Beat<'_> {
+    /// The agent has taken `bytes` so far: tells of them once there are more than `least` new ones.
+    fn at(&mut self, bytes: u64, least: u64) -> Result<()> {
+        let new = bytes.saturating_sub(self.told);
+        if new < least {
+            return Ok(());
+        }
+        self.told = bytes;
+        (self.manners)(new)
+    }
+}
+
 /// A compaction under way.
 pub(crate) struct Job {
     engine: Arc<Engine>,
@@ -173,16 +196,17 @@ impl Job {
                 self.finish_output(manners)?;
                 continue;
             }
-            let did = self.agent(&name)?;
+            let mut beat = Beat { manners: &mut *manners, told: 0 };
+            let did = self.agent(&name, &mut beat)?;
+            beat.at(did, 0)?;
             handled += did;
             self.handled += did;
-            manners(did)?;
         }
         Ok(false)
     }
 
     /// Writes what lives of one agent; gives about how many bytes that was.
-    fn agent(&mut self, name: &str) -> Result<u64> {
+    fn agent(&mut self, name: &str, beat: &mut Beat<'_>) -> Result<u64> {
         let ids = self.input_ids();
         let mut knowledge = Knowledge {
             engine: &self.engine,
@@ -228,7 +252,7 @@ impl Job {
                 }
             };
             let before = writer.len();
-            if write_agent(writer, name, head, &living, &told, self.time)? && !left_out {
+            if write_agent(writer, name, head, &living, &told, self.time, beat)? && !left_out {
                 self.erased.push(name.to_owned());
             }
             Ok(writer.len().saturating_sub(before) + 64)
@@ -266,6 +290,8 @@ impl Job {
         let gone: Vec<u64> = self.inputs.iter().map(|input| input.id).collect();
         let lines: Vec<Listed> = self.done.iter().map(|(_, listed)| *listed).collect();
         let (durable, time) = (engine.log.durable(), engine.now());
+        // From here on either manifest may be in force: the files of both stay.
+        let made = std::mem::take(&mut self.made);
         let replaced = writing.manifest.replace(|manifest| {
             manifest.segments.retain(|line| !gone.contains(&line.id));
             manifest.segments.extend(lines);
@@ -275,12 +301,11 @@ impl Job {
             manifest.time = manifest.time.max(time);
         });
         let heeded = engine.heed(replaced);
-        if heeded.is_err() && engine.log.poisoned().is_some() {
-            // Either manifest may be in force: the files of both stay.
-            self.made.clear();
+        if heeded.is_err() && engine.log.poisoned().is_none() {
+            // Nothing has changed.
+            self.made = made;
         }
         heeded?;
-        self.made.clear();
         let written: Vec<Arc<Segment>> =
             self.done.iter().map(|(file, _)| Arc::clone(&file.segment)).collect();
         engine.catalog.exchange(&self.inputs, &written);
@@ -361,7 +386,9 @@ fn write_agent(
     living: &Living<'_>,
     told: &[Told<'_>],
     time: u64,
+    beat: &mut Beat<'_>,
 ) -> Result<bool> {
+    let before = writer.reached();
     let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
     writer.begin(name, Head { next: first.max(head.floor), ..head });
     if head.life == 0 {
@@ -381,6 +408,7 @@ fn write_agent(
         lose(writer, next..seqs.start)?;
         for seq in seqs.clone() {
             hollowed |= write_entry(writer, told, seq, living.redacted.contains(&seq), time)?;
+            beat.at(writer.reached().saturating_sub(before), BEAT)?;
         }
         next = seqs.end;
     }
@@ -388,6 +416,7 @@ fn write_agent(
     for (key, (index, change)) in &living.state {
         let Some(told) = told.get(*index) else { continue };
         write_value(writer, told, key, change.revision, change.offset)?;
+        beat.at(writer.reached().saturating_sub(before), BEAT)?;
     }
     // Every agent has a record, or nobody would look at it.
     writer.push(&Change::Truncate { seq: head.floor })?;

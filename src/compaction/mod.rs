@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use crate::commit::Engine;
 use crate::commit::order::closed;
+use crate::commit::worker::Worker;
 use crate::compaction::debt::Debt;
 use crate::compaction::garbage::Schedule;
 use crate::compaction::job::{Installed, Job, Shape, names};
@@ -233,17 +234,20 @@ impl Compactor {
 
     /// Does a step of the job, and installs what it made if that was the last.
     fn advance(&self, busy: &mut Busy, manners: &mut dyn FnMut(u64) -> Result<()>) -> Result<Turn> {
-        let Some(job) = &mut busy.job else { return Ok(Turn::Idle) };
-        if let Some((need, free)) = self.lacks(job, STEP) {
-            busy.job = None;
+        // It is put back after a step that went well: one that unwinds drops it.
+        let Some(mut job) = busy.job.take() else { return Ok(Turn::Idle) };
+        if let Some((need, free)) = self.lacks(&job, STEP) {
             return Ok(Turn::Full { need, free });
         }
         let (inputs, need) = (job.input_ids(), job.need().saturating_add(HEAD_ROOM));
-        match job.step(STEP, manners) {
-            Ok(false) => return Ok(Turn::Worked),
+        match self.engine.guarded(Worker::Compaction, || job.step(STEP, manners)) {
+            Ok(false) => {
+                busy.job = Some(job);
+                return Ok(Turn::Worked);
+            }
             Ok(true) => {}
             Err(error) => {
-                busy.job = None;
+                drop(job);
                 return match error.kind() {
                     ErrorKind::DiskFull => Ok(Turn::Full { need, free: self.free() }),
                     ErrorKind::Damaged => self.quarantine(&inputs, error),
@@ -251,9 +255,7 @@ impl Compactor {
                 };
             }
         }
-        if let Some(job) = busy.job.take() {
-            self.install(busy, job)?;
-        }
+        self.install(busy, job)?;
         Ok(Turn::Worked)
     }
 
@@ -261,7 +263,7 @@ impl Compactor {
         let deaths = self.engine.catalog.deaths.all();
         let (since, began) = job.deaths_before();
         let dropped = job.dropped();
-        let installed = job.install()?;
+        let installed = self.engine.guarded(Worker::Compaction, || job.install())?;
         let written = installed.written.iter().map(|run| run.disk_len()).sum();
         self.written.fetch_add(written, Ordering::Relaxed);
         let now = self.engine.io.clock.monotonic();

@@ -9,7 +9,7 @@ use crate::commit::worker::Worker;
 use crate::compaction::debt::State;
 use crate::compaction::job::Job;
 use crate::compaction::{Busy, Compactor, TURN, Turn};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Next, tasks};
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, thread};
@@ -112,6 +112,7 @@ impl Compactor {
         let (outcome, pause) = {
             let mut holding = Holding { busy, _released: Released(self) };
             let outcome = self.work(&mut holding, round);
+            self.report(&outcome);
             let is_idle = matches!(outcome, Ok(Turn::Idle));
             (outcome, if is_idle { self.pause(&holding) } else { None })
         };
@@ -128,6 +129,26 @@ impl Compactor {
             Ok(Turn::Worked | Turn::Idle) => pause.map_or(Next::Asleep, Next::After),
             Ok(Turn::Full { .. }) | Err(_) if self.engine.log.poisoned().is_some() => Next::Asleep,
             Ok(Turn::Full { .. }) | Err(_) => Next::After(AFTER_FAILURE),
+        }
+    }
+
+    /// Reports a step, and how much of the store is left alone or yet to be clustered.
+    fn report(&self, outcome: &Result<Turn>) {
+        let board = &self.engine.board;
+        let set = self.engine.catalog.segments();
+        let (left_alone, others): (Vec<_>, Vec<_>) =
+            set.sealed.iter().partition(|segment| segment.is_quarantined());
+        board.set_quarantined(left_alone.iter().map(|segment| segment.disk_len()).sum());
+        let waits = others.iter().filter(|segment| !segment.run).map(|segment| segment.disk_len());
+        board.set_backlog(if matches!(outcome, Ok(Turn::Idle)) { 0 } else { waits.sum() });
+        match outcome {
+            Ok(Turn::Worked | Turn::Idle) => board.succeeded(Worker::Compaction),
+            Ok(Turn::Full { need, free }) => {
+                let message = format!("compaction needs {need} bytes of room, and {free} are free");
+                let error = Error::new(ErrorKind::DiskFull, message);
+                board.failed(Worker::Compaction, &error);
+            }
+            Err(error) => board.failed(Worker::Compaction, error),
         }
     }
 

@@ -122,6 +122,11 @@ impl RunWriter {
         self.at + self.out.len() as u64
     }
 
+    /// The same, with what is not in a frame yet: how far the writing has got.
+    pub(crate) fn reached(&self) -> u64 {
+        self.len() + self.agent.as_ref().map_or(0, |agent| agent.frame.body.len() as u64)
+    }
+
     /// Begins an agent, whose name is above those before. `head` is as it is before its first
     /// record here.
     pub(crate) fn begin(&mut self, name: &str, head: Head) {

@@ -156,6 +156,11 @@ impl SimDisk {
         self.state.lock().faults.push(node::Fault { call, fault, sticky });
     }
 
+    /// The call of that number panics, once, and does nothing: a bug of the program that makes it.
+    pub fn panic_at(&self, call: u64) {
+        self.state.lock().panic_at = Some(call);
+    }
+
     /// How many calls that only look were made so far.
     #[must_use]
     pub fn reads(&self) -> u64 {

@@ -26,6 +26,7 @@ pub(super) struct State {
 
     pub(super) calls: u64,
     pub(super) crash_at: Option<u64>,
+    pub(super) panic_at: Option<u64>,
     pub(super) faults: Vec<Fault>,
     pub(super) reads: u64,
     pub(super) read_faults: Vec<Fault>,
@@ -61,6 +62,7 @@ impl State {
             device_bytes: 0,
             calls: 0,
             crash_at: None,
+            panic_at: None,
             faults: Vec::new(),
             reads: 0,
             read_faults: Vec::new(),
@@ -77,6 +79,7 @@ impl State {
         State {
             files: self.named_files().map(|(id, node)| (*id, fork(node))).collect(),
             crash_at: self.crash_at,
+            panic_at: self.panic_at,
             faults: self.faults.clone(),
             read_faults: self.read_faults.clone(),
             without_power: self.without_power,
@@ -131,6 +134,7 @@ impl State {
 
     pub(super) fn clear_faults(&mut self) {
         self.crash_at = None;
+        self.panic_at = None;
         self.faults.clear();
         self.read_faults.clear();
     }
@@ -412,6 +416,10 @@ impl State {
     fn next_fate(&mut self, write: bool) -> Fate {
         let call = self.calls;
         self.calls += 1;
+        assert!(
+            self.panic_at.take_if(|at| *at == call).is_none(),
+            "the simulated call {call} panics"
+        );
         if self.crash_at.is_some_and(|at| call >= at) {
             self.without_power = true;
             return Fate::Crash;
