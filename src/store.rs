@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use crate::agent::{Agent, check_name};
 use crate::batch::Batch;
-use crate::catalog::names::{Named, Names, Way};
+use crate::catalog::names::{Names, Way};
+use crate::catalog::roll::Roll;
 use crate::commit::Engine;
 use crate::commit::health::Health;
 use crate::commit::scratch::Scratch;
@@ -502,38 +503,24 @@ impl Agents {
         let names = engine.check_open().and_then(|()| {
             // What runs ahead of the footers first: what is sealed in between is seen twice then,
             // and not missed.
-            let ahead = engine.catalog.ahead_of_footers(engine.progress());
-            Names::new(&engine.catalog.segments(), prefix, ahead)
+            let rolls = engine.order.lock().rolls();
+            let ahead = rolls.iter().flat_map(Roll::sorted).collect();
+            Ok(Names::new(&engine.catalog.segments(), prefix, ahead))
         });
         Agents { store: store.clone(), names: Some(names) }
     }
 
     fn step(&mut self, way: Way) -> Option<Result<Agent>> {
         let engine = Arc::clone(self.store.engine());
-        let durable = engine.log.durable();
-        loop {
-            let stepped = match self.names.as_mut()? {
-                Ok(names) => names.step(way),
-                Err(error) => Err(error.clone()),
-            };
-            match stepped {
-                Ok(Some(Named { name, life })) => {
-                    let dead = life.is_some_and(|life| {
-                        let forgotten = engine.catalog.forgotten_since(&name, life);
-                        forgotten.is_some_and(|lsn| lsn < durable)
-                    });
-                    if !dead {
-                        return Some(Ok(Agent::known(&self.store, &name)));
-                    }
-                }
-                Ok(None) => {
-                    self.names = None;
-                    return None;
-                }
-                Err(error) => {
-                    self.names = None;
-                    return Some(Err(error));
-                }
+        let stepped = match self.names.as_mut()? {
+            Ok(names) => names.step(way, &engine.catalog, engine.progress()),
+            Err(error) => Err(error.clone()),
+        };
+        match stepped {
+            Ok(Some(name)) => Some(Ok(Agent::known(&self.store, &name))),
+            ended => {
+                self.names = None;
+                ended.err().map(Err)
             }
         }
     }

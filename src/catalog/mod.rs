@@ -9,8 +9,11 @@ pub(crate) mod deaths;
 mod forgotten;
 pub(crate) mod lookup;
 pub(crate) mod names;
+#[cfg(all(test, feature = "sim"))]
+mod names_tests;
 pub(crate) mod part;
 pub(crate) mod resident;
+pub(crate) mod roll;
 mod runs;
 mod sealed;
 pub(crate) mod set;
@@ -20,12 +23,14 @@ mod sieve;
 pub(crate) mod version;
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
+use smallvec::SmallVec;
+
 use crate::catalog::deaths::Deaths;
-use crate::catalog::forgotten::Prefixes;
+use crate::catalog::forgotten::{Over, Prefixes};
 use crate::catalog::lookup::Lookup;
 use crate::catalog::resident::{Progress, Resident, Slot};
 use crate::catalog::sealed::Sealed;
@@ -239,20 +244,17 @@ impl Catalog {
         self.resident_bytes.load(Ordering::Relaxed)
     }
 
-    /// The agents of which unsealed segments or batches in flight say more than footers do, and
-    /// whether everybody may see that they exist.
-    pub(crate) fn ahead_of_footers(&self, progress: Progress) -> BTreeMap<Arc<str>, bool> {
-        let mut ahead = BTreeMap::new();
-        self.for_each(|resident| {
-            let mut slot = resident.lock();
-            self.apply_prefixes(resident, &mut slot);
-            slot.settle(progress);
-            if slot.is_ahead_of_footers() {
-                let exists = slot.published(progress).head.life != 0;
-                ahead.insert(Arc::clone(&resident.name), exists);
-            }
-        });
-        ahead
+    /// Whether everybody may see that an agent exists which was in use when it was found.
+    pub(crate) fn exists(&self, resident: &Resident, progress: Progress) -> bool {
+        let mut slot = resident.lock();
+        self.apply_prefixes(resident, &mut slot);
+        slot.settle(progress);
+        slot.published(progress).head.life != 0
+    }
+
+    /// The prefixes over the name whose forgetting everybody may see.
+    pub(crate) fn forgotten_over(&self, name: &str, progress: Progress) -> SmallVec<[Over; 2]> {
+        self.prefixes.over(name, progress.durable)
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {

@@ -14,7 +14,6 @@ pub(crate) mod order;
 pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;
-pub(crate) mod roll;
 pub(crate) mod scratch;
 pub(crate) mod seal;
 mod sizing;

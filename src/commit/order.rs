@@ -7,13 +7,13 @@ use std::sync::Arc;
 use crate::catalog::dead;
 use crate::catalog::part::Spot;
 use crate::catalog::resident::{Progress, Resident};
+use crate::catalog::roll::Roll;
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
 use crate::commit::log::Queue;
 use crate::commit::pace::Scarce;
 use crate::commit::prepared::{Prepared, Records};
 use crate::commit::queue::{Group, Run, Waiting};
-use crate::commit::roll::Roll;
 use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::footer::Bound;
@@ -79,6 +79,8 @@ pub(crate) struct Sealing {
     /// Nobody but whoever seals takes it. `None`: the segment is sealed.
     pub(crate) touched: Mutex<Option<Roll>>,
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
+    /// The same agents, for listings: nobody who seals keeps them waiting.
+    pub(crate) roll: Roll,
 }
 
 /// A batch that has its place.
@@ -182,13 +184,15 @@ impl Order {
         self.begun = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
         self.enqueue(&header, &mut Vec::new(), time);
+        let touched = std::mem::take(&mut self.touched);
         self.sealing.push_back(Arc::new(Sealing {
             file,
             data_end,
             record_bytes,
             hidden,
             linked: self.end(),
-            touched: Mutex::new(Some(std::mem::take(&mut self.touched))),
+            roll: touched.clone(),
+            touched: Mutex::new(Some(touched)),
             prefixes: std::mem::take(&mut self.prefixes),
         }));
         true
@@ -198,6 +202,12 @@ impl Order {
         let ready = !self.spares.is_empty() && self.sealing.len() < MAX_SEALING;
         let half = self.active.segment.capacity / 2;
         Scarce { used: if ready { 0 } else { self.tail.saturating_sub(half) }, half }
+    }
+
+    /// The agents with changes in unsealed segments.
+    pub(crate) fn rolls(&self) -> Vec<Roll> {
+        let sealing = self.sealing.iter().map(|job| job.roll.clone());
+        sealing.chain([self.touched.clone()]).collect()
     }
 
     /// The lsn at which the oldest unsealed segment begins.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::part::{Part, StateSlot};
+use crate::catalog::roll::Roll;
 use crate::commit::Engine;
 use crate::commit::order::Sealing;
-use crate::commit::roll::Roll;
 use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
@@ -142,10 +142,7 @@ impl Engine {
         segment: &Segment,
         touched: &Roll,
     ) -> impl Iterator<Item = Result<AgentAtEnd>> {
-        let mut touched: Vec<_> = touched.iter().map(|agent| (&*agent.name, agent)).collect();
-        touched.sort_unstable_by_key(|(name, _)| *name);
-        touched.dedup_by_key(|(name, _)| *name);
-        touched.into_iter().map(|(_, resident)| {
+        touched.in_order().into_iter().map(|resident| {
             let at_end = resident.lock().at_end_of(segment.id);
             let (head, part) = at_end.ok_or_else(|| self.sealed_twice(segment))?;
             Ok(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })

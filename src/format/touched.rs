@@ -72,6 +72,13 @@ impl Touched {
         Ok(())
     }
 
+    /// How many pieces have been verified.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u32 {
+        let words = self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter());
+        words.map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
     fn place(&self, at: usize) -> (usize, usize, u64) {
         let granule = at >> self.shift;
         let word = granule / WORD_BITS;

@@ -27,10 +27,26 @@ pub(crate) fn sealed(
     lsns: Range<u64>,
     fill: impl FnOnce(&mut Builder),
 ) -> Arc<Segment> {
+    sealed_as(id, run, lsns, Verify::Always, fill)
+}
+
+/// Structures of the footer that were read so far, of a segment that verifies at the first read.
+pub(crate) fn read_of(segment: &Segment) -> u32 {
+    segment.footer.get().map_or(0, |footer| footer.touched.count())
+}
+
+/// A sealed segment like that of [`sealed`], verified as it is said.
+pub(crate) fn sealed_as(
+    id: u64,
+    run: bool,
+    lsns: Range<u64>,
+    verify: Verify,
+    fill: impl FnOnce(&mut Builder),
+) -> Arc<Segment> {
     let listed = new_listed(id, id * 77, lsns.start, CAPACITY, Role::Sealed);
     let listed = Listed { run, ..listed };
     let io = SimDisk::new(1).io();
-    let file = LogFile::create(&io, Path::new("/"), 1, &listed, Verify::Always).unwrap();
+    let file = LogFile::create(&io, Path::new("/"), 1, &listed, verify).unwrap();
     let first_lsn = listed.base + FIRST_FRAME;
     let mut builder = Builder::new(SegmentFacts {
         store: 1,
