@@ -47,9 +47,13 @@ pub fn payload(id: u64, len: usize) -> Vec<u8> {
     while block.len() < EACH {
         block.extend_from_slice(&(rng.next() & 0x7f7f_7f7f_7f7f_7f7f).to_le_bytes());
     }
+    let mut bytes: Vec<u8> = block.iter().copied().cycle().take(len).collect();
     // What is too short for a mark has none, and not a part of one either.
-    let from = if len < LEN { LEN } else { 0 };
-    block.iter().copied().cycle().skip(from).take(len).collect()
+    let cut = len % EACH;
+    if cut < LEN {
+        bytes[len - cut..].copy_from_slice(&block[LEN..LEN + cut]);
+    }
+    bytes
 }
 
 impl Marks {
@@ -187,13 +191,14 @@ pub fn ids(ops: &[(String, crate::model::Op)]) -> BTreeSet<u64> {
 #[test]
 fn marks_are_found_wherever_they_lie() {
     for at in 0..70 {
-        for len in [16, 100, 300, 5000] {
+        for len in [16, 100, 256, 265, 300, 5000] {
             let mut file = vec![0x3c; at];
             file.extend(payload(7, len));
             file.extend([0xee; 9]);
             file.extend(payload(9, 40));
             let found: Vec<u64> = find(&file).into_keys().collect();
             assert_eq!(found, [7, 9], "{at} {len}");
+            assert_eq!(payload(7, len).len(), len);
         }
     }
     assert!(find(&payload(7, 15)).is_empty());

@@ -22,6 +22,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
     /// The step that is done.
     static STEP: Cell<u64> = const { Cell::new(0) };
+    /// What the last panic said.
+    static SAID: Cell<String> = const { Cell::new(String::new()) };
 }
 
 #[derive(Clone, Debug)]
@@ -55,11 +57,11 @@ impl Case {
     pub fn run(&self) -> Tally {
         silence();
         catch_unwind(AssertUnwindSafe(|| self.go())).unwrap_or_else(|cause| {
-            let step = STEP.get();
+            let (step, kind) = (STEP.get(), kind());
             eprintln!("\nstep {step}\nreproduce: {}\n", self.line());
             if self.steps.is_none() {
                 let all = Case { steps: Some((0..=step).collect()), ..self.clone() };
-                let least = all.shrink();
+                let least = all.shrink(&kind);
                 let left = least.steps.as_ref().map_or(0, Vec::len);
                 eprintln!("shrunk from {} steps to {left}: {}\n", step + 1, least.line());
             }
@@ -105,15 +107,16 @@ impl Case {
         world.check_whole();
     }
 
-    fn fails(&self) -> bool {
+    /// Whether it fails, and for the same reason.
+    fn fails(&self, like: &str) -> bool {
         QUIET.set(true);
         let outcome = catch_unwind(AssertUnwindSafe(|| self.go()));
         QUIET.set(false);
-        outcome.is_err()
+        outcome.is_err() && kind() == like
     }
 
     /// The fewest steps that were found to fail too.
-    fn shrink(&self) -> Case {
+    fn shrink(&self, like: &str) -> Case {
         let deadline = Instant::now() + PATIENCE;
         let mut best = self.steps.clone().unwrap_or_default();
         let mut chunk = best.len().div_ceil(2);
@@ -122,7 +125,7 @@ impl Case {
             while at < best.len() && Instant::now() < deadline {
                 let mut less = best.clone();
                 less.drain(at..(at + chunk).min(best.len()));
-                if (Case { steps: Some(less.clone()), ..self.clone() }).fails() {
+                if (Case { steps: Some(less.clone()), ..self.clone() }).fails(like) {
                     best = less;
                 } else {
                     at += chunk;
@@ -134,12 +137,19 @@ impl Case {
     }
 }
 
+/// What the last failure was about: the first word that it said.
+fn kind() -> String {
+    let said = SAID.take();
+    said.split([':', ' ']).next().unwrap_or_default().to_owned()
+}
+
 /// Has the panics of searches say nothing.
 fn silence() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
+            SAID.set(info.payload_as_str().unwrap_or_default().to_owned());
             if !QUIET.get() {
                 loud(info);
             }
