@@ -161,16 +161,17 @@ impl World {
     }
 
     /// In the middle of background work: appends, reads, forgets.
-    pub fn interrupt(&mut self) -> Outcome {
+    pub fn interrupt(&mut self) {
         self.tally.pauses += 1;
-        if self.store.is_none() || !self.rng.one_in(4) {
-            return Ok(());
+        if self.stopped || self.store.is_none() || !self.rng.one_in(4) {
+            return;
         }
-        match self.rng.below(5) {
+        let outcome = match self.rng.below(5) {
             0 | 1 => self.append_some(1),
             2 => self.forget_one(),
             _ => self.check_some(),
-        }
+        };
+        self.stopped = outcome.is_err();
     }
 
     /// Nothing may have gone wrong in the background without a fault.

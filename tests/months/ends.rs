@@ -52,10 +52,12 @@ impl World {
 
     /// Lets go of the store as a process does that dies. What is held must still read the same.
     fn abandon(&mut self) {
+        self.driver.tasks.kill();
         self.check_held();
         self.held.clear();
         self.see_lsn();
         self.store = None;
+        self.stopped = false;
     }
 
     fn see_lsn(&mut self) {
@@ -67,7 +69,8 @@ impl World {
     pub fn close_and_reopen(&mut self) -> Outcome {
         self.close()?;
         if self.rng.one_in(3) {
-            self.driver.pass(std::time::Duration::from_secs(self.rng.below(40_000)));
+            let time = std::time::Duration::from_secs(self.rng.below(40_000));
+            self.driver.disk.advance(time);
         }
         match self.open(End::Clean) {
             Ok(()) => self.clear_doubts(),
@@ -134,6 +137,7 @@ impl World {
                     let kinds = [ErrorKind::Io, ErrorKind::Indeterminate];
                     assert!(kinds.contains(&error.kind()), "a recovery cut short says {error:?}");
                 }
+                self.driver.tasks.kill();
                 self.see_incarnation(opened.ok());
                 self.driver.disk.power_cycle(self.rng.next());
                 end = End::PowerLost;
@@ -160,7 +164,7 @@ impl World {
 
     /// After a phase: there is room, the clock is right, nothing is to go wrong any more.
     pub fn calm(&mut self) -> Outcome {
-        if self.full || self.driver.offset() != 0 {
+        if self.full || self.driver.offset != 0 {
             self.driver.disk.set_capacity(16 << 30);
             self.full = false;
             self.driver.set_offset(0);

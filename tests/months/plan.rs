@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use crate::driver::EPOCH;
+use crate::driver::{self, EPOCH};
 use crate::flavor::DAY;
 use crate::ledger::End;
 use crate::phases;
@@ -70,6 +70,7 @@ impl Case {
     }
 
     fn go(&self) -> Tally {
+        driver::begin_anew();
         let mut world = World::new(self.seed);
         world.note(|| format!("{:?}", world.flavor));
         world.open(End::PowerLost).expect("a new store opens");
@@ -110,6 +111,7 @@ impl Case {
     /// Whether it fails, and for the same reason.
     fn fails(&self, like: &str) -> bool {
         QUIET.set(true);
+        SAID.take();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.go()));
         QUIET.set(false);
         outcome.is_err() && kind() == like
@@ -149,7 +151,9 @@ fn silence() {
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            SAID.set(info.payload_as_str().unwrap_or_default().to_owned());
+            let said = SAID.take();
+            let first = said.is_empty();
+            SAID.set(if first { info.payload_as_str().unwrap_or("-").to_owned() } else { said });
             if !QUIET.get() {
                 loud(info);
             }

@@ -77,6 +77,8 @@ pub struct World {
     pub largest: u64,
     pub tally: Tally,
     pub step: u64,
+    /// What happened in the middle of background work met a crash or a fault.
+    pub stopped: bool,
     verbose: bool,
 }
 
@@ -104,6 +106,7 @@ impl World {
             largest: 0,
             tally: Tally::default(),
             step: 0,
+            stopped: false,
             verbose: std::env::var_os("MEMLOG_TRAIL").is_some(),
             driver,
             flavor,
@@ -130,7 +133,7 @@ impl World {
     /// The time that the store goes by, as far as that is known.
     pub fn span(&mut self) -> Span {
         let now = self.driver.now();
-        let wall = now.saturating_add_signed(self.driver.offset());
+        let wall = now.saturating_add_signed(self.driver.offset);
         self.span = bounds::believed(self.span, now, wall);
         self.span
     }
@@ -140,7 +143,7 @@ impl World {
         let (driver, before) = (self.driver.clone(), self.span);
         move || {
             let now = driver.now();
-            bounds::believed(before, now, now.saturating_add_signed(driver.offset()))
+            bounds::believed(before, now, now.saturating_add_signed(driver.offset))
         }
     }
 
@@ -423,23 +426,15 @@ impl World {
     }
 
     fn work(&mut self, time: Duration) -> Outcome {
-        let (driver, store) = (self.driver.clone(), self.store());
-        let mut stopped = Ok(());
-        let outcome = driver.run_for(&store, time, &mut || {
-            if stopped.is_ok() {
-                stopped = self.interrupt();
-            }
-        });
-        stopped?;
-        match outcome {
-            Ok(()) if time >= Duration::from_secs(3) && !self.trapped() => {
-                // The background has synced what nobody waits for.
-                self.ledger.all_durable();
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-            Err(error) => self.failed("background work", &error),
+        self.run_for(time);
+        if std::mem::take(&mut self.stopped) {
+            return Err(Stop);
         }
+        if time >= Duration::from_secs(3) && !self.trapped() {
+            // The background has synced what nobody waits for.
+            self.ledger.all_durable();
+        }
+        Ok(())
     }
 }
 
