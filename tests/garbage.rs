@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use memlog::sim::{SimDisk, SimTasks};
-use memlog::{Durability, Kind, NewEntry, Options, Retention, Store};
+use memlog::{Durability, Kind, Maintenance, NewEntry, Options, Retention, Store};
 
 const DIR: &str = "/mem";
 const SECRET: &[u8] = b"SECRETSECRETSECRET";
@@ -304,4 +304,49 @@ fn a_call_of_compact_scans_once() {
     let after = world.store.stats();
     assert!(after.segments < before.segments, "{before:?} {after:?}");
     assert!(after.garbage_scans - before.garbage_scans <= 1, "{before:?} {after:?}");
+}
+
+/// What a footer that cannot be read says of an agent is not known: its policy may be a looser one.
+#[test]
+fn no_policy_drops_anything_beside_a_footer_that_cannot_be_read() {
+    let mut world = World::new(&options());
+    world.store.close().unwrap();
+    // Nothing is compacted before the damage.
+    let manual = options().maintenance(Maintenance::Manual);
+    world.store = manual.open_on(&world.disk, DIR).unwrap();
+    let agent = || world.store.agent("t/agent").unwrap();
+    let fill = |world: &World, rounds: u32| {
+        (0..rounds).for_each(|number| world.append(&format!("a/{}", number % 4), &[7; 5000]));
+    };
+    agent().set_retention(Some(Retention::new().max_entries(100))).unwrap();
+    (0..60).for_each(|number| world.append("t/agent", format!("first {number}").as_bytes()));
+    fill(&world, 100);
+    // The policy is loosened, far behind the entries, and many more follow.
+    agent().set_retention(Some(Retention::new().max_entries(10_000))).unwrap();
+    fill(&world, 100);
+    (0..200).for_each(|number| world.append("t/agent", format!("then {number}").as_bytes()));
+    fill(&world, 100);
+    world.store.close().unwrap();
+    let name = b"t/agent";
+    let loosened = world.disk.files().into_iter().filter(|file| {
+        let bytes = world.disk.read_file(file).unwrap();
+        let footer = bytes.windows(name.len()).rposition(|window| window == name);
+        let policy = 10_000_u64.to_le_bytes();
+        let frames = bytes.windows(8).any(|window| window == policy);
+        footer.is_some() && frames && file.extension().is_some_and(|kind| kind == "log")
+    });
+    let loosened: Vec<_> = loosened.collect();
+    assert_eq!(loosened.len(), 1, "{loosened:?}");
+    let bytes = world.disk.read_file(&loosened[0]).unwrap();
+    let at = bytes.windows(name.len()).rposition(|window| window == name).unwrap();
+    assert!(world.disk.flip_bit(&loosened[0], at as u64, 3));
+    world.store = options().open_stepped(&world.disk, &world.tasks, DIR).unwrap();
+    let _ = world.store.compact();
+    world.tasks.run_for(MINUTE * 10);
+    world.store.close().unwrap();
+    let store = options().salvage(true).open_on(&world.disk, DIR).unwrap();
+    let view = store.agent("t/agent").unwrap().view().unwrap();
+    for seq in 1..=60 {
+        assert!(view.get(seq).unwrap().is_some(), "seq {seq}");
+    }
 }

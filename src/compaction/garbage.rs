@@ -250,7 +250,7 @@ impl Compactor {
         self.scans.fetch_add(1, Ordering::Relaxed);
         let deaths = &self.engine.catalog.deaths;
         let had_policies = deaths.take_policies();
-        let unbooked = deaths.begin_scan();
+        let (unbooked, all) = (deaths.begin_scan(), deaths.all());
         let (_, booked) = self.content();
         let scope = Scope { expired: due.expired, date: due.date };
         let scan = scan::scan(&self.engine, scope, go_on).inspect_err(|_| {
@@ -260,6 +260,10 @@ impl Compactor {
                 deaths.note_policy();
             }
         })?;
+        if deaths.all() != all {
+            // What was booked meanwhile the scan may not have seen, and has replaced.
+            deaths.lose_bookings(facts.now);
+        }
         // Of unsealed segments, and of those sealed meanwhile, the scan knows nothing.
         if scan.policies || self.unscanned_policies() {
             deaths.note_policy();

@@ -74,7 +74,11 @@ impl World {
         }
         if Check::Resident.is_on() && settled {
             let most = bounds::resident_bytes(self.flavor.resident, self.largest_agents());
-            assert!(stats.resident_bytes <= most, "{}", told("resident", stats.resident_bytes, most));
+            assert!(
+                stats.resident_bytes <= most,
+                "{}",
+                told("resident", stats.resident_bytes, most)
+            );
         }
         if Check::Disk.is_on() && calm {
             let (is, pinned) = (self.driver.disk.used(), stats.pinned_bytes);
@@ -94,7 +98,8 @@ impl World {
     fn check_stats(&self, stats: &Stats) {
         let used = self.driver.disk.used();
         let listed = stats.segments + stats.unsealed_segments;
-        let files = self.files().iter().filter(|f| f.ends_with(".log") || f.ends_with(".run")).count();
+        let files =
+            self.files().iter().filter(|f| f.ends_with(".log") || f.ends_with(".run")).count();
         // Those of a job under way are not listed yet, and replaced ones go later.
         assert!(files as u64 <= listed + 64, "stats: {files} files, {listed} listed: {stats:?}");
         assert!(stats.disk_bytes <= used * 2 + (1 << 20), "stats: {used} used: {stats:?}");

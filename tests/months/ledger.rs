@@ -166,8 +166,7 @@ impl Ledger {
     fn doubt(&mut self, chosen: &Model, others: &[(usize, Model)]) {
         let policy = |model: &Model, name: &str| model.agents.get(name).map(|life| life.policy);
         for (name, life) in &chosen.agents {
-            let differs =
-                |(_, other): &(usize, Model)| policy(other, name) != Some(life.policy);
+            let differs = |(_, other): &(usize, Model)| policy(other, name) != Some(life.policy);
             if others.iter().any(differs) {
                 self.doubtful.insert(name.clone(), life.policy);
             }

@@ -216,7 +216,9 @@ impl Life {
         for ((key, value), (told, hash, revision)) in keys {
             let revised = value.revision.is_none_or(|known| known == *revision);
             if key != told || value.hash != *hash || !revised {
-                return Some(format!("state {key:?} {value:?}: store {told:?}, {hash}, {revision}"));
+                return Some(format!(
+                    "state {key:?} {value:?}: store {told:?}, {hash}, {revision}"
+                ));
             }
         }
         let (ours, theirs) = (self.state.len(), seen.state.len());

@@ -345,7 +345,8 @@ fn big_agent(world: &mut World) -> Outcome {
     let pause = minutes(world, 1, 600);
     world.rest(pause)?;
     let mut draft = world.draft();
-    let (floor, next) = world.ledger.now().agents.get(&name).map_or((1, 1), |l| (l.floor, l.next()));
+    let (floor, next) =
+        world.ledger.now().agents.get(&name).map_or((1, 1), |l| (l.floor, l.next()));
     match world.rng.below(3) {
         0 => world.forget(&mut draft, &name),
         1 if next > floor => world.truncate(&mut draft, &name, next - (next - floor) / 3),

@@ -336,7 +336,10 @@ impl World {
         let outcome = call(self);
         let took = self.driver.clock().saturating_sub(before);
         if Check::Starve.is_on() && !self.trapped() {
-            assert!(took <= limit, "starve: {what} took {took:?} of simulated time, over {limit:?}");
+            assert!(
+                took <= limit,
+                "starve: {what} took {took:?} of simulated time, over {limit:?}"
+            );
         }
         outcome
     }
@@ -457,4 +460,3 @@ fn describe(done: &Done) -> String {
     });
     parts.collect::<Vec<_>>().join(", ")
 }
-
