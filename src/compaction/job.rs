@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::catalog::base::SegmentSet;
 use crate::commit::Engine;
-use crate::compaction::fate::{Knowledge, Living};
+use crate::compaction::fate::{AT_A_TIME, Knowledge, Living};
 use crate::compaction::merge::{Merge, Told};
 use crate::compaction::plan::{self, Output};
 use crate::compaction::writer::{Covered, RunWriter};
@@ -173,7 +173,7 @@ impl Job {
                 self.finish_output(manners)?;
                 continue;
             }
-            let did = self.agent(&name)?;
+            let did = self.agent(&name, manners)?;
             handled += did;
             self.handled += did;
             manners(did)?;
@@ -182,7 +182,7 @@ impl Job {
     }
 
     /// Writes what lives of one agent; gives about how many bytes that was.
-    fn agent(&mut self, name: &str) -> Result<u64> {
+    fn agent(&mut self, name: &str, manners: Manners<'_>) -> Result<u64> {
         let ids = self.input_ids();
         let mut knowledge = Knowledge {
             engine: &self.engine,
@@ -202,7 +202,7 @@ impl Job {
                     (_, knowledge.newer, _) = surroundings(&set, &ids);
                     self.known = set.generation;
                 }
-                let living = knowledge.living(name, &told)?;
+                let living = knowledge.living(name, &told, manners)?;
                 if self.engine.catalog.segments().generation == self.known {
                     break living;
                 }
@@ -228,7 +228,7 @@ impl Job {
                 }
             };
             let before = writer.len();
-            if write_agent(writer, name, head, &living, &told, self.time)? && !left_out {
+            if write_agent(writer, name, head, &living, &told, self.time, manners)? && !left_out {
                 self.erased.push(name.to_owned());
             }
             Ok(writer.len().saturating_sub(before) + 64)
@@ -249,7 +249,7 @@ impl Job {
             let lines = lines.iter().filter(|line| self.hull.contains(&line.lsn));
             writer.add_prefixes(lines.map(|line| (line.lsn, line.prefix.as_str())))?;
         }
-        let (file, listed) = writer.finish()?;
+        let (file, listed) = writer.finish(manners)?;
         verify(&file.segment, manners)?;
         self.done.push((file, listed));
         Ok(())
@@ -336,8 +336,9 @@ impl Maker<'_> {
         // What an attempt that failed could not take away again is in nobody's list.
         let path = engine.dir.join(file_name(id, true));
         let _ = engine.io.fs.remove(&path);
+        let owner = engine.owner();
         let file =
-            LogFile::create(&engine.io, &engine.dir, engine.store, &listed, engine.options.verify)?;
+            LogFile::create(&engine.io, &engine.dir, &owner, &listed, engine.options.verify)?;
         made.push(path);
         let covered = Covered {
             lsns: self.hull.clone(),
@@ -346,7 +347,7 @@ impl Maker<'_> {
             generation: self.generation,
             cleaned: self.cleaned,
         };
-        let writer = RunWriter::new(file, listed, engine.store, self.time, &covered)?;
+        let writer = RunWriter::new(file, listed, owner, self.time, &covered)?;
         Ok(if self.lasts { writer.lasting() } else { writer })
     }
 }
@@ -359,6 +360,7 @@ fn write_agent(
     living: &Living<'_>,
     told: &[Told<'_>],
     time: u64,
+    manners: Manners<'_>,
 ) -> Result<bool> {
     let first = living.entries.first().map_or(head.next, |(_, seqs)| seqs.start);
     writer.begin(name, Head { next: first.max(head.floor), ..head });
@@ -378,15 +380,18 @@ fn write_agent(
         let Some(told) = told.get(*index) else { continue };
         lose(writer, next..seqs.start)?;
         for seq in seqs.clone() {
+            if seq.is_multiple_of(AT_A_TIME) {
+                manners(0)?;
+            }
             hollowed |= write_entry(writer, told, seq, living.redacted.contains(&seq), time)?;
         }
         next = seqs.end;
     }
     lose(writer, next..head.next)?;
-    for (key, (index, change)) in &living.state {
-        let Some(told) = told.get(*index) else { continue };
-        write_value(writer, told, key, change.revision, change.offset)?;
-    }
+    living.each_state(told, manners, &mut |index, change| match told.get(index) {
+        Some(told) => write_value(writer, told, change.key, change.revision, change.offset),
+        None => Ok(()),
+    })?;
     // Every agent has a record, or nobody would look at it.
     writer.push(&Change::Truncate { seq: head.floor })?;
     writer.end()?;
@@ -468,7 +473,7 @@ fn verify(segment: &Segment, manners: Manners<'_>) -> Result<()> {
         let place = usize::try_from(at).unwrap_or(usize::MAX);
         at += frames.frame(place).map_err(|fault| damage(at, fault))?.header.len() as u64;
     }
-    segment.check_footer().map_err(|fault| damage(end, fault))
+    segment.check_footer_with(&mut || manners(0))
 }
 
 /// The lsns that these segments cover together.

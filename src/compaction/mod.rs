@@ -11,6 +11,7 @@ mod debt;
 pub(crate) mod erase;
 mod fate;
 mod job;
+mod keys;
 mod merge;
 pub(crate) mod pick;
 mod plan;

@@ -41,7 +41,7 @@ pub(crate) fn survey(
         let told: Result<Vec<Option<Told<'_>>>> =
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
-        let living = knowledge.living(&name, &told)?;
+        let living = knowledge.living(&name, &told, &mut |_| go_on())?;
         for (index, ((of, _), told)) in places.iter().zip(&told).enumerate() {
             let Some(found) = found.get_mut(*of) else { continue };
             let dead = content(&told.block).saturating_sub(living.content_of(index, &told.block));
@@ -49,8 +49,8 @@ pub(crate) fn survey(
             found.dirty |= living.leaves_out_of(index, told);
             match living.hollow_of(index, told, expired.then_some(time)) {
                 Ok(hollow) => {
-                    found.dead += hollow;
-                    found.dirty |= hollow > 0;
+                    found.dead += hollow.bytes;
+                    found.dirty |= hollow.bytes > 0;
                 }
                 // Whoever copies it will say so; others are not kept from their work.
                 Err(error) if error.kind() == ErrorKind::Damaged => found.dirty = true,
