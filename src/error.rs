@@ -154,6 +154,18 @@ impl Error {
         error
     }
 
+    /// A file that needs features which this crate does not have.
+    pub(crate) fn features(path: &Path, names: &str) -> Self {
+        Error::new(
+            ErrorKind::Version,
+            format!(
+                "{} needs features of the format that this memlog does not have ({names}): open it \
+                 with the memlog that wrote it",
+                path.display()
+            ),
+        )
+    }
+
     /// A file of another format version than `ours`.
     pub(crate) fn version(path: &Path, found: u32, ours: u32) -> Self {
         Error::new(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{MAX_LEN, Manifest, ManifestFault};
-use crate::format::{Fault, VERSION};
+use crate::format::{Fault, VERSION, features};
 use crate::io::Io;
 use crate::sync::Mutex;
 
@@ -49,6 +49,7 @@ pub(crate) fn read(io: &Io, dir: &Path) -> Result<Option<Manifest>> {
     match Manifest::decode(&bytes) {
         Ok(manifest) => Ok(Some(manifest)),
         Err(ManifestFault::Version(found)) => Err(Error::version(&path, found, VERSION)),
+        Err(ManifestFault::Features(bits)) => Err(Error::features(&path, &features::names(bits))),
         Err(ManifestFault::Damaged(Fault(reason))) => {
             Err(Error::damaged(Damage::new(&path, 0, reason)))
         }

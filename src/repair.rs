@@ -12,6 +12,7 @@ use crate::options::{MAX_PAYLOAD, Options};
 use crate::recovery::files::Files;
 use crate::recovery::salvage::{self, Keep};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::Timeline;
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::types::{Durability, Kind, Maintenance};
@@ -79,11 +80,12 @@ fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store
 /// The seq from which on an agent is copied: its floor, or the end of the last hole that is too
 /// large to be filled.
 fn begin(view: &View) -> u64 {
-    let mut pieces: Vec<_> = view.snapshot.stretches().collect();
-    pieces.push((view.next_seq(), view.next_seq(), 0));
+    let pieces = Timeline::pieces(&view.snapshot);
+    let mut pieces: Vec<_> = pieces.map(|piece| (piece.first, piece.end)).collect();
+    pieces.push((view.next_seq(), view.next_seq()));
     pieces.sort_unstable();
     let (mut begin, mut end) = (view.floor(), view.floor());
-    for (first, behind, _) in pieces {
+    for (first, behind) in pieces {
         if first.saturating_sub(end) > LARGEST_HOLE {
             begin = first.min(view.next_seq());
         }

@@ -1,7 +1,20 @@
 //! Retention at read: how far a policy raises the floor of a timeline.
 
 use crate::error::Result;
+use crate::format::footer::GROUP;
 use crate::types::Retention;
+
+/// A stretch of a timeline that lies in one place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) first: u64,
+    /// The seq behind the last entry.
+    pub(crate) end: u64,
+    /// Bytes of payload and meta.
+    pub(crate) bytes: u64,
+    /// Its number in the timeline.
+    pub(crate) number: usize,
+}
 
 /// What a policy must know of a timeline.
 pub(crate) trait Timeline {
@@ -13,9 +26,11 @@ pub(crate) trait Timeline {
     fn time(&self) -> u64;
     /// The first live seq whose entry has `at >= time`; next if there is none.
     fn first_since(&self, time: u64) -> Result<u64>;
-    /// Stretches of the timeline, newest first: first seq, seq behind the last, bytes of payload
-    /// and meta.
-    fn pieces(&self) -> Vec<(u64, u64, u64)>;
+    /// Stretches of the timeline, newest first. The newest may go on behind `next`.
+    fn pieces(&self) -> impl Iterator<Item = Piece>;
+    /// Bytes of payload and meta of the entries of a piece in the groups before this one: a look-up
+    /// of sums, which reads no entry.
+    fn bytes_before(&self, piece: &Piece, group: u64) -> Result<u64>;
     /// Bytes of payload and meta of one entry.
     fn entry_bytes(&self, seq: u64) -> Result<u64>;
 }
@@ -38,24 +53,75 @@ pub(crate) fn floor_under(policy: &Retention, timeline: &impl Timeline) -> Resul
 }
 
 /// The lowest floor above which at most `most` bytes of payload and meta lie.
+///
+/// Sums tell the group of entries that it lies in; the entries of that group are read, and those
+/// behind the last whole group where a piece goes on behind the end of the timeline.
 fn floor_by_bytes(most: u64, timeline: &impl Timeline) -> Result<u64> {
-    let lowest = timeline.floor();
+    let (lowest, next) = (timeline.floor(), timeline.next());
     let mut left = most;
-    for (first, end, bytes) in timeline.pieces() {
-        if bytes <= left && first >= lowest {
+    for piece in timeline.pieces().filter(|piece| piece.first < next) {
+        let end = piece.end.min(next);
+        let bytes =
+            if end == piece.end { piece.bytes } else { bytes_below(timeline, &piece, end)? };
+        if bytes <= left && piece.first >= lowest {
             left -= bytes;
             continue;
         }
-        for seq in (first.max(lowest)..end.min(timeline.next())).rev() {
-            let bytes = timeline.entry_bytes(seq)?;
-            if bytes > left {
-                return Ok(seq + 1);
-            }
-            left -= bytes;
-        }
-        if first <= lowest {
+        let from = piece.first.max(lowest);
+        if end <= from {
+            // All of it lies below the floor.
             break;
         }
+        return floor_within(timeline, &piece, from..end, bytes, left);
     }
     Ok(lowest)
+}
+
+/// The lowest of these seqs of a piece above which at most `left` bytes lie. `bytes` are those of the
+/// piece below the end of the seqs.
+fn floor_within(
+    timeline: &impl Timeline,
+    piece: &Piece,
+    seqs: std::ops::Range<u64>,
+    bytes: u64,
+    mut left: u64,
+) -> Result<u64> {
+    let start = |group: u64| piece.first.saturating_add(group.saturating_mul(GROUP as u64));
+    // The lowest group that begins among the seqs and fits with all behind it.
+    let mut low = (seqs.start - piece.first).div_ceil(GROUP as u64);
+    let mut high = (seqs.end - piece.first).div_ceil(GROUP as u64).max(low);
+    let behind = |group| -> Result<u64> {
+        if start(group) >= seqs.end {
+            return Ok(0);
+        }
+        Ok(bytes.saturating_sub(timeline.bytes_before(piece, group)?))
+    };
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if behind(middle)? <= left {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    left = left.saturating_sub(behind(low)?);
+    let from = low.checked_sub(1).map_or(seqs.start, start).max(seqs.start);
+    for seq in (from..start(low).min(seqs.end)).rev() {
+        let bytes = timeline.entry_bytes(seq)?;
+        if bytes > left {
+            return Ok(seq + 1);
+        }
+        left -= bytes;
+    }
+    Ok(from)
+}
+
+/// Bytes of the entries of a piece below this seq.
+fn bytes_below(timeline: &impl Timeline, piece: &Piece, seq: u64) -> Result<u64> {
+    let group = seq.saturating_sub(piece.first) / GROUP as u64;
+    let mut bytes = timeline.bytes_before(piece, group)?;
+    for seq in piece.first.saturating_add(group * GROUP as u64)..seq {
+        bytes = bytes.saturating_add(timeline.entry_bytes(seq)?);
+    }
+    Ok(bytes)
 }

@@ -162,6 +162,11 @@ fn check_footer(segment: &Segment, replay: Option<Replay>) -> Result<(), Fault> 
         if block.head() != agent.head || !listed.eq(spots) {
             return Err(Fault("a footer's block and the frames disagree"));
         }
+        let groups = agent.part.as_ref().map(|part| part.groups()).unwrap_or_default();
+        let told = (0..block.groups()).map_while(|group| block.group(group));
+        if !told.eq(groups) {
+            return Err(Fault("a footer's sums and the frames disagree"));
+        }
         check_states(&block, agent.part.as_ref())?;
     }
     Ok(())
@@ -174,8 +179,8 @@ fn check_states(block: &Block<'_>, part: Option<&Part>) -> Result<(), Fault> {
         part.states("", u64::MAX, |key, slot| expected.push((key.into(), slot)));
     }
     let mut expected = expected.iter();
-    for found in block.states() {
-        let StateChange { key, revision, offset, len } = found?;
+    for found in block.states().all() {
+        let StateChange { key, revision, offset, len, .. } = found?;
         let slot = StateSlot { revision, spot: Spot(offset), len };
         if expected.next().is_none_or(|(wanted, last)| **wanted != *key || *last != slot) {
             return Err(Fault("a footer's state changes and the frames disagree"));

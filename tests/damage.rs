@@ -127,7 +127,7 @@ impl Sample {
         for name in segments(&self.path) {
             let bytes = fs::read(self.path.join(&name)).unwrap();
             let len = bytes.len() as u64;
-            let trailer = bytes.len() - 256;
+            let trailer = bytes.len() - 320;
             let sealed = &bytes[trailer..trailer + 8] == b"memlogFT";
             let mut add = |at: u64, what| self.places.push((name.clone(), at, what));
             [0, 9, 13, 17, 33, 41, 49, 57, 65, 127]
@@ -149,7 +149,7 @@ impl Sample {
                     [0, 3, 9, 40].iter().for_each(|i| add(section(at) + i, what));
                 }
                 [0, 5, 9, 20].iter().for_each(|i| add(section(152) + i, "prefixes"));
-                (0..256).step_by(31).for_each(|i| add(trailer as u64 + i, "trailer"));
+                (0..320).step_by(31).for_each(|i| add(trailer as u64 + i, "trailer"));
             }
             self.covered.insert(name, covered);
         }

@@ -351,7 +351,7 @@ fn a_torn_tail_before_a_spare_is_a_torn_tail_too() {
         let bytes = fs::read(log).unwrap();
         bytes.len() > end
             && bytes[end - 100..end].iter().any(|byte| *byte != 0)
-            && bytes[bytes.len() - 256..][..8] != *b"memlogFT"
+            && bytes[bytes.len() - 320..][..8] != *b"memlogFT"
     });
     let active = active.unwrap();
     assert!(active != logs.last().unwrap(), "there is a spare");

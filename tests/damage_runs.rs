@@ -327,7 +327,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Places to flip in a run, and what lies there.
 fn places(bytes: &[u8]) -> Vec<(u64, &'static str)> {
-    let trailer = bytes.len() - 256;
+    let trailer = bytes.len() - 320;
     let section = |at: usize| u64_at(bytes, trailer + at);
     let end = section(56);
     let mut places = Vec::new();
@@ -340,7 +340,7 @@ fn places(bytes: &[u8]) -> Vec<(u64, &'static str)> {
         [0, 3, 9, 40].iter().for_each(|i| add(section(at) + i, what));
     }
     [0, 5, 9, 14, 20].iter().for_each(|i| add(section(152) + i, "prefixes"));
-    (0..256).step_by(37).for_each(|i| add(trailer as u64 + i, "trailer"));
+    (0..320).step_by(37).for_each(|i| add(trailer as u64 + i, "trailer"));
     places
 }
 
@@ -482,7 +482,7 @@ fn runs_without_their_footers_are_read_by_their_frames() {
                 files.remove("MANIFEST");
             }
             for (name, bytes) in files.iter_mut().filter(|(name, _)| is_run(name)) {
-                let trailer = bytes.len() - 256;
+                let trailer = bytes.len() - 320;
                 let end = u64_at(bytes, trailer + 56) as usize;
                 // The trailer alone, or the footer with it.
                 let from = if all { end } else { trailer };

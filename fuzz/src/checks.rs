@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 const HEADER: usize = 128;
 const PAGE: usize = 4096;
-const TRAILER: usize = 256;
+const TRAILER: usize = 320;
 
 fn crc(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
@@ -60,7 +60,7 @@ fn frames(bytes: &mut [u8], salt: u64, base: u64) {
         let (header_len, body_len) = (header_len as usize, body_len as usize);
         let end = at.saturating_add(header_len).saturating_add(body_len);
         let lengths =
-            header_len >= 64 && header_len.is_multiple_of(8) && body_len.is_multiple_of(8);
+            header_len >= 72 && header_len.is_multiple_of(8) && body_len.is_multiple_of(8);
         if !lengths || end > bytes.len() {
             return;
         }
@@ -137,8 +137,8 @@ pub fn footer(bytes: &mut [u8], file_len: u64) -> Option<u32> {
 /// The manifest's check, and those of the trailers in the lines of sealed segments, by their ids.
 pub fn manifest(bytes: &mut [u8], trailers: &BTreeMap<u64, u32>) {
     let lines = u32_at(bytes, 80).unwrap_or(0) as usize;
-    let whole = bytes.len().saturating_sub(96) / 64;
-    for line in (0..lines.min(whole)).map(|line| 96 + line * 64) {
+    let whole = bytes.len().saturating_sub(224) / 64;
+    for line in (0..lines.min(whole)).map(|line| 224 + line * 64) {
         let trailer = u64_at(bytes, line).and_then(|id| trailers.get(&id));
         if let (Some(check), Some(3)) = (trailer, bytes.get(line + 44)) {
             put(bytes, line + 40, &check.to_le_bytes());

@@ -1,6 +1,5 @@
 //! What sealed segments hold of one life of an agent, found through their footers.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,12 +7,12 @@ use smallvec::SmallVec;
 
 use crate::catalog::part::{Part, Spot, StateSlot};
 use crate::error::Result;
-use crate::format::footer::{Block, StateChange};
+use crate::format::footer::{Block, Pages, PagesFacts, StateChange};
 use crate::format::record::Change;
 use crate::segment::Segment;
 use crate::segment::writer::FIRST_FRAME;
 use crate::sync::OnceLock;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::Retention;
 
 /// What offsets in segments are multiples of.
@@ -24,9 +23,9 @@ pub(crate) struct Extent {
     pub(crate) segment: Arc<Segment>,
     pub(crate) first: u64,
     pub(crate) max_at: u64,
-    count: u32,
     /// Payload and meta of the entries, in bytes.
-    bytes: u32,
+    bytes: u64,
+    count: u32,
     /// The block in the footer, in units of 8 bytes.
     block: u32,
     /// From the block to the offsets in it.
@@ -52,15 +51,16 @@ const WHOLE_BYTES: u64 = 256 << 10;
 
 impl Extent {
     /// `None` if the block has no entries.
-    fn of(segment: &Arc<Segment>, at: u64, block: &Block<'_>) -> Option<Self> {
+    fn of(segment: &Arc<Segment>, block: &Block<'_>) -> Option<Self> {
+        let at = block.at();
         let delta = block.offsets_at().checked_sub(at)?;
         (block.count() > 0).then(|| Extent {
             segment: Arc::clone(segment),
             first: block.first_seq(),
             max_at: block.max_at().unwrap_or(0),
+            bytes: block.bytes(),
             count: block.count(),
-            // All of these are far below their limits in a segment, as its block was read.
-            bytes: u32::try_from(block.bytes()).unwrap_or(u32::MAX),
+            // Both are far below their limits in a segment, as its block was read.
             block: u32::try_from(at / UNIT).unwrap_or(u32::MAX),
             offsets: u16::try_from(delta).unwrap_or(u16::MAX),
             verified: AtomicBool::new(false),
@@ -74,7 +74,17 @@ impl Extent {
 
     /// Payload and meta of the entries, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.bytes)
+        self.bytes
+    }
+
+    /// Payload and meta of the entries in the groups before this one, in bytes.
+    pub(crate) fn bytes_before(&self, group: usize) -> Result<u64> {
+        if group == 0 {
+            return Ok(0);
+        }
+        let Some(footer) = self.segment.footer() else { return Ok(self.bytes) };
+        let sums = footer?.block_at(self.block_at()).and_then(|block| block.sums_before(group));
+        sums.map(|sums| sums.bytes).map_err(|fault| self.segment.footer_damage(fault))
     }
 
     /// About how long the record of an entry is.
@@ -179,11 +189,55 @@ impl Sound {
     }
 }
 
-/// A value of a key in a sealed segment; a key that was unset has none here.
-#[derive(Clone)]
-pub(crate) struct BaseState {
+/// The state index of one life in one sealed segment, which is searched where it lies.
+pub(crate) struct StateSource {
     pub(crate) segment: Arc<Segment>,
-    pub(crate) slot: StateSlot,
+    /// Offset of its pages in the file.
+    at: u64,
+    facts: PagesFacts,
+    /// Bytes of its values that were booked as dead one by one.
+    booked: AtomicU64,
+}
+
+impl Clone for StateSource {
+    fn clone(&self) -> Self {
+        StateSource {
+            segment: Arc::clone(&self.segment),
+            booked: AtomicU64::new(self.booked.load(Ordering::Relaxed)),
+            ..*self
+        }
+    }
+}
+
+impl StateSource {
+    /// `None` if the block changes no key.
+    fn of(segment: &Arc<Segment>, block: &Block<'_>) -> Option<Self> {
+        let (at, facts) = block.pages_at();
+        (facts.count > 0).then(|| StateSource {
+            segment: Arc::clone(segment),
+            at,
+            facts,
+            booked: AtomicU64::new(0),
+        })
+    }
+
+    /// The pages.
+    pub(crate) fn pages(&self) -> Result<Pages<'_>> {
+        let none = || self.segment.damage(self.at, "a segment with state pages has no footer");
+        let footer = self.segment.footer().ok_or_else(none)??;
+        footer.pages_at(self.at, &self.facts).map_err(|fault| self.segment.footer_damage(fault))
+    }
+
+    /// Bytes of its values that were not booked as dead before; they are from now on.
+    pub(crate) fn take_unbooked(&self) -> u64 {
+        let booked = self.booked.swap(self.facts.bytes, Ordering::Relaxed);
+        self.facts.bytes.saturating_sub(booked)
+    }
+
+    /// Notes that a value of it was booked as dead.
+    pub(crate) fn book(&self, bytes: u64) {
+        self.booked.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What sealed segments hold of one life.
@@ -198,7 +252,8 @@ pub(crate) struct Base {
     /// Oldest first, and none overlaps another: they are found by halving and walked in line.
     /// After a compaction it is mostly one, which is then at hand.
     pub(crate) extents: SmallVec<[Extent; 1]>,
-    pub(crate) state: BTreeMap<Box<str>, BaseState>,
+    /// Where keys were changed, oldest first.
+    pub(crate) states: SmallVec<[StateSource; 1]>,
     /// Ascending.
     pub(crate) redacted: Vec<u64>,
     pub(crate) policy: Option<Retention>,
@@ -215,7 +270,7 @@ impl Base {
             generation,
             floor: 0,
             extents: SmallVec::new(),
-            state: BTreeMap::new(),
+            states: SmallVec::new(),
             redacted: Vec::new(),
             policy: None,
             policy_in: None,
@@ -243,16 +298,33 @@ impl Base {
 
     /// About how much memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        let keys: usize = self.state.keys().map(|k| k.len() + 96).sum();
         let extents =
             if self.extents.spilled() { self.extents.capacity() * size_of::<Extent>() } else { 0 };
-        size_of::<Base>() + extents + keys + self.redacted.capacity() * 8
+        let states = if self.states.spilled() {
+            self.states.capacity() * size_of::<StateSource>()
+        } else {
+            0
+        };
+        size_of::<Base>() + extents + states + self.redacted.capacity() * 8
+    }
+
+    /// The last change of a key: in which index, and what. A key that was unset has one too.
+    ///
+    /// Looks through the indices newest first, a few pages each.
+    pub(crate) fn state(&self, key: &str) -> Result<Option<(&StateSource, StateSlot)>> {
+        for source in self.states.iter().rev() {
+            let found = source.pages()?.find(key, u64::MAX);
+            if let Some(change) = found.map_err(|fault| source.segment.footer_damage(fault))? {
+                return Ok(Some((source, slot_of(&change))));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether anything of it lies in a segment whose id `is_one` of those asked about.
     pub(crate) fn refers_to(&self, is_one: impl Fn(u64) -> bool) -> bool {
         self.extents.iter().any(|extent| is_one(extent.segment.id))
-            || self.state.values().any(|value| is_one(value.segment.id))
+            || self.states.iter().any(|state| is_one(state.segment.id))
             || self.policy_in.as_ref().is_some_and(|segment| is_one(segment.id))
     }
 
@@ -262,10 +334,10 @@ impl Base {
         let Some(footer) = segment.footer() else { return Ok(()) };
         let fault = |fault| segment.footer_damage(fault);
         let footer = footer?;
-        if let Some((at, block)) = footer.find(name).map_err(fault)?
+        if let Some((_, block)) = footer.find(name).map_err(fault)?
             && block.head().life == self.life
         {
-            self.add_newer(segment, at, &block)?;
+            self.add_newer(segment, &block);
         }
         Ok(())
     }
@@ -278,28 +350,14 @@ impl Base {
         }
     }
 
-    pub(super) fn add_newer(
-        &mut self,
-        segment: &Arc<Segment>,
-        at: u64,
-        block: &Block<'_>,
-    ) -> Result<()> {
+    /// Takes over what a block holds that is newer than what it has.
+    pub(crate) fn add_newer(&mut self, segment: &Arc<Segment>, block: &Block<'_>) {
         self.floor = self.floor.max(block.head().floor);
-        if let Some(extent) = Extent::of(segment, at, block) {
+        if let Some(extent) = Extent::of(segment, block) {
             self.keep_below(extent.first);
             self.extents.push(extent);
         }
-        for change in block.states() {
-            let change = change.map_err(|fault| segment.footer_damage(fault))?;
-            let StateChange { revision, offset, len, .. } = change;
-            let slot = StateSlot { revision, spot: Spot(offset), len };
-            if slot.spot.offset().is_some() {
-                let value = BaseState { segment: Arc::clone(segment), slot };
-                self.state.insert(change.key.into(), value);
-            } else {
-                self.state.remove(change.key);
-            }
-        }
+        self.states.extend(StateSource::of(segment, block));
         self.redacted.extend(block.redacted());
         self.redacted.sort_unstable();
         self.redacted.dedup();
@@ -308,8 +366,12 @@ impl Base {
             self.policy_in = Some(Arc::clone(segment));
             self.policy_lsn = OnceLock::new();
         }
-        Ok(())
     }
+}
+
+/// What a change says of where the value is.
+pub(crate) fn slot_of(change: &StateChange<'_>) -> StateSlot {
+    StateSlot { revision: change.revision, spot: Spot(change.offset), len: change.len }
 }
 
 /// The lsn of the last frame of a log segment that changes the agent's policy. `None` if frames

@@ -20,9 +20,8 @@ pub(crate) fn share(whole: u64, part: u64, all: u64) -> u64 {
 
 /// What of a part lives and what does not bear on others: entries and the last value of each key.
 pub(crate) fn content_of(part: &Part) -> u64 {
-    let mut bytes = part.bytes.saturating_add((part.count as u64).saturating_mul(ENTRY_COST));
-    part.states("", u64::MAX, |_, slot| bytes = bytes.saturating_add(u64::from(slot.len)));
-    bytes
+    let entries = part.bytes().saturating_add((part.count as u64).saturating_mul(ENTRY_COST));
+    entries.saturating_add(part.state_bytes())
 }
 
 /// What a change is about to kill in the segment that is written now, of what its footer would tell.
@@ -56,17 +55,18 @@ pub(crate) fn account(
         Applied::Set { key, .. } | Applied::Unset { key } => dying.value(key),
         Applied::Forget => {
             for part in version.parts() {
-                let mut bytes = 0;
-                part.states("", u64::MAX, |_, slot| bytes += u64::from(slot.len));
-                part.segment.add_dead(bytes, time);
+                part.segment.add_dead(part.state_bytes(), time);
             }
-            for value in base.iter().flat_map(|base| base.state.values()) {
-                value.segment.add_dead(u64::from(value.slot.len), time);
+            let states = base.map_or(&[][..], |base| &base.states);
+            for source in states {
+                source.segment.add_dead(source.take_unbooked(), time);
             }
             let entries = dying.entries(floor..next);
-            entries && (base.is_some() || version.head.flags & Head::STATE == 0)
+            // What of several indices was overwritten before the base was loaded is not known.
+            let state = version.head.flags & Head::STATE == 0 || states.len() < 2;
+            entries && state && (base.is_some() || version.head.flags & Head::STATE == 0)
         }
-        Applied::Append { .. } | Applied::Policy(_) => true,
+        Applied::Append(..) | Applied::Policy(_) => true,
     }
 }
 
@@ -86,7 +86,7 @@ impl Dying<'_> {
         let mut lowest = self.version.head.next;
         for part in self.version.parts() {
             lowest = lowest.min(part.first);
-            self.book(&part.segment, &seqs, part.first..part.end(), part.bytes);
+            self.book(&part.segment, &seqs, part.first..part.end(), part.bytes());
         }
         for extent in self.base.iter().flat_map(|base| &base.extents) {
             // A part whose footer stands for it already is in the base too.
@@ -114,9 +114,16 @@ impl Dying<'_> {
                 return true;
             }
         }
-        if let Some(value) = self.base.and_then(|base| base.state.get(key)) {
-            value.segment.add_dead(u64::from(value.slot.len), self.time);
+        match self.base.map(|base| base.state(key)) {
+            None => self.version.head.flags & Head::STATE == 0,
+            Some(Ok(None)) => true,
+            Some(Ok(Some((source, slot)))) => {
+                source.segment.add_dead(u64::from(slot.len), self.time);
+                source.book(u64::from(slot.len));
+                true
+            }
+            // What cannot be read is for the next survey to find.
+            Some(Err(_)) => false,
         }
-        self.base.is_some() || self.version.head.flags & Head::STATE == 0
     }
 }

@@ -1,6 +1,6 @@
 //! A count of what died since the store was opened, with the dates that the garbage scan goes by.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Deaths since the store was opened.
 ///
@@ -14,8 +14,6 @@ pub(crate) struct Deaths {
     /// first one since the last scan that was not booked.
     first: AtomicU64,
     first_unbooked: AtomicU64,
-    /// An agent has, or had, a policy of its own.
-    policies: AtomicBool,
 }
 
 impl Deaths {
@@ -28,23 +26,6 @@ impl Deaths {
             set_first(&self.first_unbooked, time);
         }
         set_first(&self.first, time)
-    }
-
-    /// Notes that an agent has a policy of its own, under which later appends may kill entries.
-    pub(crate) fn note_policy(&self) {
-        if !self.policies.load(Ordering::Relaxed) {
-            self.policies.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether any agent is known to have had a policy of its own.
-    pub(crate) fn has_policies(&self) -> bool {
-        self.policies.load(Ordering::Relaxed)
-    }
-
-    /// Begins to find out anew whether there are policies. Gives what was known.
-    pub(crate) fn take_policies(&self) -> bool {
-        self.policies.swap(false, Ordering::Relaxed)
     }
 
     /// Counts deaths since `time` whose bookings were lost with the segments that they were made on.

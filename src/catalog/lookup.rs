@@ -29,7 +29,7 @@ impl Lookup<'_> {
 
     /// Everything that sealed segments hold of the life that `head` tells of.
     pub(crate) fn load(&self, head: &Head) -> Result<Base> {
-        let mut blocks: Vec<(&Arc<Segment>, u64, Block<'_>)> = Vec::new();
+        let mut blocks: Vec<(&Arc<Segment>, Block<'_>)> = Vec::new();
         let (mut lowest, mut floor) = (head.next, head.floor);
         let mut policy_found = head.flags & Head::POLICY == 0;
         let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
@@ -44,7 +44,7 @@ impl Lookup<'_> {
             if segment.end_lsn() <= head.life {
                 continue;
             }
-            let Some((at, block)) = self.block(candidate)? else { continue };
+            let Some((_, block)) = self.block(candidate)? else { continue };
             if block.head().life != head.life {
                 break;
             }
@@ -53,14 +53,14 @@ impl Lookup<'_> {
                 lowest = block.first_seq();
             }
             policy_found |= block.policy().is_some();
-            blocks.push((segment, at, block));
+            blocks.push((segment, block));
         }
         // Not by `head`: segments may have been sealed since it was looked at.
-        let end = blocks.first().map_or(head.next, |(_, _, newest)| newest.head().next);
+        let end = blocks.first().map_or(head.next, |(_, newest)| newest.head().next);
         let mut base = Base::empty(head.life, self.set.generation);
         base.extents.reserve_exact(blocks.len());
-        for (segment, at, block) in blocks.into_iter().rev() {
-            base.add_newer(segment, at, &block)?;
+        for (segment, block) in blocks.into_iter().rev() {
+            base.add_newer(segment, &block);
         }
         base.keep_below(end);
         Ok(base)

@@ -25,9 +25,8 @@ fn add(builder: &mut Builder, catalog: &Catalog, name: &str, life: u64) {
         head,
         first_seq: head.next,
         offsets: &[],
-        ats: &[],
-        bytes: 0,
-        state: &[],
+        groups: &[],
+        state: None,
         redacted: &[],
         policy: None,
     };

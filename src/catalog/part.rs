@@ -4,15 +4,17 @@
 //! reader takes no lock for entries, and looks no further than the counts of its own copy.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::format::footer::{Group, NEVER};
 use crate::segment::Segment;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Retention;
 
-/// Entries that share one running maximum of `at`.
-pub(crate) const GROUP: usize = 32;
+/// Entries that share running sums and a running maximum of `at`.
+pub(crate) const GROUP: usize = crate::format::footer::GROUP;
 /// Records are aligned, so that their offsets fit 32 bits.
 const UNIT: u64 = 8;
 /// The spots of so many entries take no memory of their own.
@@ -46,7 +48,61 @@ pub(crate) struct StateSlot {
 }
 
 /// Every change of every key in one segment: versions pick what they may see by revision.
-pub(crate) type StateLog = BTreeMap<Box<str>, Vec<StateSlot>>;
+#[derive(Debug, Default)]
+pub(crate) struct StateLog {
+    keys: BTreeMap<Box<str>, Vec<StateSlot>>,
+    /// Bytes of the records that hold the last values.
+    bytes: u64,
+}
+
+/// What a part is told of an entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pushed {
+    pub(crate) at: u64,
+    /// Payload and meta, in bytes.
+    pub(crate) bytes: u64,
+    pub(crate) weight: u32,
+    pub(crate) joined: bool,
+    pub(crate) lost: bool,
+    /// When it expires, if it has the bytes to lose.
+    pub(crate) expires: Option<u64>,
+}
+
+/// What is kept of a whole group.
+#[derive(Default)]
+struct GroupCell {
+    max_at: AtomicU64,
+    bytes: AtomicU64,
+    weight: AtomicU64,
+    /// `unweighted`, and `joined` above it.
+    traits: AtomicU64,
+    soonest: AtomicU64,
+}
+
+impl GroupCell {
+    fn load(&self, ordering: Ordering) -> Group {
+        let traits = self.traits.load(ordering);
+        #[expect(clippy::cast_possible_truncation, reason = "the halves of the word")]
+        let (unweighted, joined) = (traits as u32, (traits >> 32) as u32);
+        Group {
+            max_at: self.max_at.load(ordering),
+            bytes: self.bytes.load(ordering),
+            weight: self.weight.load(ordering),
+            unweighted,
+            joined,
+            soonest: self.soonest.load(ordering),
+        }
+    }
+
+    fn store(&self, group: Group, ordering: Ordering) {
+        self.max_at.store(group.max_at, ordering);
+        self.bytes.store(group.bytes, ordering);
+        self.weight.store(group.weight, ordering);
+        let traits = u64::from(group.unweighted) | u64::from(group.joined) << 32;
+        self.traits.store(traits, ordering);
+        self.soonest.store(group.soonest, ordering);
+    }
+}
 
 /// What one unsealed segment holds of one life.
 #[derive(Clone)]
@@ -56,16 +112,14 @@ pub(crate) struct Part {
     pub(crate) first: u64,
     /// How many entries.
     pub(crate) count: usize,
-    /// Payload and meta of the entries, in bytes.
-    pub(crate) bytes: u64,
     /// The spots of the entries, in seq order: of a few,
     few: [Spot; FEW],
     /// and of all, once there are more.
     spots: Option<Arc<[AtomicU32]>>,
-    /// The running maximum of `at`: as of the end of each whole group,
-    maxima: Option<Arc<[AtomicU64]>>,
+    /// Running sums and maxima: as of the end of each whole group,
+    groups: Option<Arc<[GroupCell]>>,
     /// and as of the last entry.
-    latest: u64,
+    running: Group,
     state: Option<Arc<Mutex<StateLog>>>,
     redacted: Option<Arc<Vec<u64>>>,
     /// With the lsn of the batch that changed it last.
@@ -78,11 +132,17 @@ impl Part {
             segment,
             first,
             count: 0,
-            bytes: 0,
             few: [Spot::default(); FEW],
             spots: None,
-            maxima: None,
-            latest: 0,
+            groups: None,
+            running: Group {
+                max_at: 0,
+                bytes: 0,
+                weight: 0,
+                unweighted: 0,
+                joined: 0,
+                soonest: NEVER,
+            },
             state: None,
             redacted: None,
             policy: None,
@@ -95,15 +155,49 @@ impl Part {
     }
 
     /// Adds the next entry. Called in order, by one thread at a time.
-    pub(crate) fn push(&mut self, spot: Spot, at: u64, bytes: u64) {
+    pub(crate) fn push(&mut self, spot: Spot, entry: &Pushed) {
         self.push_spot(spot);
-        self.latest = self.latest.max(at);
-        if self.count % GROUP == GROUP - 1 {
-            let group = self.count / GROUP;
-            store(&mut self.maxima, group, self.latest, AtomicU64::load, AtomicU64::store);
+        let place = self.count % GROUP;
+        let running = &mut self.running;
+        if place == 0 {
+            (running.joined, running.soonest) = (0, NEVER);
+        }
+        running.max_at = running.max_at.max(entry.at);
+        running.bytes = running.bytes.saturating_add(entry.bytes);
+        running.weight = running.weight.saturating_add(u64::from(entry.weight));
+        running.unweighted += u32::from(entry.weight == 0 && !entry.lost);
+        running.joined |= u32::from(entry.joined) << place;
+        if let Some(expires) = entry.expires {
+            // The highest number stands for none.
+            running.soonest = running.soonest.min(expires.min(NEVER - 1));
+        }
+        if place == GROUP - 1 {
+            let (group, running) = (self.count / GROUP, self.running);
+            store(&mut self.groups, group, running, GroupCell::load, GroupCell::store);
         }
         self.count += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Payload and meta of the entries, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.running.bytes
+    }
+
+    /// Payload and meta of the entries in the groups before this one, in bytes.
+    pub(crate) fn bytes_before(&self, group: usize) -> u64 {
+        let Some(before) = group.checked_sub(1) else { return 0 };
+        let cell = self.whole_groups().get(before);
+        cell.map_or(self.running.bytes, |cell| cell.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of the records that hold the last values of keys changed here.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.state.as_ref().map_or(0, |log| log.lock().bytes)
+    }
+
+    /// The changes of keys, for whoever lets go of them where nobody waits: there may be many.
+    pub(crate) fn state_log(&self) -> Option<Arc<Mutex<StateLog>>> {
+        self.state.clone()
     }
 
     fn push_spot(&mut self, spot: Spot) {
@@ -135,8 +229,8 @@ impl Part {
     /// The first seq of the first group whose running maximum of `at` reaches `time`.
     pub(crate) fn group_reaching(&self, time: u64) -> Option<u64> {
         let whole = self.whole_groups();
-        let group = whole.partition_point(|max| max.load(Ordering::Relaxed) < time);
-        let reached = group < whole.len() || self.latest >= time;
+        let group = whole.partition_point(|cell| cell.max_at.load(Ordering::Relaxed) < time);
+        let reached = group < whole.len() || self.running.max_at >= time;
         (reached && group * GROUP < self.count).then(|| self.first + (group * GROUP) as u64)
     }
 
@@ -149,26 +243,30 @@ impl Part {
         spots.iter().take(self.count).map(|s| s.load(Ordering::Relaxed)).collect()
     }
 
-    /// The running maximum of `at` of each group.
-    pub(crate) fn maxima(&self) -> Vec<u64> {
-        let whole = self.whole_groups().iter().map(|max| max.load(Ordering::Relaxed));
+    /// What is told of each group.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        let whole = self.whole_groups().iter().map(|cell| cell.load(Ordering::Relaxed));
         let begun = !self.count.is_multiple_of(GROUP);
-        whole.chain(begun.then_some(self.latest)).collect()
+        whole.chain(begun.then_some(self.running)).collect()
     }
 
-    fn whole_groups(&self) -> &[AtomicU64] {
-        let maxima = self.maxima.as_ref().map_or(&[][..], |maxima| maxima);
-        maxima.get(..self.count / GROUP).unwrap_or_default()
+    fn whole_groups(&self) -> &[GroupCell] {
+        let groups = self.groups.as_ref().map_or(&[][..], |groups| groups);
+        groups.get(..self.count / GROUP).unwrap_or_default()
     }
 
     /// Records a change of a key.
     pub(crate) fn change_state(&mut self, key: &str, slot: StateSlot) {
         let log = self.state.get_or_insert_default();
         let mut log = log.lock();
-        let Some(slots) = log.get_mut(key) else {
-            log.insert(key.into(), vec![slot]);
+        let StateLog { keys, bytes } = &mut *log;
+        *bytes = bytes.saturating_add(u64::from(slot.len));
+        let Some(slots) = keys.get_mut(key) else {
+            keys.insert(key.into(), vec![slot]);
             return;
         };
+        let before = slots.last().map_or(0, |last| last.len);
+        *bytes = bytes.saturating_sub(u64::from(before));
         match slots.last_mut() {
             Some(last) if last.revision == slot.revision => *last = slot,
             _ => slots.push(slot),
@@ -178,7 +276,30 @@ impl Part {
     /// The last change of a key that a version at `lsn` may see.
     pub(crate) fn state(&self, key: &str, lsn: u64) -> Option<StateSlot> {
         let log = self.state.as_ref()?.lock();
-        log.get(key)?.iter().rev().find(|slot| slot.revision <= lsn).copied()
+        log.keys.get(key)?.iter().rev().find(|slot| slot.revision <= lsn).copied()
+    }
+
+    /// Whether a key was changed here.
+    pub(crate) fn has_state(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// The first key between the bounds that a version at `lsn` may see, or with `back` the last, and
+    /// its last change.
+    pub(crate) fn next_state(
+        &self,
+        between: (Bound<&str>, Bound<&str>),
+        back: bool,
+        lsn: u64,
+    ) -> Option<(Box<str>, StateSlot)> {
+        let log = self.state.as_ref()?.lock();
+        let mut range = log.keys.range::<str, _>(between);
+        loop {
+            let (key, slots) = if back { range.next_back()? } else { range.next()? };
+            if let Some(slot) = slots.iter().rev().find(|slot| slot.revision <= lsn) {
+                return Some((key.clone(), *slot));
+            }
+        }
     }
 
     /// Calls `each` with the last change of every key from `prefix` on that a version at `lsn` may
@@ -186,8 +307,8 @@ impl Part {
     pub(crate) fn states(&self, prefix: &str, lsn: u64, mut each: impl FnMut(&str, StateSlot)) {
         let Some(log) = &self.state else { return };
         let log = log.lock();
-        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
-        for (key, slots) in log.range::<str, _>(from) {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        for (key, slots) in log.keys.range::<str, _>(from) {
             if !key.starts_with(prefix) {
                 break;
             }
@@ -269,7 +390,10 @@ mod tests {
         let mut parts = vec![Part::new(segment, 5)];
         for i in 0..150 {
             let mut part = parts[parts.len() - 1].clone();
-            part.push(Spot::at(4096 + i * 8), at(i), 1);
+            let (weight, joined) = (u32::try_from(i % 3).unwrap_or(0), i % 5 == 0);
+            let expires = (i % 7 == 0).then_some(1000 - i);
+            let entry = Pushed { at: at(i), bytes: i, weight, joined, lost: false, expires };
+            part.push(Spot::at(4096 + i * 8), &entry);
             parts.push(part);
         }
         // Miri takes a second for what takes a microsecond.
@@ -279,8 +403,25 @@ mod tests {
             let spots = (0..ats.len()).map(|i| 512 + u32::try_from(i).unwrap_or(0));
             assert!(part.spots().into_iter().eq(spots));
             let ends = (1..=ats.len()).filter(|n| n % GROUP == 0 || *n == ats.len());
-            let maxima = ends.map(|end| ats[..end].iter().copied().max().unwrap_or(0));
-            assert!(part.maxima().into_iter().eq(maxima), "of {}", part.count);
+            let groups = ends.map(|end| {
+                let (from, all) = ((end - 1) / GROUP * GROUP, 0..end as u64);
+                let weights = all.clone().map(|i| i % 3);
+                let unweighted = weights.clone().filter(|weight| *weight == 0).count();
+                let own = from as u64..end as u64;
+                Group {
+                    max_at: ats[..end].iter().copied().max().unwrap_or(0),
+                    bytes: all.sum(),
+                    weight: weights.sum(),
+                    unweighted: u32::try_from(unweighted).unwrap_or(0),
+                    joined: own.clone().filter(|i| i % 5 == 0).map(|i| 1 << (i % 32)).sum(),
+                    soonest: own.filter(|i| i % 7 == 0).map(|i| 1000 - i).min().unwrap_or(NEVER),
+                }
+            });
+            let groups: Vec<Group> = groups.collect();
+            assert_eq!(part.groups(), groups, "of {}", part.count);
+            for (group, told) in groups.iter().enumerate() {
+                assert_eq!(part.bytes_before(group + 1), told.bytes, "{group} of {}", part.count);
+            }
             for time in (0..160).step_by(step) {
                 let first = ats.iter().position(|at| *at >= time);
                 let group = first.map(|i| 5 + (i / GROUP * GROUP) as u64);

@@ -10,7 +10,7 @@ use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::types::Durability;
+use crate::types::{Durability, Retention};
 
 /// How far the log has got.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +81,19 @@ pub(crate) struct Slot {
     pub(crate) charged: usize,
     /// Somebody has the turn: other batches wait for it.
     held: bool,
+    /// The floor of the version that was looked at last under a policy by bytes.
+    floor: Option<Box<FloorMemo>>,
+}
+
+/// The floor of a version under a policy, and what it depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FloorMemo {
+    /// The version's head and lsn.
+    pub(crate) version: (Head, u64),
+    /// The base's.
+    pub(crate) generation: u64,
+    pub(crate) policy: Retention,
+    pub(crate) floor: u64,
 }
 
 /// The right to be the only one who changes an agent.
@@ -109,6 +122,7 @@ impl Resident {
             prefixes_seen: 0,
             charged: 0,
             held: false,
+            floor: None,
         };
         let turn = Mutex::default();
         Resident { name, hash, slot: Mutex::new(slot), turn, used: AtomicBool::new(true) }
@@ -156,6 +170,19 @@ impl Slot {
     /// Whether somebody has the turn.
     pub(crate) fn is_held(&self) -> bool {
         self.held
+    }
+
+    /// The floor that was found last, of whichever version.
+    #[inline]
+    pub(crate) fn floor_memo(&self) -> Option<FloorMemo> {
+        self.floor.as_deref().copied()
+    }
+
+    pub(crate) fn keep_floor(&mut self, memo: FloorMemo) {
+        match &mut self.floor {
+            Some(kept) => **kept = memo,
+            none => *none = Some(Box::new(memo)),
+        }
     }
 
     /// Whether the head has been looked up.
@@ -337,7 +364,15 @@ impl Slot {
     }
 
     /// The footer of `segment` stands for its parts from now on, in sets from `generation`.
-    pub(crate) fn sealed(&mut self, segment: &Segment, generation: u64, name: &str) {
+    ///
+    /// Gives the part, which is to be let go of where nobody waits: it may hold very many keys.
+    #[must_use]
+    pub(crate) fn sealed(
+        &mut self,
+        segment: &Segment,
+        generation: u64,
+        name: &str,
+    ) -> Option<Part> {
         // All that the segment holds is published by now.
         let part = self.settled.parts().find(|p| p.segment.id == segment.id).cloned();
         if let Some(base) = self.base.take() {
@@ -355,6 +390,7 @@ impl Slot {
                 pending.after.drop_sealed(generation);
             }
         }
+        part
     }
 
     /// About how much memory it takes, parts of unsealed segments aside.

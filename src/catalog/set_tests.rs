@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Catalog;
 use super::lookup::Lookup;
 use super::set::SegmentSet;
-use crate::format::footer::{Builder, Summary};
+use crate::format::footer::{Builder, Group, Summary};
 use crate::format::head::Head;
 use crate::segment::Segment;
 use crate::segment::testing::sealed;
@@ -30,9 +30,15 @@ fn add(builder: &mut Builder, catalog: &Catalog, name: &str, life: u64) {
         head,
         first_seq: 1,
         offsets: &[600, 608],
-        ats: &[9],
-        bytes: 1,
-        state: &[],
+        groups: &[Group {
+            max_at: 9,
+            bytes: 1,
+            weight: 0,
+            unweighted: 2,
+            joined: 0,
+            soonest: u64::MAX,
+        }],
+        state: None,
         redacted: &[],
         policy: None,
     };

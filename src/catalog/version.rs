@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::part::{Part, Spot, StateSlot};
+use crate::catalog::part::{Part, Pushed, Spot, StateSlot};
 use crate::format::head::Head;
 use crate::format::record::{self, Append, Change};
 use crate::segment::Segment;
@@ -10,11 +10,11 @@ use crate::types::Retention;
 
 /// A change as it bears on the index: the bytes stay where they are.
 ///
-/// Of a set, `len` is that of the record with its padding, and `revision` its own, if it is not the
+/// An append says beside what its part is told whether the entry has an expiry. Of a set, `len` is that of the record with its padding, and `revision` its own, if it is not the
 /// lsn of its frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied<'a> {
-    Append { at: u64, bytes: u64, expires: bool, lost: bool },
+    Append(Pushed, bool),
     Set { key: &'a str, len: u32, revision: Option<u64> },
     Unset { key: &'a str },
     Truncate { seq: u64 },
@@ -26,12 +26,16 @@ pub(crate) enum Applied<'a> {
 impl<'a> Applied<'a> {
     /// What an entry means to the index of its agent.
     pub(crate) fn append(append: &Append<'_>) -> Self {
-        Applied::Append {
+        let has_bytes = append.flags & (record::LOST | record::REDACTED) == 0;
+        let entry = Pushed {
             at: append.at,
             bytes: (append.meta.len() + append.payload.len()) as u64,
-            expires: append.expires.is_some(),
+            weight: append.weight,
+            joined: append.flags & record::JOINED != 0,
             lost: append.flags & record::LOST != 0,
-        }
+            expires: append.expires.filter(|_| has_bytes),
+        };
+        Applied::Append(entry, append.expires.is_some())
     }
 
     /// What a stored change means to the index of its agent. `None` if it is of no one agent.
@@ -116,10 +120,10 @@ impl Version {
     pub(crate) fn apply(&mut self, change: &Applied<'_>, place: &Place<'_>) {
         self.lsn = place.lsn;
         match *change {
-            Applied::Append { at, bytes, expires, lost } => {
+            Applied::Append(ref entry, expires) => {
                 self.begin_life(place);
-                let spot = if lost { Spot::default() } else { place.spot };
-                self.part(place.segment).push(spot, at, bytes);
+                let spot = if entry.lost { Spot::default() } else { place.spot };
+                self.part(place.segment).push(spot, entry);
                 self.head.next += 1;
                 if expires {
                     self.head.flags |= Head::EXPIRES;
@@ -181,7 +185,7 @@ impl Version {
         let at = self.head.next;
         let part = self.part(segment);
         for _ in at..next {
-            part.push(Spot::default(), 0, 0);
+            part.push(Spot::default(), &Pushed { lost: true, ..Pushed::default() });
         }
     }
 

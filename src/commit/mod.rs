@@ -36,10 +36,12 @@ use crate::commit::thread::Work;
 use crate::commit::upkeep::Upkeep;
 use crate::commit::worker::Workers;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Era;
 use crate::format::manifest::PastDefault;
 use crate::io::{Io, Lock};
 use crate::manifest::ManifestFile;
 use crate::options::Options;
+use crate::segment::writer::Owner;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Maintenance};
@@ -54,6 +56,8 @@ pub(crate) struct Engine {
     pub(crate) dir: PathBuf,
     pub(crate) store: u128,
     pub(crate) incarnation: u64,
+    /// The lineage of its lsns.
+    pub(crate) history: u64,
     pub(crate) options: Options,
     pub(crate) catalog: Catalog,
     /// Defaults of retention that held before this opening's.
@@ -85,6 +89,7 @@ pub(crate) struct Opened {
     pub(crate) dir: PathBuf,
     pub(crate) store: u128,
     pub(crate) incarnation: u64,
+    pub(crate) history: u64,
     pub(crate) options: Options,
     pub(crate) catalog: Catalog,
     pub(crate) past_defaults: Vec<PastDefault>,
@@ -101,6 +106,8 @@ impl Engine {
     /// `Io` if there are no threads to be had.
     pub(crate) fn start(opened: Opened) -> Result<Arc<Engine>> {
         let ordered_end = AtomicU64::new(opened.order.end());
+        let mut order = opened.order;
+        order.set_era(Era::new(opened.incarnation, opened.history));
         let engine = Arc::new(Engine {
             workers: Workers::new(&opened.io),
             board: Board::default(),
@@ -109,11 +116,12 @@ impl Engine {
             dir: opened.dir,
             store: opened.store,
             incarnation: opened.incarnation,
+            history: opened.history,
             options: opened.options,
             catalog: opened.catalog,
             past_defaults: opened.past_defaults,
             writing: opened.writing,
-            order: Mutex::new(opened.order),
+            order: Mutex::new(order),
             log: opened.log,
             closed: AtomicBool::new(false),
             last_time: AtomicU64::new(opened.time),
@@ -150,6 +158,11 @@ impl Engine {
     /// What of the log is not on stable storage yet, in bytes.
     pub(crate) fn unsynced(&self) -> u64 {
         self.ordered_end.load(Ordering::Relaxed).saturating_sub(self.log.durable())
+    }
+
+    /// What segments are made for.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { store: self.store, era: Era::new(self.incarnation, self.history) }
     }
 
     /// Refuses anything after the store was closed.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::catalog::dead;
-use crate::catalog::part::Spot;
+use crate::catalog::part::{Part, Spot, StateLog, StateSlot};
 use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::roll::Roll;
 use crate::catalog::version::{Applied, Place, Version};
@@ -16,6 +16,7 @@ use crate::commit::prepared::{Prepared, Records};
 use crate::commit::queue::{Group, Run, Waiting};
 use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Era;
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
 use crate::format::record::{Append, Change};
@@ -55,6 +56,8 @@ pub(crate) struct Order {
     /// When the first batch of the active segment was ordered, in ms since the epoch; 0: none was.
     pub(crate) begun: u64,
     pub(crate) spares: VecDeque<LogFile>,
+    /// Keys of agents that were forgotten in the active segment: whoever seals it lets go of them.
+    pub(crate) forgotten_states: Vec<Arc<Mutex<StateLog>>>,
     /// What the last switches left to be sealed, oldest first.
     pub(crate) sealing: VecDeque<Arc<Sealing>>,
     /// How many bytes the segment before the active one took before it was left.
@@ -81,6 +84,8 @@ pub(crate) struct Sealing {
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
     /// The same agents, for listings: nobody who seals keeps them waiting.
     pub(crate) roll: Roll,
+    /// Keys of agents that were forgotten in it, which may be very many.
+    pub(crate) forgotten_states: Mutex<Vec<Arc<Mutex<StateLog>>>>,
 }
 
 /// A batch that has its place.
@@ -127,12 +132,18 @@ impl Order {
             content_end,
             begun: 0,
             spares: VecDeque::new(),
+            forgotten_states: Vec::new(),
             sealing: VecDeque::new(),
             last_filled: 0,
             left_early: false,
             closed: false,
             queue: Waiting::default(),
         }
+    }
+
+    /// Says what frames are to tell of when they were ordered.
+    pub(crate) fn set_era(&mut self, era: Era) {
+        self.queue.set_era(era);
     }
 
     /// Counts what the active segment held of an agent before the store was opened.
@@ -194,6 +205,7 @@ impl Order {
             roll: touched.clone(),
             touched: Mutex::new(Some(touched)),
             prefixes: std::mem::take(&mut self.prefixes),
+            forgotten_states: Mutex::new(std::mem::take(&mut self.forgotten_states)),
         }));
         true
     }
@@ -381,7 +393,9 @@ impl Engine {
             return Ok(Checked::Conflict(error.with_agent(&resident.name), slot.last_pending()));
         }
         for expected in batch.revisions.iter().filter(|r| r.agent == index) {
-            let Some(found) = revision(latest, slot.base(), &expected.key) else {
+            let Some(found) = revision(latest, slot.base(), &expected.key)
+                .map_err(|e| e.for_agent(&resident.name))?
+            else {
                 return Ok(Checked::Unknown);
             };
             if found != expected.revision {
@@ -423,6 +437,11 @@ impl Engine {
         let scarce = order.scarce();
         let ordered = Ordered { lsn: Lsn(lsn), end, durability: raised, scarce };
         self.place_agents(order, batch, ordered, body_at, time);
+        batch.header.set_durability(match raised {
+            Durability::Buffer => 0,
+            Durability::Write => 1,
+            Durability::Sync => 2,
+        });
         order.enqueue_batch(batch, time);
         ordered
     }
@@ -462,18 +481,20 @@ impl Engine {
                 match record.change {
                     Change::Append(Append { expires: Some(date), .. }) => segment.note_expiry(date),
                     Change::Policy(_) => {
-                        self.catalog.deaths.note_policy();
                         segment.note_policy();
                         // Under a stricter one entries die at once.
                         self.note_death(false, time);
                     }
                     _ => {}
                 }
-                if !matches!(change, Applied::Append { .. } | Applied::Policy(_)) {
+                if !matches!(change, Applied::Append(..) | Applied::Policy(_)) {
                     order.hidden += dead::hidden_by(version, &change, segment.id);
                     let base = agent.resident.lock().base().cloned();
                     let known = dead::account(version, base.as_ref(), &change, time);
                     self.note_death(known, time);
+                }
+                if matches!(change, Applied::Forget) {
+                    order.forgotten_states.extend(version.parts().filter_map(Part::state_log));
                 }
                 version.apply(&change, &Place { segment: &segment, spot, lsn, ordinal });
                 if version.head.life == 0 {
@@ -513,17 +534,17 @@ fn revision(
     latest: &Version,
     base: Option<&Arc<crate::catalog::base::Base>>,
     key: &str,
-) -> Option<u64> {
-    for part in latest.parts() {
-        if let Some(slot) = part.state(key, latest.lsn) {
-            return Some(if slot.spot.offset().is_some() { slot.revision } else { 0 });
-        }
+) -> Result<Option<u64>> {
+    // A key that was unset is absent.
+    let revision = |slot: StateSlot| slot.spot.offset().map_or(0, |_| slot.revision);
+    if let Some(slot) = latest.parts().find_map(|part| part.state(key, latest.lsn)) {
+        return Ok(Some(revision(slot)));
     }
     if latest.head.flags & crate::format::head::Head::STATE == 0 {
-        return Some(0);
+        return Ok(Some(0));
     }
-    let base = base.filter(|base| base.life == latest.head.life)?;
-    Some(base.state.get(key).map_or(0, |value| value.slot.revision))
+    let Some(base) = base.filter(|base| base.life == latest.head.life) else { return Ok(None) };
+    Ok(Some(base.state(key)?.map_or(0, |(_, slot)| revision(slot))))
 }
 
 /// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the

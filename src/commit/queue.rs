@@ -4,8 +4,8 @@
 use std::io::IoSlice;
 
 use crate::error::Result;
-use crate::format::Fault;
 use crate::format::frame;
+use crate::format::{Era, Fault};
 use crate::segment::Segment;
 use crate::segment::writer::LogFile;
 
@@ -19,6 +19,8 @@ const KEPT: usize = 64;
 /// What waits to be written, in the order of the log.
 #[derive(Default)]
 pub(crate) struct Waiting {
+    /// What frames say of when they were ordered.
+    era: Era,
     groups: Vec<Group>,
     /// Empty ones to be used again, and an empty list of them.
     kept: Vec<Run>,
@@ -31,6 +33,7 @@ pub(crate) struct Group {
     runs: Vec<Run>,
     /// Offset up to which they are in the file already.
     from: u64,
+    era: Era,
 }
 
 /// Frames in one buffer. Only the last of them may have its body in a buffer of its own.
@@ -53,6 +56,11 @@ struct Mark {
 }
 
 impl Waiting {
+    /// Says what frames are to tell of when they were ordered.
+    pub(crate) fn set_era(&mut self, era: Era) {
+        self.era = era;
+    }
+
     /// Adds a frame that belongs at `offset` of `file`, behind the one before it. A large body is
     /// taken, and an empty buffer left in its place.
     pub(crate) fn push(
@@ -67,7 +75,8 @@ impl Waiting {
             Some(group) if group.file.segment.id == file.segment.id => self.groups.last_mut(),
             _ => {
                 let runs = std::mem::take(&mut self.list);
-                self.groups.push(Group { file: file.clone(), runs, from: offset });
+                let era = self.era;
+                self.groups.push(Group { file: file.clone(), runs, from: offset, era });
                 self.groups.last_mut()
             }
         };
@@ -103,8 +112,8 @@ impl Waiting {
 impl Group {
     /// Completes the frames: binds each to its place.
     pub(crate) fn seal(&mut self, durable: u64) -> std::result::Result<(), (u64, Fault)> {
-        let segment = &self.file.segment;
-        self.runs.iter_mut().try_for_each(|run| run.seal(segment, durable))
+        let (segment, era) = (&self.file.segment, self.era);
+        self.runs.iter_mut().try_for_each(|run| run.seal(segment, durable, era))
     }
 
     /// Takes the frames of `next`, which lie behind its own, if they are for the same file.
@@ -176,7 +185,12 @@ impl Run {
         }
     }
 
-    fn seal(&mut self, segment: &Segment, durable: u64) -> std::result::Result<(), (u64, Fault)> {
+    fn seal(
+        &mut self,
+        segment: &Segment,
+        durable: u64,
+        era: Era,
+    ) -> std::result::Result<(), (u64, Fault)> {
         self.durable = durable;
         let mut rest = self.bytes.as_mut_slice();
         let mut frames = self.frames.iter().peekable();
@@ -194,6 +208,7 @@ impl Run {
                 lsn: segment.base + offset,
                 durable,
                 time: mark.time,
+                era,
             };
             frame::seal(header, body, &place).map_err(|fault| (offset, fault))?;
             rest = behind;

@@ -14,7 +14,9 @@ use crate::commit::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::codec::u32_at;
-use crate::format::footer::{Builder, Footer, SegmentFacts, StateChange, Summary, TRAILER_LEN};
+use crate::format::footer::{
+    Builder, BuiltPages, Footer, PagesBuilder, SegmentFacts, StateChange, Summary, TRAILER_LEN,
+};
 use crate::format::head::Head;
 use crate::format::manifest::{Listed, Manifest, Role};
 use crate::manifest::Failure;
@@ -89,9 +91,11 @@ impl Engine {
         for piece in touched.take().into_iter().flat_map(Roll::into_pieces) {
             for few in piece.chunks(FEW) {
                 for resident in few {
+                    // Let go of behind the lock: its keys may be very many.
+                    let _part;
                     let mut slot = resident.lock();
                     slot.settle(self.progress());
-                    slot.sealed(segment, generation, &resident.name);
+                    _part = slot.sealed(segment, generation, &resident.name);
                     if self.catalog.has_exchanged_since(generation) {
                         // Perhaps this very segment: its footer is in nobody's way.
                         slot.drop_base();
@@ -105,6 +109,7 @@ impl Engine {
             }
         }
         drop(touched);
+        drop(std::mem::take(&mut *job.forgotten_states.lock()));
         job.file.punch(job.data_end, footer.trailer.footer_at);
         self.order.lock().sealing.pop_front();
         // Had somebody waited, there would have been no rest.
@@ -145,7 +150,13 @@ impl Engine {
         touched.in_order().into_iter().map(|resident| {
             let at_end = resident.lock().at_end_of(segment.id);
             let (head, part) = at_end.ok_or_else(|| self.sealed_twice(segment))?;
-            Ok(AgentAtEnd { name: Arc::clone(&resident.name), hash: resident.hash, head, part })
+            Ok(AgentAtEnd {
+                name: Arc::clone(&resident.name),
+                hash: resident.hash,
+                head,
+                part,
+                pages: None,
+            })
         })
     }
 
@@ -202,6 +213,8 @@ pub(crate) struct AgentAtEnd {
     pub(crate) head: Head,
     /// What the segment holds of the life.
     pub(crate) part: Option<Part>,
+    /// Its state index, if that is not to be made from the part.
+    pub(crate) pages: Option<BuiltPages>,
 }
 
 /// What the footer of a segment is made from, its agents aside.
@@ -270,28 +283,32 @@ pub(crate) fn build_footer(
 pub(crate) fn add(builder: &mut Builder, agent: &AgentAtEnd) -> std::result::Result<(), Fault> {
     let head = agent.head;
     let part = agent.part.as_ref().filter(|_| head.life != 0);
-    let (offsets, ats) = part.map_or_else(Default::default, |p| (p.spots(), p.maxima()));
-    let mut changes: Vec<(Box<str>, StateSlot)> = Vec::new();
-    if let Some(part) = part {
-        part.states("", u64::MAX, |key, slot| changes.push((key.into(), slot)));
-    }
-    let state: Vec<StateChange<'_>> = changes
-        .iter()
-        .map(|(key, slot)| {
-            let StateSlot { revision, spot, len } = *slot;
-            StateChange { key, revision, offset: spot.0, len }
-        })
-        .collect();
+    let (offsets, groups) = part.map_or_else(Default::default, |p| (p.spots(), p.groups()));
+    let made = part.filter(|part| part.has_state()).map(pages_of).transpose()?.flatten();
+    let state = made.as_ref().or(agent.pages.as_ref()).filter(|_| head.life != 0);
     let summary = Summary {
         name: &agent.name,
         head,
         first_seq: part.map_or(head.next, |p| p.first),
         offsets: &offsets,
-        ats: &ats,
-        bytes: part.map_or(0, |p| p.bytes),
-        state: &state,
+        groups: &groups,
+        state,
         redacted: part.map_or(&[], |p| p.redacted()),
         policy: part.and_then(|p| p.policy()),
     };
     builder.add(&summary, agent.hash)
+}
+
+/// The state index of a part: the last change of each key.
+fn pages_of(part: &Part) -> std::result::Result<Option<BuiltPages>, Fault> {
+    let mut builder = PagesBuilder::default();
+    let mut pushed = Ok(());
+    part.states("", u64::MAX, |key, slot| {
+        let StateSlot { revision, spot, len } = slot;
+        if pushed.is_ok() {
+            pushed = builder.push(&StateChange { key, tag: 0, revision, offset: spot.0, len });
+        }
+    });
+    pushed?;
+    builder.finish()
 }

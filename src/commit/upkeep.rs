@@ -290,7 +290,8 @@ impl Engine {
         let listed = new_listed(id, self.io.random.next(), base, capacity, Role::Spare);
         // What an attempt that failed could not take away again is in nobody's list.
         let _ = self.io.fs.remove(&self.dir.join(file_name(id, false)));
-        let made = LogFile::create(&self.io, &self.dir, self.store, &listed, self.options.verify)?;
+        let made =
+            LogFile::create(&self.io, &self.dir, &self.owner(), &listed, self.options.verify)?;
         if fill
             && self.has_threads()
             && let Err(error) = self.fill(&made)

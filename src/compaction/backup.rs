@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::compaction::Compactor;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Era;
 use crate::format::manifest::{Listed, Manifest, Role};
 use crate::manifest::{self, Failure};
 use crate::recovery::LOCK_FILE;
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
 use crate::segment::{Segment, file_name};
 use crate::types::Lsn;
 
@@ -54,7 +55,10 @@ impl Compactor {
         let base = logs.map(|line| line.base.saturating_add(line.capacity)).max().unwrap_or(end);
         let fresh =
             new_listed(current.next_id, io.random.next(), base.max(end), FRESH, Role::Active);
-        LogFile::create(io, dir, engine.store, &fresh, engine.options.verify)?;
+        // What is appended there gets lsns that this store gives too: another lineage begins.
+        let history = io.random.next().max(1);
+        let owner = Owner { era: Era::new(current.incarnation, history), ..engine.owner() };
+        LogFile::create(io, dir, &owner, &fresh, engine.options.verify)?;
         segments.push(fresh);
         let first = fresh.base.saturating_add(FIRST_FRAME);
         let made = Manifest {
@@ -65,6 +69,7 @@ impl Compactor {
             segments,
             forgotten: engine.catalog.forgotten(end),
             obsolete: Vec::new(),
+            history,
             ..current
         };
         // Whichever it is, what is there is no backup, and the store itself is as it was.

@@ -1,17 +1,21 @@
 //! What lives of an agent: what compaction must keep of what some segments tell, by everything that
 //! is known now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::catalog::base::Base;
 use crate::catalog::dead::{ENTRY_COST, share};
 use crate::catalog::part::Part;
+use crate::catalog::resident::Resident;
 use crate::catalog::version::Version;
 use crate::commit::Engine;
+use crate::compaction::job::Manners;
+use crate::compaction::keys::{KeyJoin, KeyMerge, Tally};
 use crate::compaction::merge::Told;
 use crate::error::{ErrorKind, Result};
-use crate::format::footer::{Block, StateChange, Trailer};
+use crate::format::footer::{Block, GROUP, NEVER, StateChange, Trailer};
 use crate::format::head::Head;
 use crate::format::record::{Append, REDACTED};
 use crate::segment::Segment;
@@ -36,22 +40,39 @@ pub(crate) struct Living<'a> {
     pub(crate) entries: Vec<(usize, Range<u64>)>,
     /// Redacted entries, here or in older segments.
     pub(crate) redacted: BTreeSet<u64>,
-    /// The last change of each key and the index of its segment.
-    pub(crate) state: BTreeMap<&'a str, (usize, StateChange<'a>)>,
+    /// What the last changes of keys come to that are kept: see [`each_state`](Self::each_state).
+    pub(crate) state: Tally,
     /// The last change of the policy.
     pub(crate) policy: Option<Option<Retention>>,
     /// Older segments may hold something of the name.
     pub(crate) older: bool,
+    /// When the oldest of its entries dies next by the age that a policy allows, at the latest.
+    pub(crate) next_death: Option<u64>,
+    newer: Newer<'a>,
 }
 
+/// What of some entries is there no more, or will not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hollow {
+    /// Bytes of entries that keep their place and are to lose what is in them.
+    pub(crate) bytes: u64,
+    /// When the next of them expires.
+    pub(crate) next_expiry: Option<u64>,
+}
+
+/// Records gone through between two calls of [`Manners`].
+pub(crate) const AT_A_TIME: u64 = 256;
+
 /// What is newer than the segments looked at.
+#[derive(Default)]
 struct Newer<'a> {
     /// `None`: nothing newer tells of the agent.
     head: Option<Head>,
     /// A newer sealed segment tells of it.
     is_sealed: bool,
     version: Option<Version>,
-    blocks: Vec<Block<'a>>,
+    /// Newest first.
+    blocks: Vec<(&'a Arc<Segment>, Block<'a>)>,
     /// Some newer segment cannot be read: what it says of the agent is not known.
     is_partial: bool,
 }
@@ -69,37 +90,45 @@ impl Newer<'_> {
         self.parts().filter(move |_| is_of)
     }
 
-    fn redacted(&self, life: u64) -> impl Iterator<Item = u64> {
-        let blocks = self.blocks.iter().filter(move |block| block.head().life == life);
-        let parts = self.parts_of(life).flat_map(|part| part.redacted());
-        blocks.flat_map(Block::redacted).chain(parts.copied())
+    fn blocks_of(&self, life: u64) -> impl Iterator<Item = &Block<'_>> {
+        self.blocks.iter().map(|(_, block)| block).filter(move |block| block.head().life == life)
     }
 
-    fn changes_key(&self, life: u64, key: &str) -> bool {
-        if self.parts_of(life).any(|part| part.state(key, u64::MAX).is_some()) {
-            return true;
-        }
-        let blocks = self.blocks.iter().filter(|block| block.head().life == life);
-        blocks.flat_map(Block::states).flatten().any(|change| change.key == key)
+    fn redacted(&self, life: u64) -> impl Iterator<Item = u64> {
+        let parts = self.parts_of(life).flat_map(|part| part.redacted());
+        self.blocks_of(life).flat_map(Block::redacted).chain(parts.copied())
+    }
+
+    /// Whether anything newer may change keys of the life.
+    fn changes_keys(&self, life: u64) -> bool {
+        self.parts_of(life).any(Part::has_state)
+            || self.blocks_of(life).any(|block| block.states().count() > 0)
     }
 
     fn policy(&self) -> Option<Option<Retention>> {
         let policy = self.parts().find_map(|part| part.policy());
-        policy.or_else(|| self.blocks.iter().find_map(Block::policy))
+        policy.or_else(|| self.blocks.iter().find_map(|(_, block)| block.policy()))
     }
 }
 
 impl Knowledge<'_> {
-    /// What lives of an agent, of which the segments in `told`, oldest first, tell.
-    pub(crate) fn living<'a>(&self, name: &str, told: &[Told<'a>]) -> Result<Living<'a>> {
+    /// What lives of an agent, of which the segments in `told`, oldest first, tell. `manners` is
+    /// told now and then that it goes on.
+    pub(crate) fn living<'a>(
+        &'a self,
+        name: &str,
+        told: &[Told<'a>],
+        manners: Manners<'_>,
+    ) -> Result<Living<'a>> {
         let hash = self.engine.catalog.hash(name);
         let newer = self.newer(name, hash)?;
         let Some(last) = told.last().map(|told| told.block.head()) else {
             return Ok(Living::default());
         };
         let older = self.older_may_hold(name, hash)?;
-        let mut living = Living { older, ..Living::default() };
         let now = newer.head.unwrap_or(last);
+        let is_sealed = newer.is_sealed;
+        let mut living = Living { older, newer, ..Living::default() };
         let dead = now.life == 0
             || now.life != last.life
             || self.engine.catalog.forgotten_since(name, now.life).is_some();
@@ -107,22 +136,24 @@ impl Knowledge<'_> {
             // Where a newer footer tells that the life is over, or a forgotten prefix does, this need
             // not; nor where there is nothing of it that is older. What is resident may know it from
             // these very segments.
-            if last.life == 0 && !newer.is_sealed && older {
+            if last.life == 0 && !is_sealed && older {
                 living.head = Some(Head::absent());
             }
             return Ok(living);
         }
-        living.take(told, last.life, &newer)?;
+        living.take(told, last.life, manners)?;
         let known = told.iter().map(|told| told.block.head()).filter(|head| head.life == now.life);
-        let blocks = newer.blocks.iter().map(Block::head).filter(|head| head.life == now.life);
+        let blocks = living.newer.blocks_of(now.life).map(Block::head);
         let floor = known.chain(blocks).map(|head| head.floor).fold(now.floor, u64::max);
-        let floor = floor.max(self.retained(name, &now, &newer, living.policy)?);
+        let (retained, age) = self.retained(name, hash, &now, &living, told)?;
+        let floor = floor.max(retained);
         living.cut(floor, last.next);
+        living.next_death = age.and_then(|age| living.oldest_death(told, age));
         let empty = living.entries.is_empty()
-            && living.state.is_empty()
+            && living.state.records == 0
             && living.policy.is_none()
             && living.redacted.is_empty();
-        if !(empty && newer.is_sealed && !older) {
+        if !(empty && is_sealed && !older) {
             living.head = Some(Head { floor: floor.min(last.next), ..last });
         }
         Ok(living)
@@ -136,11 +167,11 @@ impl Knowledge<'_> {
         let (mut blocks, mut is_partial) = (Vec::new(), false);
         for segment in &self.newer {
             match readable(segment, segment.look_up(name, hash))? {
-                Some(found) => blocks.extend(found.map(|(_, block)| block)),
+                Some(found) => blocks.extend(found.map(|(_, block)| (segment, block))),
                 None => is_partial = true,
             }
         }
-        let sealed = blocks.first().map(Block::head);
+        let sealed = blocks.first().map(|(_, block)| block.head());
         Ok(Newer {
             head: version.as_ref().map(|version| version.head).or(sealed),
             is_sealed: sealed.is_some(),
@@ -160,19 +191,26 @@ impl Knowledge<'_> {
         Ok(false)
     }
 
-    /// The floor that the policy in force, and those that were, make.
+    /// The floor that the policy in force, and those that were, make; and the age that the policy in
+    /// force allows.
     fn retained(
         &self,
         name: &str,
+        hash: u64,
         now: &Head,
-        newer: &Newer<'_>,
-        here: Option<Option<Retention>>,
-    ) -> Result<u64> {
+        living: &Living<'_>,
+        told: &[Told<'_>],
+    ) -> Result<(u64, Option<u64>)> {
+        let newer = &living.newer;
         if newer.is_partial {
             // Its policy may be another one by now: nothing is dropped by the one that is known.
-            return Ok(0);
+            return Ok((0, None));
         }
-        let own = if now.flags & Head::POLICY != 0 { newer.policy().or(here) } else { Some(None) };
+        let own = if now.flags & Head::POLICY != 0 {
+            newer.policy().or(living.policy)
+        } else {
+            Some(None)
+        };
         let default = self.engine.options.retention;
         // An agent without a policy of its own, or that gave it up, may be under earlier defaults.
         let past = !matches!(own, Some(Some(_))) && !self.engine.past_defaults.is_empty();
@@ -181,20 +219,70 @@ impl Knowledge<'_> {
         {
             let policy = own.unwrap_or(default);
             if policy.max_bytes.is_none() && policy.max_age.is_none() {
-                return Ok(policy.max_entries.map_or(0, |most| now.next.saturating_sub(most)));
+                return Ok((
+                    policy.max_entries.map_or(0, |most| now.next.saturating_sub(most)),
+                    None,
+                ));
             }
         }
-        let hash = self.engine.catalog.hash(name);
-        let resident = self.engine.catalog.resident(&Arc::from(name), hash, self.engine.progress());
-        let snapshot = Snapshot::open(self.engine, resident)?;
-        Ok(if snapshot.version.head.life == now.life { snapshot.floor } else { 0 })
+        let Some(own) = own else {
+            // The policy lies in an older segment: the agent is looked up as a reader would.
+            let progress = self.engine.progress();
+            let resident = self.engine.catalog.resident(&Arc::from(name), hash, progress);
+            let snapshot = Snapshot::open(self.engine, resident)?;
+            let age = snapshot.policy().unwrap_or(default).max_age;
+            let is_same = snapshot.version.head.life == now.life;
+            return Ok(if is_same { (snapshot.floor, age) } else { (0, None) });
+        };
+        let age = own.unwrap_or(default).max_age;
+        Ok((self.floor_of_blocks(name, hash, now, newer, told)?, age))
+    }
+
+    /// The floor under retention by what the segments looked at, newer ones and memory tell: older
+    /// segments hold nothing that it depends on, since it is counted from the newest entry back. The
+    /// agent is not made resident.
+    fn floor_of_blocks(
+        &self,
+        name: &str,
+        hash: u64,
+        now: &Head,
+        newer: &Newer<'_>,
+        told: &[Told<'_>],
+    ) -> Result<u64> {
+        let mut base = Base::empty(now.life, 0);
+        let of_life = |block: &Block<'_>| block.head().life == now.life;
+        for Told { segment, block } in told.iter().filter(|told| of_life(&told.block)) {
+            base.add_newer(segment, block);
+        }
+        for (segment, block) in newer.blocks.iter().rev().filter(|(_, block)| of_life(block)) {
+            base.add_newer(segment, block);
+        }
+        // Parts of sealed segments are told by their blocks.
+        const UNSEALED: u64 = u64::MAX - 1;
+        let in_memory = self.engine.catalog.peek(name, hash).and_then(|resident| {
+            let slot = resident.lock();
+            let (settled, end) = slot.settled();
+            slot.is_known().then(|| (settled.seen(UNSEALED), end))
+        });
+        let version = match in_memory {
+            Some((version, end)) => {
+                self.engine.write_for_reader(end)?;
+                version
+            }
+            None => Version::at_rest(*now).seen(UNSEALED),
+        };
+        if version.head.life != now.life {
+            return Ok(0);
+        }
+        let resident = Arc::new(Resident::new(Arc::from(name), hash));
+        Ok(Snapshot::of_blocks(self.engine, resident, version, base)?.floor)
     }
 }
 
 impl<'a> Living<'a> {
     /// Takes everything of a life, the floor aside.
-    fn take(&mut self, told: &[Told<'a>], life: u64, newer: &Newer<'_>) -> Result<()> {
-        for (index, Told { segment, block }) in told.iter().enumerate() {
+    fn take(&mut self, told: &[Told<'a>], life: u64, manners: Manners<'_>) -> Result<()> {
+        for (index, Told { block, .. }) in told.iter().enumerate() {
             if block.head().life != life {
                 continue;
             }
@@ -206,18 +294,89 @@ impl<'a> Living<'a> {
             if let Some(policy) = block.policy() {
                 self.policy = Some(policy);
             }
-            for change in block.states() {
-                let change = change.map_err(|fault| segment.footer_damage(fault))?;
-                self.state.insert(change.key, (index, change));
+        }
+        self.redacted.extend(self.newer.redacted(life));
+        self.state = self.tally(told, life, manners)?;
+        Ok(())
+    }
+
+    /// Counts what is kept of the state.
+    fn tally(&self, told: &[Told<'a>], life: u64, manners: Manners<'_>) -> Result<Tally> {
+        let mut tally = Tally::new(told.len());
+        let of_life = |(_, told): &(usize, &Told<'a>)| told.block.head().life == life;
+        let mut with_state = told
+            .iter()
+            .enumerate()
+            .filter(of_life)
+            .filter(|(_, told)| told.block.states().count() > 0);
+        let first = with_state.next();
+        if let Some((index, only)) = first
+            && with_state.next().is_none()
+            && self.older
+            && !self.newer.changes_keys(life)
+        {
+            // All of it is kept, and need not be gone through.
+            tally.add_all(index, &only.block.states());
+        } else if first.is_some() {
+            self.each_state_of(life, told, manners, &mut |index, change| {
+                tally.add(index, change);
+                Ok(())
+            })?;
+        }
+        Ok(tally)
+    }
+
+    /// Calls `each` with the last change of each key that is kept and the index of its segment, in
+    /// the order of the keys. Holds one key a segment, and goes through none twice.
+    pub(crate) fn each_state(
+        &self,
+        told: &[Told<'a>],
+        manners: Manners<'_>,
+        each: &mut dyn FnMut(usize, &StateChange<'a>) -> Result<()>,
+    ) -> Result<()> {
+        match self.head {
+            Some(head) if head.life != 0 => self.each_state_of(head.life, told, manners, each),
+            _ => Ok(()),
+        }
+    }
+
+    fn each_state_of(
+        &self,
+        life: u64,
+        told: &[Told<'a>],
+        manners: Manners<'_>,
+        each: &mut dyn FnMut(usize, &StateChange<'a>) -> Result<()>,
+    ) -> Result<()> {
+        let mut keys = KeyMerge::new(told, life)?;
+        let newer = self.newer.blocks_of(life).map(Block::states);
+        let mut newer_keys = KeyJoin::new(newer.filter(|pages| pages.count() > 0).collect());
+        let parts: Vec<&Part> = self.newer.parts_of(life).filter(|part| part.has_state()).collect();
+        let mut gone_through = 0_u64;
+        while let Some((index, change)) = keys.next()? {
+            gone_through += 1;
+            if gone_through.is_multiple_of(AT_A_TIME) {
+                manners(0)?;
+            }
+            // That a key was unset matters only to values that are older.
+            if change.offset == 0 && !self.older {
+                continue;
+            }
+            let in_memory = |part: &&Part| part.state(change.key, u64::MAX).is_some();
+            if !parts.iter().any(in_memory) && !newer_keys.has(change.key) {
+                each(index, &change)?;
             }
         }
-        let older = self.older;
-        // That a key was unset matters only to values that are older.
-        self.state.retain(|key, (_, change)| {
-            (change.offset != 0 || older) && !newer.changes_key(life, key)
-        });
-        self.redacted.extend(newer.redacted(life));
         Ok(())
+    }
+
+    /// When the oldest of the entries dies of an age, at the latest: the running maximum of its group
+    /// tells.
+    fn oldest_death(&self, told: &[Told<'_>], age: u64) -> Option<u64> {
+        let (index, seqs) = self.entries.first()?;
+        let block = &told.get(*index)?.block;
+        let within = seqs.start.saturating_sub(block.first_seq());
+        let group = usize::try_from(within / GROUP as u64).ok()?;
+        Some(block.group(group)?.max_at.saturating_add(age))
     }
 
     /// Leaves out what does not lie between the floor and the next seq.
@@ -243,15 +402,15 @@ impl<'a> Living<'a> {
         };
         let kept = self.entries.iter().filter(|(of, _)| *of == index).map(|(_, seqs)| seqs);
         let kept: u64 = kept.map(|seqs| seqs.end - seqs.start).sum();
-        let keys = self.state.values().filter(|(of, _)| *of == index).count();
         kept < u64::from(block.count())
-            || keys < block.state_count()
+            || self.state.of(index).0 < u64::from(block.states().count())
             || (head.life == 0 && !self.older)
     }
 
     /// What this segment's entries lose that keep their place: redacted ones, and with `time` those
-    /// that have expired by then. Footers tell neither which redactions a run has taken to heart
-    /// already nor any expiry, so the records are asked.
+    /// that have expired by then. Footers do not tell which redactions a run has taken to heart
+    /// already, so these records are asked; of expiries they tell the lowest of each group, and only
+    /// groups that are reached are.
     pub(crate) fn hollow_of(
         &self,
         index: usize,
@@ -259,23 +418,36 @@ impl<'a> Living<'a> {
         time: Option<u64>,
     ) -> Result<Hollow> {
         let mut found = Hollow::default();
-        let Some(head) = self.head else { return Ok(found) };
-        let time = time.filter(|_| head.flags & Head::EXPIRES != 0);
+        if self.head.is_none() {
+            return Ok(found);
+        }
+        let block = &told.block;
         for (_, seqs) in self.entries.iter().filter(|(of, _)| *of == index) {
             for seq in self.redacted.range(seqs.clone()) {
                 let entry = told.entry(*seq)?.filter(|entry| entry.flags & REDACTED == 0);
                 found.bytes += entry.as_ref().map_or(0, hollow);
             }
-            let Some(time) = time else { continue };
-            for seq in seqs.clone().filter(|seq| !self.redacted.contains(seq)) {
-                let Some(entry) = told.entry(seq)? else { continue };
-                match entry.expires {
-                    Some(at) if at <= time => found.bytes += hollow(&entry),
-                    Some(at) => {
-                        let next = found.next_expiry.map_or(at, |next| next.min(at));
-                        found.next_expiry = Some(next);
+            if block.soonest() == NEVER {
+                continue;
+            }
+            let of = |seq: u64| (seq.saturating_sub(block.first_seq())) / GROUP as u64;
+            for group in of(seqs.start)..=of(seqs.end.saturating_sub(1)) {
+                let soonest = block.soonest_of(usize::try_from(group).unwrap_or(usize::MAX));
+                if time.is_none_or(|time| soonest > time) {
+                    found.expires_at(soonest);
+                    continue;
+                }
+                let first = block.first_seq().saturating_add(group * GROUP as u64);
+                let group = seqs.start.max(first)..seqs.end.min(first + GROUP as u64);
+                for seq in group.filter(|seq| !self.redacted.contains(seq)) {
+                    let Some(entry) = told.entry(seq)? else { continue };
+                    match entry.expires.filter(|_| entry.flags & REDACTED == 0) {
+                        Some(at) if time.is_some_and(|time| at <= time) => {
+                            found.bytes += hollow(&entry);
+                        }
+                        Some(at) => found.expires_at(at),
+                        None => {}
                     }
-                    None => {}
                 }
             }
         }
@@ -289,8 +461,15 @@ impl<'a> Living<'a> {
         let live = seqs.map(|seqs| seqs.end - seqs.start);
         let (live, all) = (live.sum::<u64>(), u64::from(block.count()));
         let entries = if live >= all { whole } else { share(whole, live, all) };
-        let state = self.state.values().filter(|(of, _)| *of == index);
-        entries + state.map(|(_, change)| u64::from(change.len)).sum::<u64>()
+        entries.saturating_add(self.state.of(index).1)
+    }
+}
+
+impl Hollow {
+    fn expires_at(&mut self, at: u64) {
+        if at != NEVER {
+            self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at)));
+        }
     }
 }
 
@@ -307,15 +486,6 @@ fn readable<T>(segment: &Segment, read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// What the entries of an agent in one segment lose that keep their place.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hollow {
-    /// Bytes of entries that are redacted or have expired, and still have them.
-    pub(crate) bytes: u64,
-    /// The lowest expiry of the others, if any has one.
-    pub(crate) next_expiry: Option<u64>,
-}
-
 /// What an entry loses with what is in it.
 fn hollow(entry: &Append<'_>) -> u64 {
     (entry.meta.len() + entry.payload.len()) as u64 + 1
@@ -328,8 +498,7 @@ pub(crate) fn entries_content(block: &Block<'_>) -> u64 {
 
 /// What everything that a block tells of takes.
 pub(crate) fn content(block: &Block<'_>) -> u64 {
-    let state = block.states().flatten().map(|change| u64::from(change.len));
-    entries_content(block).saturating_add(state.sum::<u64>())
+    entries_content(block).saturating_add(block.states().state_bytes())
 }
 
 /// What everything that the blocks of a segment tell of takes.

@@ -13,6 +13,7 @@ use crate::compaction::{Busy, Compactor};
 use crate::error::Result;
 use crate::format::manifest::Forgotten;
 use crate::sync::atomic::Ordering;
+use crate::types::Retention;
 
 /// A scan takes at most one part in so many of the time, unless there is a date to erase by.
 const DUTY: u32 = 16;
@@ -48,8 +49,9 @@ struct Scanned {
     /// When it ended, on the monotonic clock, and how long it took.
     ended: Duration,
     took: Duration,
-    /// The shortest age under which entries die, in ms.
+    /// The shortest age under which entries die, in ms, and when one does next.
     least_age: Option<u64>,
+    next_death: Option<u64>,
     /// A job was installed since: lines of forgotten prefixes may be of no use any more.
     installed: bool,
 }
@@ -63,8 +65,10 @@ pub(super) struct Schedule {
 /// The store as it is now, as far as it bears on the schedule.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    /// Milliseconds since the epoch, and the monotonic clock.
+    /// The time that waits go by: the store's time, but it never stands still.
     pub(super) now: u64,
+    /// The time by which entries expire, which stands still where the wall clock was set back.
+    pub(super) time: u64,
     pub(super) monotonic: Duration,
     /// The end of the log.
     pub(super) end: u64,
@@ -73,7 +77,7 @@ pub(super) struct Facts {
     pub(super) seals: u64,
     /// Entries die under policies as others are appended.
     pub(super) policies: bool,
-    /// The lowest expiry of all entries in sealed segments; 0: not known; MAX: there is none.
+    /// The lowest expiry of all entries in sealed segments; MAX: there is none.
     pub(super) next_expiry: u64,
     /// Lives are held against forgotten prefixes.
     pub(super) lines: bool,
@@ -100,12 +104,18 @@ impl Schedule {
     pub(super) fn opened(&mut self, facts: &Facts) {
         let rest = Duration::from_millis(facts.interval) / DUTY;
         let known = Facts { unbooked: 0, ..*facts };
-        self.scanned(&known, rest, None);
+        self.scanned(&known, rest, None, None);
         self.last.ended = facts.monotonic;
     }
 
     /// A scan that began with these facts is done.
-    pub(super) fn scanned(&mut self, facts: &Facts, took: Duration, least_age: Option<u64>) {
+    pub(super) fn scanned(
+        &mut self,
+        facts: &Facts,
+        took: Duration,
+        least_age: Option<u64>,
+        next_death: Option<u64>,
+    ) {
         self.last = Scanned {
             at: facts.now,
             end: facts.end,
@@ -114,6 +124,7 @@ impl Schedule {
             ended: facts.monotonic.saturating_add(took),
             took,
             least_age,
+            next_death,
             installed: false,
         };
     }
@@ -130,14 +141,14 @@ impl Schedule {
         // Segments that were sealed since hold what no footer told of before.
         let sealed = (facts.seals != last.seals && facts.policies).then_some(last.at);
         let date = date.or(sealed)?;
-        Some(Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.now })
+        Some(Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.time })
     }
 
     /// The scan that is due in the background.
     pub(super) fn due(&self, facts: &Facts) -> Option<Due> {
         let last = &self.last;
         let date = first_death(facts, last)?;
-        let due = Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.now };
+        let due = Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.time };
         let appended = facts.end.saturating_sub(last.end) >= facts.each;
         let dies_by_appends = facts.policies || facts.unbooked != last.unbooked;
         if appended && dies_by_appends {
@@ -149,10 +160,14 @@ impl Schedule {
     /// How long until a scan is due, if nothing else happens.
     pub(super) fn pause(&self, facts: &Facts) -> Option<Duration> {
         let last = &self.last;
+        let until = |date: u64, now: u64| date.saturating_add(wait(facts)).saturating_sub(now);
         let expiry = (facts.next_expiry != u64::MAX).then_some(facts.next_expiry.max(last.at));
-        let aged = last.least_age.map(|age| last.at.saturating_add(age / LOOKS_AN_AGE));
-        let date = [first_death(facts, last), expiry, aged].into_iter().flatten().min()?;
-        let time = date.saturating_add(wait(facts)).saturating_sub(facts.now);
+        let by_time = [expiry, next_aged(facts, last)].into_iter().flatten().min();
+        let times = [
+            first_death(facts, last).map(|date| until(date, facts.now)),
+            by_time.map(|date| until(date, facts.time)),
+        ];
+        let time = times.into_iter().flatten().min()?;
         let rest = last.ended.saturating_add(rest(facts, last)).saturating_sub(facts.monotonic);
         Some(Duration::from_millis(time).max(rest))
     }
@@ -164,13 +179,17 @@ fn first_death(facts: &Facts, last: &Scanned) -> Option<u64> {
         (facts.unbooked != last.unbooked).then(|| facts.first_unbooked.unwrap_or(last.at));
     // Only what is sealed is found; appends push out entries of sealed segments too.
     let pushed = (facts.policies && facts.end != last.end).then_some(last.at);
-    let expired = (facts.next_expiry <= facts.now).then_some(facts.next_expiry.max(last.at));
-    let aged = last.least_age.and_then(|age| {
-        let look = age / LOOKS_AN_AGE;
-        (facts.now >= last.at.saturating_add(look)).then_some(last.at)
-    });
+    let expired = (facts.next_expiry <= facts.time).then_some(facts.next_expiry.max(last.at));
+    let aged = next_aged(facts, last).filter(|date| facts.time >= *date);
     let lines = (facts.lines && last.installed).then_some(last.at);
     [unbooked, pushed, expired, aged, lines].into_iter().flatten().min()
+}
+
+/// When an entry dies of its age next, and a scan for it is worth while.
+fn next_aged(facts: &Facts, last: &Scanned) -> Option<u64> {
+    let (age, next) = (last.least_age?, last.next_death?);
+    let look = if facts.erase_within.is_some() { 0 } else { age / LOOKS_AN_AGE };
+    Some(next.max(last.at.saturating_add(look)))
 }
 
 fn rested(facts: &Facts, last: &Scanned) -> bool {
@@ -186,20 +205,25 @@ fn rest(facts: &Facts, last: &Scanned) -> Duration {
     if facts.erase_within.is_some() { Duration::ZERO } else { last.took.saturating_mul(DUTY) }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Compactor {
     pub(super) fn facts(&self) -> Facts {
         let engine = &self.engine;
         let set = engine.catalog.segments();
         let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
         let deaths = &engine.catalog.deaths;
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let seals = engine.order.lock().oldest_unsealed();
         Facts {
-            now: engine.now(),
+            now: self.schedule_now(),
+            time: engine.now(),
             monotonic: engine.io.clock.monotonic(),
             end: engine.ordered_end(),
             unbooked: deaths.unbooked(),
             first_unbooked: deaths.first_unbooked(),
-            seals: engine.order.lock().oldest_unsealed(),
+            seals,
             policies: self.has_policies(),
             next_expiry: sound.map(|segment| segment.next_expiry()).min().unwrap_or(u64::MAX),
             lines: engine.catalog.forgotten_prefixes() > 0,
@@ -209,10 +233,25 @@ impl Compactor {
         }
     }
 
+    /// The store's time, or what it would be if the wall clock had not been set back since the store
+    /// was opened.
+    fn schedule_now(&self) -> u64 {
+        let (time, since) = self.began;
+        let passed = self.engine.io.clock.monotonic().saturating_sub(since);
+        self.engine.now().max(time.saturating_add(millis(passed)))
+    }
+
     fn has_policies(&self) -> bool {
-        self.engine.catalog.deaths.has_policies()
-            || self.engine.options.retention != crate::types::Retention::new()
-            || !self.engine.past_defaults.is_empty()
+        let engine = &self.engine;
+        if engine.options.retention != Retention::new() || !engine.past_defaults.is_empty() {
+            return true;
+        }
+        let unsealed = {
+            let order = engine.order.lock();
+            let sealing = order.sealing.iter().map(|job| &job.file);
+            sealing.chain([&order.active]).any(|file| file.segment.has_policies())
+        };
+        unsealed || engine.catalog.segments().sealed.iter().any(|segment| segment.has_policies())
     }
 
     /// Bytes appended that make a scan worth its cost.
@@ -249,40 +288,22 @@ impl Compactor {
     ) -> Result<Scan> {
         self.scans.fetch_add(1, Ordering::Relaxed);
         let deaths = &self.engine.catalog.deaths;
-        let had_policies = deaths.take_policies();
         let (unbooked, all) = (deaths.begin_scan(), deaths.all());
         let (_, booked) = self.content();
         let scope = Scope { expired: due.expired, date: due.date };
         let scan = scan::scan(&self.engine, scope, go_on).inspect_err(|_| {
             // What it was to find is still unknown.
             deaths.abandon_scan(unbooked);
-            if had_policies {
-                deaths.note_policy();
-            }
         })?;
         if deaths.all() != all {
             // What was booked meanwhile the scan may not have seen, and has replaced.
             deaths.lose_bookings(facts.now);
         }
-        // Of unsealed segments, and of those sealed meanwhile, the scan knows nothing.
-        if scan.policies || self.unscanned_policies() {
-            deaths.note_policy();
-        }
         let took = self.engine.io.clock.monotonic().saturating_sub(facts.monotonic);
-        busy.schedule.scanned(facts, took, scan.least_age);
+        busy.schedule.scanned(facts, took, scan.least_age, scan.next_death);
         busy.debt.surveyed(facts.end, booked, self.content().1);
         self.drop_lines(&scan.settled)?;
         Ok(scan)
-    }
-
-    fn unscanned_policies(&self) -> bool {
-        let unsealed = {
-            let order = self.engine.order.lock();
-            let sealing = order.sealing.iter().map(|job| &job.file);
-            sealing.chain([&order.active]).any(|file| file.segment.has_policies())
-        };
-        let set = self.engine.catalog.segments();
-        unsealed || set.sealed.iter().any(|segment| segment.has_policies())
     }
 
     /// Takes forgotten prefixes off the manifest that nothing is held against any more.
@@ -302,7 +323,7 @@ impl Compactor {
 
     /// What died by then is to be erased now. Half of the time is for the work itself.
     pub(super) fn erase_before(&self) -> Option<u64> {
-        let now = self.engine.now();
+        let now = self.schedule_now();
         if self.engine.catalog.forgotten_prefixes() > MAX_LINES {
             return Some(now);
         }
@@ -320,12 +341,13 @@ impl Compactor {
 
     /// The date of the first death in the active segment, as far as one may have happened.
     fn active_death(&self) -> Option<u64> {
+        let policies = self.has_policies();
         let order = self.engine.order.lock();
         let segment = &order.active.segment;
         let (dead, since) = segment.dead();
         let died = (dead > 0).then_some(since);
         let expiry = Some(segment.next_expiry()).filter(|date| *date != u64::MAX);
-        let pushed = Some(order.begun).filter(|begun| *begun != 0 && self.has_policies());
+        let pushed = Some(order.begun).filter(|begun| *begun != 0 && policies);
         [died, expiry, pushed].into_iter().flatten().min()
     }
 
@@ -350,7 +372,7 @@ impl Compactor {
     pub(super) fn look_at_deaths(&self) {
         let deaths = &self.engine.catalog.deaths;
         let look = u64::try_from(LOOK.as_millis()).unwrap_or(u64::MAX);
-        if deaths.first().is_some_and(|first| first.saturating_add(look) <= self.engine.now()) {
+        if deaths.first().is_some_and(|first| first.saturating_add(look) <= self.schedule_now()) {
             deaths.look();
         }
     }

@@ -226,7 +226,7 @@ impl Job {
                     (_, knowledge.newer, _) = surroundings(&set, &ids);
                     self.known = set.generation;
                 }
-                let living = knowledge.living(name, &told)?;
+                let living = knowledge.living(name, &told, &mut *beat.manners)?;
                 if self.engine.catalog.segments().generation == self.known {
                     break living;
                 }
@@ -273,7 +273,7 @@ impl Job {
             let lines = lines.iter().filter(|line| self.hull.contains(&line.lsn));
             writer.add_prefixes(lines.map(|line| (line.lsn, line.prefix.as_str())))?;
         }
-        let (file, listed) = writer.finish()?;
+        let (file, listed) = writer.finish(manners)?;
         verify(&file.segment, manners)?;
         self.done.push((file, listed));
         Ok(())
@@ -363,8 +363,9 @@ impl Maker<'_> {
         // What an attempt that failed could not take away again is in nobody's list.
         let path = engine.dir.join(file_name(id, true));
         let _ = engine.io.fs.remove(&path);
+        let owner = engine.owner();
         let file =
-            LogFile::create(&engine.io, &engine.dir, engine.store, &listed, engine.options.verify)?;
+            LogFile::create(&engine.io, &engine.dir, &owner, &listed, engine.options.verify)?;
         made.push(path);
         let covered = Covered {
             lsns: self.hull.clone(),
@@ -373,7 +374,7 @@ impl Maker<'_> {
             generation: self.generation,
             cleaned: self.cleaned,
         };
-        let writer = RunWriter::new(file, listed, engine.store, self.time, &covered)?;
+        let writer = RunWriter::new(file, listed, owner, self.time, &covered)?;
         Ok(if self.lasts { writer.lasting() } else { writer })
     }
 }
@@ -413,11 +414,11 @@ fn write_agent(
         next = seqs.end;
     }
     lose(writer, next..head.next)?;
-    for (key, (index, change)) in &living.state {
-        let Some(told) = told.get(*index) else { continue };
-        write_value(writer, told, key, change.revision, change.offset)?;
-        beat.at(writer.reached().saturating_sub(before), BEAT)?;
-    }
+    living.each_state(told, &mut *beat.manners, &mut |index, change| match told.get(index) {
+        Some(told) => write_value(writer, told, change.key, change.revision, change.offset),
+        None => Ok(()),
+    })?;
+    beat.at(writer.reached().saturating_sub(before), BEAT)?;
     // Every agent has a record, or nobody would look at it.
     writer.push(&Change::Truncate { seq: head.floor })?;
     writer.end()?;
@@ -499,7 +500,7 @@ fn verify(segment: &Segment, manners: Manners<'_>) -> Result<()> {
         let place = usize::try_from(at).unwrap_or(usize::MAX);
         at += frames.frame(place).map_err(|fault| damage(at, fault))?.header.len() as u64;
     }
-    segment.check_footer().map_err(|fault| damage(end, fault))
+    segment.check_footer_with(&mut || manners(0))
 }
 
 /// The lsns that these segments cover together.

@@ -15,6 +15,7 @@ mod fate;
 mod field;
 mod garbage;
 mod job;
+mod keys;
 mod merge;
 pub(crate) mod pick;
 mod plan;
@@ -78,6 +79,8 @@ pub(crate) struct Compactor {
     wanted: AtomicU64,
     /// Bytes written to runs since the store was opened.
     written: AtomicU64,
+    /// The store's time, in ms since the epoch, and the monotonic clock, when it was opened.
+    began: (u64, Duration),
     /// Garbage scans since the store was opened.
     scans: AtomicU64,
     /// Changes when `busy` is let go of, when a call wants it, and when compaction is to stop.
@@ -116,6 +119,7 @@ impl Compactor {
             stop: AtomicBool::new(false),
             wanted: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            began: (engine.now(), engine.io.clock.monotonic()),
             scans: AtomicU64::new(0),
             changed: Notify::default(),
         });

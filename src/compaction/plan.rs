@@ -99,7 +99,7 @@ pub(crate) fn outputs(
         let told: Result<Vec<Option<Told<'_>>>> =
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
-        let living = knowledge.living(&name, &told)?;
+        let living = knowledge.living(&name, &told, manners)?;
         if living.head.is_none() {
             // Nothing is written of it: its name is no bound either.
             continue;
@@ -203,7 +203,7 @@ struct Size {
 
 fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> Size {
     let Some(head) = living.head else { return Size::default() };
-    let mut records = 4 + living.redacted.len() as u64 + living.state.len() as u64;
+    let mut records = 4 + living.redacted.len() as u64 + living.state.records;
     let (mut bytes, mut left_out) = (0u64, 0u64);
     for (index, seqs) in &living.entries {
         let count = seqs.end.saturating_sub(seqs.start);
@@ -217,8 +217,7 @@ fn size(name: &str, living: &Living<'_>, told: &[Told<'_>]) -> Size {
     let last = living.entries.last().map_or(head.next, |(_, seqs)| seqs.end);
     let lost = head.next.saturating_sub(last);
     records += if lost <= 1 << 20 { lost } else { 0 };
-    bytes +=
-        living.state.iter().map(|(key, (_, c))| u64::from(c.len) + key.len() as u64).sum::<u64>();
+    bytes += living.state.bytes + living.state.key_bytes;
     let data = bytes + records * RECORD_COST;
     let frames = 2 + data / FRAME_EACH;
     let most = data + frames * (FRAME_LEN + AGENT_LEN + align(name.len())) as u64;
@@ -234,5 +233,5 @@ fn bound(footer: &mut Bound, name: &str, living: &Living<'_>) {
     footer.add_entries(usize::try_from(entries).unwrap_or(usize::MAX));
     living.redacted.iter().for_each(|_| footer.add_redaction());
     living.policy.iter().for_each(|_| footer.add_policy());
-    living.state.keys().for_each(|key| footer.add_state(key.len()));
+    footer.add_states(&living.state.keys);
 }

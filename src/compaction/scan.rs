@@ -12,7 +12,6 @@ use crate::compaction::job::names;
 use crate::compaction::merge::{Merge, Told};
 use crate::compaction::plan::BEHIND;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::head::Head;
 use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
 
@@ -27,17 +26,16 @@ pub(crate) struct Found {
     /// Something in it is dead, however little, or stands for something that is gone.
     pub(crate) dirty: bool,
     /// The lowest expiry of the entries that still have their bytes, in ms since the epoch; MAX:
-    /// none has an expiry; 0: not known.
+    /// none has an expiry.
     pub(crate) next_expiry: u64,
 }
 
 /// What a scan found.
 pub(crate) struct Scan {
     pub(crate) segments: Vec<(Arc<Segment>, Found)>,
-    /// Some agent has, or had, a policy of its own.
-    pub(crate) policies: bool,
-    /// The shortest age under which entries die, in ms.
+    /// The shortest age under which entries die, in ms, and when one does next.
     pub(crate) least_age: Option<u64>,
+    pub(crate) next_death: Option<u64>,
     /// Forgotten prefixes that no agent of a sealed segment is held against any more.
     pub(crate) settled: Vec<Forgotten>,
 }
@@ -101,18 +99,17 @@ fn scan_set(
     let mut merge = Merge::new(&segments)?;
     let mut lines = Lines::new(engine, set);
     let mut bounds = Bounds::of(&segments)?;
-    let (mut policies, mut least_age) = (false, engine.options.retention.max_age);
+    let (mut least_age, mut next_death) = (engine.options.retention.max_age, None);
     let (mut places, mut agents) = (Vec::new(), 0u64);
     while let Some(name) = merge.next(&mut places)? {
         let told: Result<Vec<Option<Told<'_>>>> =
             places.iter().map(|place| merge.told(*place)).collect();
         let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
-        let living = knowledge.living(&name, &told)?;
+        let living = knowledge.living(&name, &told, &mut |_| go_on())?;
         for (index, ((of, _), told)) in places.iter().zip(&told).enumerate() {
             let Some(found) = found.get_mut(*of) else { continue };
             let head = told.block.head();
             lines.hold(&name, head.life);
-            policies |= head.flags & Head::POLICY != 0;
             look(found, index, told, &living, scope.expired.then(|| engine.now()))?;
         }
         if living.head.is_some_and(|head| head.life != 0) {
@@ -120,6 +117,7 @@ fn scan_set(
         }
         let age = living.policy.flatten().and_then(|policy| policy.max_age);
         least_age = age.into_iter().chain(least_age).min();
+        next_death = living.next_death.into_iter().chain(next_death).min();
         agents += 1;
         if agents.is_multiple_of(AGENTS_A_TURN) {
             go_on()?;
@@ -127,7 +125,8 @@ fn scan_set(
     }
     let settled = lines.settled();
     bounds.mark(&mut found);
-    Ok(Scan { segments: segments.into_iter().zip(found).collect(), policies, least_age, settled })
+    let segments = segments.into_iter().zip(found).collect();
+    Ok(Scan { segments, least_age, next_death, settled })
 }
 
 /// Looks at what one segment holds of one agent.

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use crate::catalog::version::{Applied, Place, Version};
 use crate::catalog::{hash_name, name_seed, part::Spot};
 use crate::commit::seal::{AgentAtEnd, add, footer_check};
+use crate::compaction::job::Manners;
 use crate::error::Result;
 use crate::format::Fault;
-use crate::format::footer::{Builder, SegmentFacts};
+use crate::format::footer::{Builder, PagesBuilder, SegmentFacts, StateChange};
 use crate::format::frame::{self, AGENT_LEN, FRAME_LEN, HeaderBuilder};
 use crate::format::head::Head;
 use crate::format::manifest::{Listed, Role};
 use crate::format::record::{self, Append, Change};
 use crate::format::{align, frame::Place as FramePlace};
-use crate::segment::writer::{FIRST_FRAME, LogFile};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner};
 
 /// Bodies above this are finished.
 const BODY: usize = 1 << 20;
@@ -28,6 +29,8 @@ const PIECE: u64 = 128 << 10;
 const LARGE_PAGE: u64 = 2 << 20;
 /// Bytes written between two syncs: none of them takes long then, nor do the log's in between.
 const SYNC_EACH: u64 = 8 << 20;
+/// Bytes of a footer that are written at a time.
+const FOOTER_PIECE: usize = 1 << 20;
 
 /// What a run is to say of itself.
 pub(crate) struct Covered {
@@ -46,7 +49,7 @@ pub(crate) struct Covered {
 pub(crate) struct RunWriter {
     file: LogFile,
     listed: Listed,
-    store: u128,
+    owner: Owner,
     time: u64,
     builder: Builder,
     /// Offset in the file of what is in `out`.
@@ -62,8 +65,11 @@ pub(crate) struct RunWriter {
 /// The agent whose records are being written.
 struct OpenAgent {
     name: Arc<str>,
+    /// What becomes of it, its state aside.
     version: Version,
     frame: OpenFrame,
+    /// Its state, which comes in the order of the keys.
+    state: PagesBuilder,
 }
 
 #[derive(Default)]
@@ -79,13 +85,13 @@ impl RunWriter {
     pub(crate) fn new(
         file: LogFile,
         listed: Listed,
-        store: u128,
+        owner: Owner,
         time: u64,
         covered: &Covered,
     ) -> Result<Self> {
         let segment = &file.segment;
         let mut builder = Builder::new(SegmentFacts {
-            store,
+            store: owner.store,
             segment: segment.id,
             salt: segment.salt,
             first_lsn: segment.base.saturating_add(FIRST_FRAME),
@@ -100,7 +106,7 @@ impl RunWriter {
         Ok(RunWriter {
             file,
             listed,
-            store,
+            owner,
             time,
             builder,
             at: FIRST_FRAME,
@@ -133,25 +139,40 @@ impl RunWriter {
         let name: Arc<str> = Arc::from(name);
         let version = Version::at_rest(head);
         let frame = OpenFrame::start(Some((&name, &head)), Vec::new());
-        self.agent = Some(OpenAgent { name, version, frame });
+        self.agent = Some(OpenAgent { name, version, frame, state: PagesBuilder::default() });
     }
 
-    /// Adds a record of the agent.
+    /// Adds a record of the agent. Those of its state come in the order of their keys.
     pub(crate) fn push(&mut self, change: &Change<'_>) -> Result<()> {
         let start = self.len();
-        let Some(OpenAgent { name, version, frame }) = &mut self.agent else { return Ok(()) };
+        let segment = Arc::clone(&self.file.segment);
+        let Some(OpenAgent { name, version, frame, state }) = &mut self.agent else {
+            return Ok(());
+        };
         let header = FRAME_LEN + AGENT_LEN + align(name.len());
         let offset = start + (header + frame.body.len()) as u64;
         let ordinal = u64::from(frame.records);
         frame.push(0, change);
-        if let Some(applied) = Applied::of(change) {
-            let segment = &self.file.segment;
-            if let Change::Append(Append { expires: Some(date), .. }) = change {
-                segment.note_expiry(*date);
-            }
-            let lsn = segment.base.saturating_add(start);
-            version.apply(&applied, &Place { segment, spot: Spot::at(offset), lsn, ordinal });
+        if let Change::Append(Append { expires: Some(date), .. }) = change {
+            segment.note_expiry(*date);
         }
+        let (spot, lsn) = (Spot::at(offset), segment.base.saturating_add(start));
+        let pushed = match Applied::of(change) {
+            // Straight to the index: a table of very many keys would be in nobody's interest.
+            Some(Applied::Set { key, len, revision }) => {
+                let revision = revision.unwrap_or(lsn);
+                state.push(&StateChange { key, tag: 0, revision, offset: spot.0, len })
+            }
+            Some(Applied::Unset { key }) => {
+                state.push(&StateChange { key, tag: 0, revision: lsn, offset: 0, len: 0 })
+            }
+            Some(applied) => {
+                version.apply(&applied, &Place { segment: &segment, spot, lsn, ordinal });
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        pushed.map_err(|fault| segment.damage(offset, fault.0).with_agent(name))?;
         if frame.body.len() >= BODY {
             let done = std::mem::take(frame);
             *frame = OpenFrame::start(Some((name, &version.head)), Vec::new());
@@ -162,16 +183,19 @@ impl RunWriter {
 
     /// Ends the agent.
     pub(crate) fn end(&mut self) -> Result<()> {
-        let Some(OpenAgent { name, version, frame }) = self.agent.take() else { return Ok(()) };
+        let Some(OpenAgent { name, version, frame, state }) = self.agent.take() else {
+            return Ok(());
+        };
         if frame.records > 0 {
             self.finish_frame(frame)?;
         }
         let absent = version.head.life == 0;
         let agent = AgentAtEnd {
-            hash: hash_name(name_seed(self.store), &name),
+            hash: hash_name(name_seed(self.owner.store), &name),
             name,
             head: if absent { Head::absent() } else { version.head },
             part: version.new.filter(|_| !absent),
+            pages: state.finish().map_err(|fault| self.damage(fault))?,
         };
         let added = add(&mut self.builder, &agent);
         added.map_err(|fault| self.damage(fault).with_agent(&agent.name))
@@ -194,7 +218,8 @@ impl RunWriter {
     }
 
     /// Writes what is left and the footer, and syncs all of it. What is listed of it then.
-    pub(crate) fn finish(mut self) -> Result<(LogFile, Listed)> {
+    /// `manners` is told now and then that it goes on.
+    pub(crate) fn finish(mut self, manners: Manners<'_>) -> Result<(LogFile, Listed)> {
         self.write_out()?;
         let data_end = self.at;
         let facts = self.builder.facts_mut();
@@ -203,7 +228,17 @@ impl RunWriter {
         let segment = Arc::clone(&self.file.segment);
         let footer = self.builder.finish(segment.capacity);
         let footer = footer.map_err(|Fault(reason)| segment.damage(data_end, reason))?;
-        self.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
+        let mut at = footer.trailer.footer_at;
+        for piece in footer.bytes.chunks(FOOTER_PIECE) {
+            manners(0)?;
+            self.file.write(&[IoSlice::new(piece)], at)?;
+            at = at.saturating_add(piece.len() as u64);
+            self.unsynced = self.unsynced.saturating_add(piece.len() as u64);
+            if self.unsynced >= SYNC_EACH {
+                self.unsynced = 0;
+                self.file.sync()?;
+            }
+        }
         self.file.sync()?;
         let check = footer_check(&footer);
         segment.load_footer(Some(check))?;
@@ -222,6 +257,7 @@ impl RunWriter {
             lsn: segment.base.saturating_add(offset),
             durable: segment.base,
             time: self.time,
+            era: self.owner.era,
         };
         self.record_bytes += body.len() as u64;
         frame::seal(&mut header, &mut body, &place).map_err(|fault| self.damage(fault))?;

@@ -7,10 +7,10 @@ use super::codec::{Cursor, put_at, u64_at};
 use super::footer::MAX_NAME;
 use super::head::Head;
 use super::record;
-use super::{ALIGN, Fault, align, len32};
+use super::{ALIGN, Era, Fault, align, len32};
 
 /// Bytes of a frame header before the agents.
-pub(crate) const FRAME_LEN: usize = 64;
+pub(crate) const FRAME_LEN: usize = 72;
 /// Bytes of a link: what the first frame of a segment says of the segment before it.
 pub(crate) const LINK_LEN: usize = 16;
 /// Bytes of an agent in a frame header before its name.
@@ -19,6 +19,8 @@ pub(crate) const AGENT_LEN: usize = 32;
 pub(crate) const MAX_FRAME: usize = 64 << 20;
 
 const LINKED: u32 = 1;
+/// The durability that a batch waits for.
+const DURABILITY: u32 = 0b110;
 
 /// What a frame header says, without its agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,10 @@ pub(crate) struct FrameHeader {
     pub(crate) records: u32,
     pub(crate) agents: u32,
     pub(crate) link: Option<Link>,
+    /// What a batch waits for, by its number.
+    pub(crate) durability: u8,
+    /// When it was ordered.
+    pub(crate) era: Era,
 }
 
 impl FrameHeader {
@@ -105,6 +111,14 @@ impl HeaderBuilder {
         debug_assert!(placed);
     }
 
+    /// Says what durability the batch waits for, by its number: 0 to 2.
+    pub(crate) fn set_durability(&mut self, durability: u8) {
+        let flags = self.bytes.get(56).copied().unwrap_or_default();
+        debug_assert!(durability <= 2, "there are three durabilities");
+        let placed = put_at(&mut self.bytes, 56, &[flags & 1 | durability << 1]);
+        debug_assert!(placed);
+    }
+
     /// The buffer, to be used again.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.bytes
@@ -138,6 +152,7 @@ pub(crate) struct Place {
     pub(crate) lsn: u64,
     pub(crate) durable: u64,
     pub(crate) time: u64,
+    pub(crate) era: Era,
 }
 
 /// Completes a frame: binds header and body to their place.
@@ -147,7 +162,9 @@ pub(crate) fn seal(header: &mut [u8], body: &mut [u8], place: &Place) -> Result<
     let placed = put_at(header, 8, &place.salt.to_le_bytes())
         && put_at(header, 16, &place.lsn.to_le_bytes())
         && put_at(header, 24, &place.durable.to_le_bytes())
-        && put_at(header, 32, &place.time.to_le_bytes());
+        && put_at(header, 32, &place.time.to_le_bytes())
+        && put_at(header, 60, &place.era.incarnation.to_le_bytes())
+        && put_at(header, 64, &place.era.history.to_le_bytes());
     let covered = header.get(4..).ok_or(Fault("a frame header is cut short"))?;
     let check = crc(covered) ^ mask(place.salt, place.offset);
     if placed && put_at(header, 0, &check.to_le_bytes()) {
@@ -189,7 +206,16 @@ pub(crate) fn decode_header(
     let (body_len, digest) = (cursor.length()?, cursor.u32()?);
     let (records, agents) = (cursor.u32()?, cursor.u32()?);
     let flags = cursor.u32()?;
-    let _zero = cursor.u32()?;
+    let era = Era { incarnation: cursor.u32()?, history: cursor.u64()? };
+    let durability = match (flags & DURABILITY) >> 1 {
+        0 => 0,
+        1 => 1,
+        2 => 2,
+        _ => return Err(Fault("a frame asks for an unknown durability")),
+    };
+    if flags & !(LINKED | DURABILITY) != 0 {
+        return Err(Fault("a frame has flags that its segment's features do not name"));
+    }
     let link = if flags & LINKED != 0 {
         Some(Link { id: cursor.number()?, end: cursor.number()? })
     } else {
@@ -198,7 +224,19 @@ pub(crate) fn decode_header(
     if body_len > MAX_FRAME || !body_len.is_multiple_of(ALIGN) {
         return Err(Fault("a frame body's length is wrong"));
     }
-    Ok(FrameHeader { lsn, durable, time, header_len, body_len, digest, records, agents, link })
+    Ok(FrameHeader {
+        lsn,
+        durable,
+        time,
+        header_len,
+        body_len,
+        digest,
+        records,
+        agents,
+        link,
+        durability,
+        era,
+    })
 }
 
 /// The agents of a frame, in the order of their indices.
@@ -277,8 +315,10 @@ mod tests {
         builder.set_head(at, &Head { life: 9, next: 12, floor: 3, flags: 1 });
         let mut body = Vec::new();
         let plain = encode(&mut body, 0, &Change::Redact { seq: 4 });
+        builder.set_durability(2);
         let mut header = builder.finish(body.len(), fold(0, plain), 1);
-        let place = Place { salt: 5, offset: 128, lsn: 1128, durable: 1000, time: 77 };
+        let era = Era { incarnation: 4, history: 1 << 50 };
+        let place = Place { salt: 5, offset: 128, lsn: 1128, durable: 1000, time: 77, era };
         seal(&mut header, &mut body, &place).unwrap();
         (header, body)
     }
@@ -296,6 +336,8 @@ mod tests {
         let frame = decode_header(&bytes, 5, 1000, 128).unwrap();
         assert_eq!(frame.link, Some(Link { id: 4, end: 900 }));
         assert_eq!((frame.durable, frame.time, frame.len()), (1000, 77, bytes.len()));
+        let era = Era { incarnation: 4, history: 1 << 50 };
+        assert_eq!((frame.durability, frame.era), (2, era));
         assert_eq!(agents(&frame, &bytes).unwrap()[0].name, "acme/one");
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();

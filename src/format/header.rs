@@ -2,7 +2,7 @@
 
 use super::check::{crc, mask};
 use super::codec::{Cursor, put_at};
-use super::{Fault, LIMIT, VERSION};
+use super::{Era, Fault, LIMIT, VERSION, features};
 
 /// Length of the header; the first frame follows at once.
 pub(crate) const HEADER_LEN: usize = 128;
@@ -29,6 +29,10 @@ pub(crate) struct Header {
     /// Length of the file, from its creation to its end.
     pub(crate) capacity: u64,
     pub(crate) layout: Layout,
+    /// When it was made.
+    pub(crate) era: Era,
+    /// Features that a reader may ignore.
+    pub(crate) compatible: u64,
 }
 
 impl Header {
@@ -47,6 +51,9 @@ impl Header {
             Layout::Run => 2,
         };
         out.extend_from_slice(&layout.to_le_bytes());
+        out.extend_from_slice(&self.era.incarnation.to_le_bytes());
+        out.extend_from_slice(&self.era.history.to_le_bytes());
+        out.extend_from_slice(&self.compatible.to_le_bytes());
         let mut bytes = [0; HEADER_LEN];
         let fits = put_at(&mut bytes, 0, &out);
         let check = crc(&bytes) ^ mask(self.salt, 0);
@@ -77,7 +84,10 @@ impl Header {
                 2 => Layout::Run,
                 _ => Layout::Log,
             },
+            era: Era { incarnation: cursor.u32()?, history: cursor.u64()? },
+            compatible: cursor.u64()?,
         };
+        let lacking = features::lacking(cursor.u64()?);
         let mut blank = *bytes;
         let placed = put_at(&mut blank, 12, &[0; 4]);
         debug_assert!(placed);
@@ -86,6 +96,9 @@ impl Header {
         }
         if version != VERSION {
             return Err(HeaderFault::Version(version));
+        }
+        if lacking != 0 {
+            return Err(HeaderFault::Features(lacking));
         }
         if header.id > LIMIT || header.base.saturating_add(header.capacity) > LIMIT {
             return Err(HeaderFault::Damaged(Fault("the segment lies beyond all lsns")));
@@ -103,6 +116,8 @@ impl Header {
 pub(crate) enum HeaderFault {
     Damaged(Fault),
     Version(u32),
+    /// It needs these features, which this crate does not read.
+    Features(u64),
 }
 
 impl From<Fault> for HeaderFault {
@@ -124,6 +139,8 @@ mod tests {
             base: 1 << 40,
             capacity: 1 << 20,
             layout: Layout::Log,
+            era: Era { incarnation: 6, history: 7 },
+            compatible: 0,
         };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(header));

@@ -5,7 +5,7 @@
 //! accepted. What is accepted is encoded again, and must read back as the same.
 
 use super::Fault;
-use super::footer::{self, Builder, FooterRef, Summary, TRAILER_LEN, Trailer};
+use super::footer::{self, Builder, FooterRef, PagesBuilder, Summary, TRAILER_LEN, Trailer};
 use super::frame::{self, FrameHeader, HeaderBuilder, Place};
 use super::header::Header;
 use super::manifest::Manifest;
@@ -39,9 +39,10 @@ pub fn frame(bytes: &[u8], salt: u64, base: u64, offset: u64) -> Option<usize> {
         records.push(record);
         at += len;
     }
+    builder.set_durability(header.durability);
     let mut head = builder.finish(again.len(), digest, header.records);
-    let FrameHeader { lsn, durable, time, .. } = header;
-    let place = Place { salt, offset, lsn, durable, time };
+    let FrameHeader { lsn, durable, time, era, .. } = header;
+    let place = Place { salt, offset, lsn, durable, time, era };
     assert!(frame::seal(&mut head, &mut again, &place).is_ok(), "what was read can be written");
     head.extend_from_slice(&again);
     let same = frame::decode_header(&head, salt, base, offset).is_ok_and(|back| {
@@ -50,6 +51,7 @@ pub fn frame(bytes: &[u8], salt: u64, base: u64, offset: u64) -> Option<usize> {
         frame::verify_body(&back, body, salt, body_offset).is_ok()
             && frame::agents(&back, &head).as_ref() == Ok(&agents)
             && back.link == header.link
+            && (back.durability, back.era) == (header.durability, header.era)
             && read_back(body, &records)
     });
     assert!(same, "a frame reads back as another one");
@@ -126,19 +128,34 @@ fn walk(footer: &FooterRef<'_>) -> Result<(), Fault> {
         let _ = footer.seek(name)?;
         let offsets: Vec<u32> = (0..block.count()).filter_map(|i| block.offset(i)).collect();
         assert_eq!(offsets.len(), block.count() as usize, "an offset for each entry");
-        let state: Vec<_> = block.states().collect::<Result<_, _>>()?;
+        let pages = block.states();
+        let state: Vec<_> = pages.all().collect::<Result<_, _>>()?;
+        for change in &state {
+            // In pages that are intact by their checks and out of order it may be missed, but no
+            // other key is given for it.
+            let found = pages.find(change.key, u64::MAX).ok().flatten();
+            assert!(found.is_none_or(|found| found.key == change.key), "another key");
+            let _ = pages.seek(change.key)?;
+        }
+        let mut back = pages.end();
+        let mut backwards = 0_usize;
+        while let Some(before) = pages.before(back)? {
+            (back, backwards) = (before, backwards.saturating_add(1));
+            assert!(backwards <= state.len(), "as many keys backwards as forwards");
+        }
+        let _ = pages.check(&mut || true);
         let redacted: Vec<u64> = block.redacted().collect();
         let at = block.max_at().unwrap_or(0);
         let _ = (block.first_at_or_after(at), block.first_at_or_after(u64::MAX));
-        let ats = vec![at; offsets.len().div_ceil(footer::GROUP)];
+        let groups: Vec<_> = (0..block.groups()).map_while(|group| block.group(group)).collect();
+        let state = PagesBuilder::of(state);
         let summary = Summary {
             name,
             head: block.head(),
             first_seq: block.first_seq(),
             offsets: &offsets,
-            ats: &ats,
-            bytes: block.bytes(),
-            state: &state,
+            groups: &groups,
+            state: state.as_ref().ok().and_then(Option::as_ref),
             redacted: &redacted,
             policy: block.policy(),
         };

@@ -2,10 +2,13 @@
 
 use super::check::crc;
 use super::codec::{Cursor, pad, put_at};
-use super::{Fault, LIMIT, VERSION, align, len32};
+use super::{Fault, LIMIT, VERSION, align, features, len32};
 use crate::types::Retention;
 
 const MAGIC: &[u8; 8] = b"memlogMF";
+/// The fixed part, and what of it is in use.
+const HEADER_LEN: usize = 224;
+const KNOWN_LEN: usize = 120;
 /// A manifest longer than this was never written: a million segments and as many prefixes fit.
 pub(crate) const MAX_LEN: u64 = 512 << 20;
 
@@ -76,6 +79,10 @@ pub(crate) struct Manifest {
     pub(crate) time: u64,
     /// After a clean close: the lsn at which the frames of the active segment end. Else 0.
     pub(crate) clean_end: u64,
+    /// Features that a reader may ignore.
+    pub(crate) compatible: u64,
+    /// The lineage of the store's lsns: random, never 0.
+    pub(crate) history: u64,
     pub(crate) segments: Vec<Listed>,
     pub(crate) forgotten: Vec<Forgotten>,
     /// Segments dropped whose files may still be there: to be unlinked.
@@ -91,6 +98,8 @@ pub(crate) enum ManifestFault {
     Foreign,
     Damaged(Fault),
     Version(u32),
+    /// It needs these features, which this crate does not read.
+    Features(u64),
 }
 
 impl From<Fault> for ManifestFault {
@@ -121,6 +130,11 @@ impl Manifest {
         {
             out.extend_from_slice(&len32(count).to_le_bytes());
         }
+        out.extend_from_slice(&self.compatible.to_le_bytes());
+        // No feature that a reader must know is in use.
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.history.to_le_bytes());
+        out.resize(HEADER_LEN, 0);
         self.segments.iter().for_each(|s| encode_listed(&mut out, s));
         for line in &self.forgotten {
             out.extend_from_slice(&line.lsn.to_le_bytes());
@@ -174,6 +188,20 @@ impl Manifest {
         }
         let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
         let defaults = cursor.u32()?;
+        manifest.compatible = cursor.u64()?;
+        let lacking = features::lacking(cursor.u64()?);
+        if lacking != 0 {
+            return Err(ManifestFault::Features(lacking));
+        }
+        manifest.history = cursor.u64()?;
+        if manifest.history == 0 {
+            return Err(Fault("the manifest names no history").into());
+        }
+        // Fields of features that are not built, and reserved ones.
+        let rest = HEADER_LEN - KNOWN_LEN;
+        if cursor.bytes(rest)?.iter().any(|byte| *byte != 0) {
+            return Err(Fault("reserved bytes of the manifest are in use").into());
+        }
         for _ in 0..segments {
             manifest.segments.push(decode_listed(&mut cursor)?);
         }
@@ -251,6 +279,8 @@ mod tests {
             durable: 5,
             time: 6,
             clean_end: 7,
+            compatible: 1 << 63,
+            history: 8,
             segments: vec![Listed {
                 id: 1,
                 salt: 2,

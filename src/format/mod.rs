@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod codec;
 #[cfg(test)]
 mod doc_tests;
+pub(crate) mod features;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod head;
@@ -20,7 +21,24 @@ pub(crate) mod touched;
 pub(crate) struct Fault(pub(crate) &'static str);
 
 /// Number of the format that this crate reads and writes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+
+/// When something was ordered or made: in which opening of the store, and in which lineage of lsns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Era {
+    /// The opening, counted modulo 2^32.
+    pub(crate) incarnation: u32,
+    /// The lineage: lsns compare within one only. Random, never 0.
+    pub(crate) history: u64,
+}
+
+impl Era {
+    /// The era of an opening.
+    #[expect(clippy::cast_possible_truncation, reason = "it is counted modulo 2^32")]
+    pub(crate) const fn new(incarnation: u64, history: u64) -> Self {
+        Era { incarnation: incarnation as u32, history }
+    }
+}
 
 /// Seqs, lsns and the numbers of lives and segments are at most this: to count on from one, or to add
 /// a few, never overflows. Whoever appends a byte each nanosecond gets there in three centuries.

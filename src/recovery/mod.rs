@@ -21,15 +21,15 @@ use crate::commit::order::Order;
 use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
-use crate::format::Fault;
 use crate::format::manifest::{Forgotten, Listed, Manifest, PastDefault, Role};
+use crate::format::{Era, Fault};
 use crate::io::{Io, Lock};
 use crate::manifest::{self, ManifestFile};
 use crate::options::Options;
 use crate::recovery::files::Files;
 use crate::recovery::replay::Replay;
 use crate::recovery::rewrite::{Done, Plan, Rewrite, base_behind};
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
 use crate::segment::{Segment, file_name};
 use crate::sync::Mutex;
 use crate::types::Retention;
@@ -150,8 +150,11 @@ pub(crate) fn create_with(
 ) -> Result<Manifest> {
     let capacity = FIRST_SEGMENT.min(options.segment_bytes);
     let listed = new_listed(1, io.random.next(), base, capacity, Role::Active);
-    LogFile::create(io, dir, store, &listed, options.verify)?;
+    let history = io.random.next().max(1);
+    let owner = Owner { store, era: Era::new(1, history) };
+    LogFile::create(io, dir, &owner, &listed, options.verify)?;
     let first = Manifest {
+        history,
         store,
         next_id: 2,
         time: io.clock.now(),
@@ -203,9 +206,8 @@ impl Opening<'_> {
             set.append(&mut sealed);
         });
         if !catalog.segments().sealed.is_empty() {
-            // What died before, and whether there are policies, is not known before the first scan.
+            // What died before is not known before the first scan.
             catalog.deaths.lose_bookings(ready.time);
-            catalog.deaths.note_policy();
         }
         if let Some(replay) = ready.replay.take() {
             adopt(&catalog, &mut ready.order, replay, ready.time);
@@ -214,6 +216,7 @@ impl Opening<'_> {
             ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
         let engine = Engine::start(Opened {
             incarnation: self.manifest.incarnation,
+            history: self.manifest.history,
             writing: Some(Writing { manifest, lock: Mutex::new(Some(lock)) }),
             dir: self.dir.to_owned(),
             store: self.manifest.store,
@@ -320,8 +323,10 @@ impl Opening<'_> {
         drop((tail, unsealed));
         let dir = self.dir.to_owned();
         let io = self.io.clone();
-        let rewrite =
-            Rewrite { io: &io, dir: &dir, store: self.manifest.store, verify: self.options.verify };
+        // That of the manifest that will list them.
+        let era = Era::new(self.manifest.incarnation + 1, self.manifest.history);
+        let owner = Owner { store: self.manifest.store, era };
+        let rewrite = Rewrite { io: &io, dir: &dir, owner, verify: self.options.verify };
         // Drafts of a recovery that was cut short, and all that is copied or empty, go.
         let kept = |id: u64| plan.kept.iter().any(|(segment, _)| segment.id == id);
         let goes = |line: &Listed| line.role != Role::Sealed && !kept(line.id);
@@ -481,9 +486,6 @@ fn drop_dominated(defaults: &mut Vec<PastDefault>) {
 fn adopt(catalog: &Catalog, order: &mut Order, mut replay: Replay, time: u64) {
     if !replay.is_empty() {
         order.begun = time.max(1);
-    }
-    if order.active.segment.has_policies() {
-        catalog.deaths.note_policy();
     }
     if replay.kills {
         // Something in the segment may have died; when is not known, but not after that time.

@@ -109,6 +109,7 @@ impl Replay {
             hash: hash_name(self.seed, name),
             head: if version.head.life == 0 { Head::absent() } else { version.head },
             part: version.parts().find(|p| p.segment.id == id).cloned(),
+            pages: None,
         });
         at_end.collect()
     }

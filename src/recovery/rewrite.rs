@@ -19,7 +19,7 @@ use crate::io::Io;
 use crate::recovery::replay::Replay;
 use crate::recovery::tail::{Stretch, Tail};
 use crate::segment::Segment;
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
 use crate::types::Verify;
 
 /// A stretch with fewer bytes than this that are proved durable is copied whole: small stores do
@@ -32,7 +32,7 @@ const PIECE: usize = 4 << 20;
 pub(crate) struct Rewrite<'a> {
     pub(crate) io: &'a Io,
     pub(crate) dir: &'a Path,
-    pub(crate) store: u128,
+    pub(crate) owner: Owner,
     pub(crate) verify: Verify,
 }
 
@@ -134,6 +134,7 @@ impl Rewrite<'_> {
                 lsn: frame.header.lsn,
                 durable: frame.header.durable,
                 time: frame.header.time,
+                era: frame.header.era,
             };
             frame::seal(&mut head, &mut body, &place).map_err(damage)?;
             out.extend_from_slice(&head);
@@ -153,7 +154,7 @@ impl Rewrite<'_> {
     fn finish(&self, file: &LogFile, end: usize, line: &Listed) -> Result<Done> {
         let segment = &file.segment;
         segment.publish(end as u64);
-        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
+        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.owner.store));
         let frames = segment.frames();
         let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
         while at < end {
@@ -165,7 +166,7 @@ impl Rewrite<'_> {
         let len = segment.capacity;
         let (contents, agents) = (replay.contents(end as u64), replay.at_end());
         let agents = agents.into_iter().map(Ok);
-        let footer = build_footer(self.store, segment, len, contents, agents)?;
+        let footer = build_footer(self.owner.store, segment, len, contents, agents)?;
         file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         file.sync()?;
         let check = footer_check(&footer);
@@ -177,7 +178,7 @@ impl Rewrite<'_> {
 
     /// Creates the file of a copy, or of the next active segment.
     pub(crate) fn create(&self, listed: &Listed) -> Result<LogFile> {
-        LogFile::create(self.io, self.dir, self.store, listed, self.verify)
+        LogFile::create(self.io, self.dir, &self.owner, listed, self.verify)
     }
 }
 

@@ -89,6 +89,7 @@ pub(crate) fn open(
         dir: dir.to_owned(),
         store,
         incarnation: manifest.incarnation,
+        history: manifest.history,
         options: options.clone().salvage(true),
         catalog,
         past_defaults: manifest.defaults,

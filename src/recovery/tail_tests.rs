@@ -12,6 +12,7 @@ use crate::format::manifest::Role;
 use crate::io::Io;
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
+use crate::segment::testing::OWNER;
 use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
 use crate::types::Verify;
 
@@ -20,12 +21,13 @@ const CAPACITY: u64 = 64 << 10;
 /// A segment with frames of no records, each given by its link and the durable lsn it carries.
 fn segment(io: &Io, id: u64, frames: &[(Option<Link>, u64)]) -> (Arc<Segment>, u64) {
     let listed = new_listed(id, id * 77, id * CAPACITY, CAPACITY, Role::Spare);
-    let file = LogFile::create(io, Path::new("/"), 1, &listed, Verify::Always).unwrap();
+    let file = LogFile::create(io, Path::new("/"), &OWNER, &listed, Verify::Always).unwrap();
     let mut offset = FIRST_FRAME;
     for (link, durable) in frames {
         let mut header = HeaderBuilder::start(Vec::new(), *link).finish(0, 0, 0);
         let lsn = listed.base + offset;
-        let place = Place { salt: listed.salt, offset, lsn, durable: *durable, time: 5 };
+        let place =
+            Place { salt: listed.salt, offset, lsn, durable: *durable, time: 5, era: OWNER.era };
         seal(&mut header, &mut [], &place).unwrap();
         file.write(&[IoSlice::new(&header)], offset).unwrap();
         offset += header.len() as u64;
@@ -36,7 +38,7 @@ fn segment(io: &Io, id: u64, frames: &[(Option<Link>, u64)]) -> (Arc<Segment>, u
 /// Takes the frame at `offset` of a segment away.
 fn lose(io: &Io, segment: &Segment, offset: u64) {
     let file = io.fs.open(segment.path(), true).unwrap();
-    file.write_at(&[IoSlice::new(&[0; 80])], offset).unwrap();
+    file.write_at(&[IoSlice::new(&[0; 88])], offset).unwrap();
 }
 
 #[test]
@@ -57,11 +59,11 @@ fn a_blank_segment_behind_a_break_hides_no_hole() {
     assert!(cut.bytes_cut > 0);
 
     // A has a hole too, below what C says was durable.
-    lose(&io, &a, FIRST_FRAME + 64);
+    lose(&io, &a, FIRST_FRAME + 72);
     let error = read(&io, &all, 0).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Damaged);
     assert_eq!(error.damage().unwrap().file, a.path());
-    assert_eq!(error.damage().unwrap().offset, FIRST_FRAME + 64);
+    assert_eq!(error.damage().unwrap().offset, FIRST_FRAME + 72);
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn a_lost_first_frame_is_damage_of_its_own_segment() {
     assert_eq!(error.damage().unwrap().offset, FIRST_FRAME);
 
     // What A lost besides comes first.
-    lose(&io, &a, FIRST_FRAME + 64);
+    lose(&io, &a, FIRST_FRAME + 72);
     let error = read(&io, &all, a_end).err().unwrap();
     assert_eq!(error.damage().unwrap().file, a.path());
 }

@@ -16,12 +16,13 @@ use std::sync::OnceLock;
 
 use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
-use crate::format::footer::{self, Bounds, FooterRef, TRAILER_LEN, Trailer};
+use crate::format::footer::{self, Block, Bounds, FooterRef, NEVER, Sums, TRAILER_LEN, Trailer};
+use crate::format::head::Head;
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use crate::format::manifest::{Listed, Role};
 use crate::format::record::{self, Append, Record};
 use crate::format::touched::Touched;
-use crate::format::{Fault, VERSION};
+use crate::format::{Fault, VERSION, features};
 use crate::io::{Io, Map};
 use crate::segment::index::Index;
 use crate::segment::scan::Frames;
@@ -71,9 +72,9 @@ pub(crate) struct Segment {
     dead: AtomicU64,
     dead_since: AtomicU64,
     /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
-    /// an expiry; 0: not known.
+    /// an expiry.
     next_expiry: AtomicU64,
-    /// A policy of an agent was set or cleared in it.
+    /// An agent in it has, or had, a policy of its own.
     policies: AtomicBool,
     /// Part of it proved damaged: compaction leaves it alone until the store is opened again.
     quarantined: AtomicBool,
@@ -126,9 +127,7 @@ impl Segment {
         let map = file.map(len).map_err(|e| Error::io("map", &path, e))?;
         let segment = Segment::assemble(path, map, listed, verify);
         // What a sealed segment's header says, its trailer says again, which is read anyway.
-        if listed.role == Role::Sealed {
-            segment.set_next_expiry(0);
-        } else {
+        if listed.role != Role::Sealed {
             segment.check_header(store)?;
         }
         Ok(segment)
@@ -179,6 +178,7 @@ impl Segment {
             base: self.base,
             capacity: self.capacity,
             layout,
+            ..header
         };
         if header != expected {
             return Err(self.damage(0, "the file is another segment, or of another store"));
@@ -191,6 +191,7 @@ impl Segment {
         Header::decode(self.map.get(0, HEADER_LEN).unwrap_or_default()).map_err(|e| match e {
             HeaderFault::Damaged(Fault(reason)) => self.damage(0, reason),
             HeaderFault::Version(found) => Error::version(&self.path, found, VERSION),
+            HeaderFault::Features(bits) => Error::features(&self.path, &features::names(bits)),
         })
     }
 
@@ -225,7 +226,26 @@ impl Segment {
     }
 
     /// Verifies every structure of the footer but the trailer, whatever was verified before.
+    /// `go_on` is asked between two pieces of work, and may end it with an error.
+    pub(crate) fn check_footer_with(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut stopped = Ok(());
+        let checked = self.check_parts(&mut || {
+            if stopped.is_ok() {
+                stopped = go_on();
+            }
+            stopped.is_ok()
+        });
+        stopped?;
+        checked.map_err(|fault| self.footer_damage(fault))
+    }
+
+    /// Verifies every structure of the footer but the trailer, whatever was verified before.
     pub(crate) fn check_footer(&self) -> std::result::Result<(), Fault> {
+        self.check_parts(&mut || true)
+    }
+
+    fn check_parts(&self, go_on: &mut dyn FnMut() -> bool) -> std::result::Result<(), Fault> {
+        const STOPPED: Fault = Fault("the footer was not read to its end");
         let Some(Ok(footer)) = self.footer() else {
             return Err(Fault("the footer cannot be read"));
         };
@@ -233,7 +253,7 @@ impl Segment {
         let footer = footer.with_touched(&touched);
         footer.check_directory()?;
         footer.check_filter()?;
-        let (mut agents, mut state_bytes) = (0u64, 0u64);
+        let mut told = Told { soonest: NEVER, ..Told::default() };
         let bounds = footer.bounds()?;
         let mut position = footer.first();
         while let Some((name, block)) = footer.entry(position)? {
@@ -244,20 +264,15 @@ impl Segment {
             if bounds.is_some_and(|bounds| !footer::contain(bounds, name)) {
                 return Err(Fault("an agent lies outside the names that the run covers"));
             }
-            for change in block.states() {
-                state_bytes = state_bytes.saturating_add(u64::from(change?.len));
+            told.add(&block)?;
+            block.states().check(go_on)?;
+            if !go_on() {
+                return Err(STOPPED);
             }
-            agents += 1;
             position = footer.next(position)?;
         }
         footer.prefixes()?.try_for_each(|line| line.map(drop))?;
-        if agents != footer.trailer().agents {
-            return Err(Fault("the directory and the trailer count different agents"));
-        }
-        if state_bytes != footer.trailer().state_bytes {
-            return Err(Fault("the blocks and the trailer count different bytes of state"));
-        }
-        Ok(())
+        told.compare(footer.trailer())
     }
 
     /// Verifies the trailer again.
@@ -303,6 +318,10 @@ impl Segment {
         }
         if check.is_some() && check != u32_at(bytes, TRAILER_CHECK_AT) {
             return Err(self.damage(start, "the footer is not the one that the manifest lists"));
+        }
+        self.set_next_expiry(trailer.soonest);
+        if trailer.flags & Head::POLICY != 0 {
+            self.note_policy();
         }
         self.publish(trailer.facts.data_end);
         let touched = self.footer_touched(trailer.footer_len());
@@ -419,7 +438,7 @@ impl Segment {
     }
 
     /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
-    /// an expiry; 0: not known.
+    /// an expiry.
     pub(crate) fn next_expiry(&self) -> u64 {
         self.next_expiry.load(Ordering::Relaxed)
     }
@@ -434,7 +453,7 @@ impl Segment {
         self.policies.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a policy was set or cleared in it since the store was opened.
+    /// Whether an agent in it has, or had, a policy of its own.
     pub(crate) fn has_policies(&self) -> bool {
         self.policies.load(Ordering::Relaxed)
     }
@@ -562,6 +581,51 @@ impl Segment {
     /// Tells the system that the segment is about to be read in order, or no longer.
     pub(crate) fn will_scan(&self, scan: bool) {
         self.map.will_scan(scan);
+    }
+}
+
+/// What the blocks of a footer tell together.
+#[derive(Default)]
+struct Told {
+    agents: u64,
+    entries: u64,
+    bytes: u64,
+    state_bytes: u64,
+    weight: u64,
+    soonest: u64,
+}
+
+impl Told {
+    fn add(&mut self, block: &Block<'_>) -> std::result::Result<(), Fault> {
+        let mut last = Sums::default();
+        for group in 0..=block.groups() {
+            let sums = block.sums_before(group)?;
+            if sums.bytes < last.bytes || sums.weight < last.weight {
+                return Err(Fault("the sums of a block fall"));
+            }
+            last = sums;
+        }
+        self.agents += 1;
+        self.entries = self.entries.saturating_add(u64::from(block.count()));
+        self.bytes = self.bytes.saturating_add(block.bytes());
+        self.state_bytes = self.state_bytes.saturating_add(block.states().state_bytes());
+        self.weight = self.weight.wrapping_add(block.weight());
+        self.soonest = self.soonest.min(block.soonest());
+        Ok(())
+    }
+
+    fn compare(&self, trailer: &Trailer) -> std::result::Result<(), Fault> {
+        if self.agents != trailer.agents {
+            return Err(Fault("the directory and the trailer count different agents"));
+        }
+        if self.state_bytes != trailer.state_bytes {
+            return Err(Fault("the blocks and the trailer count different bytes of state"));
+        }
+        let sums = (self.entries, self.bytes, self.weight, self.soonest);
+        if sums != (trailer.entries, trailer.bytes, trailer.weight, trailer.soonest) {
+            return Err(Fault("the blocks and the trailer have different sums"));
+        }
+        Ok(())
     }
 }
 

@@ -4,17 +4,21 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::format::footer::{Builder, SegmentFacts, Summary};
+use crate::format::Era;
+use crate::format::footer::{Builder, Group, NEVER, SegmentFacts, Summary};
 use crate::format::head::Head;
 use crate::format::manifest::{Listed, Role};
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
 use crate::types::Verify;
 
 /// The agent that is in these segments.
 pub(crate) const NAME: &str = "a";
 pub(crate) const HASH: u64 = 7;
+
+/// The store that they are of.
+pub(crate) const OWNER: Owner = Owner { store: 1, era: Era::new(1, 9) };
 
 const CAPACITY: u64 = 64 << 10;
 const DATA_END: u64 = 32 << 10;
@@ -46,7 +50,7 @@ pub(crate) fn sealed_as(
     let listed = new_listed(id, id * 77, lsns.start, CAPACITY, Role::Sealed);
     let listed = Listed { run, ..listed };
     let io = SimDisk::new(1).io();
-    let file = LogFile::create(&io, Path::new("/"), 1, &listed, verify).unwrap();
+    let file = LogFile::create(&io, Path::new("/"), &OWNER, &listed, verify).unwrap();
     let first_lsn = listed.base + FIRST_FRAME;
     let mut builder = Builder::new(SegmentFacts {
         store: 1,
@@ -74,15 +78,23 @@ pub(crate) fn add(builder: &mut Builder, life: u64, floor: u64, seqs: Range<u64>
 /// Adds a block of the agent with entries from `first_seq` on at these offsets, in units of 8
 /// bytes; 0: lost.
 pub(crate) fn add_at(builder: &mut Builder, head: Head, first_seq: u64, offsets: &[u32]) {
-    let ats = vec![9; offsets.len().div_ceil(32)];
+    let group = |last: usize| Group {
+        max_at: 9,
+        bytes: last.min(offsets.len()) as u64 * 10,
+        weight: 0,
+        unweighted: 0,
+        joined: 0,
+        soonest: NEVER,
+    };
+    let groups: Vec<Group> =
+        (0..offsets.len().div_ceil(32)).map(|number| group(number * 32 + 32)).collect();
     let summary = Summary {
         name: NAME,
         head,
         first_seq,
         offsets,
-        ats: &ats,
-        bytes: 1,
-        state: &[],
+        groups: &groups,
+        state: None,
         redacted: &[],
         policy: None,
     };

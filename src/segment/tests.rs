@@ -10,6 +10,7 @@ use crate::format::codec::u32_at;
 use crate::format::footer::{Builder, SegmentFacts};
 use crate::format::manifest::Role;
 use crate::io::sim::SimDisk;
+use crate::segment::testing::OWNER;
 use crate::types::Verify;
 
 #[test]
@@ -31,7 +32,7 @@ fn a_footer_that_is_not_the_listed_one_is_refused() {
     let check = u32_at(&footer.bytes, footer.bytes.len() - super::TRAILER_LEN + 12).unwrap();
     let made = || {
         let _ = io.fs.remove(Path::new("/0000000000000003.log"));
-        let file = LogFile::create(&io, Path::new("/"), 1, &listed, Verify::Always).unwrap();
+        let file = LogFile::create(&io, Path::new("/"), &OWNER, &listed, Verify::Always).unwrap();
         file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at).unwrap();
         file.segment
     };

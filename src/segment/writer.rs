@@ -5,12 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::Era;
 use crate::format::header::{HEADER_LEN, Header, Layout};
 use crate::format::manifest::{Listed, Role};
 use crate::io::{File, Io};
 use crate::segment::{Segment, file_name};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::Verify;
+
+/// What segments are made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    /// The store's id.
+    pub(crate) store: u128,
+    pub(crate) era: Era,
+}
 
 /// A log segment that takes writes: the file beside its map.
 #[derive(Clone)]
@@ -48,7 +57,7 @@ impl LogFile {
     pub(crate) fn create(
         io: &Io,
         dir: &Path,
-        store: u128,
+        owner: &Owner,
         listed: &Listed,
         verify: Verify,
     ) -> Result<Self> {
@@ -59,7 +68,7 @@ impl LogFile {
             io.fs.create(&path, listed.capacity)
         };
         let file = created.map_err(|e| Error::io("create", &path, e))?;
-        let made = write_header(&*file, store, listed).and_then(|()| file.map(listed.capacity));
+        let made = write_header(&*file, owner, listed).and_then(|()| file.map(listed.capacity));
         let map = made.map_err(|e| {
             // A leftover would be an orphan without a frame, which the next opening removes.
             let _ = io.fs.remove(&path);
@@ -156,14 +165,16 @@ impl LogFile {
     }
 }
 
-fn write_header(file: &dyn File, store: u128, listed: &Listed) -> std::io::Result<()> {
+fn write_header(file: &dyn File, owner: &Owner, listed: &Listed) -> std::io::Result<()> {
     let header = Header {
-        store,
+        store: owner.store,
         id: listed.id,
         salt: listed.salt,
         base: listed.base,
         capacity: listed.capacity,
         layout: if listed.run { Layout::Run } else { Layout::Log },
+        era: owner.era,
+        compatible: 0,
     };
     file.write_at(&[IoSlice::new(&header.encode())], 0)?;
     file.sync()

@@ -17,7 +17,7 @@ pub use self::entries::Entries;
 use self::place::Place;
 pub(crate) use self::since::Unreadable;
 use crate::catalog::base::{Base, Extent};
-use crate::catalog::resident::Resident;
+use crate::catalog::resident::{FloorMemo, Resident};
 use crate::catalog::version::Seen;
 use crate::commit::Engine;
 use crate::entry::Entry;
@@ -112,10 +112,11 @@ impl Snapshot {
             if let Some(base) = base {
                 // Where a footer stands for a part already, the base has it.
                 let version = version.seen(base.generation);
+                let memo = slot.floor_memo();
                 drop(slot);
                 // What came in between may be in memory only.
                 engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
-                return Snapshot::assemble(engine, resident, version, base);
+                return Snapshot::assemble(engine, resident, version, base, memo);
             }
             let head = version.head;
             drop(slot);
@@ -130,6 +131,7 @@ impl Snapshot {
         resident: Arc<Resident>,
         version: Seen,
         base: Arc<Base>,
+        memo: Option<FloorMemo>,
     ) -> Result<Snapshot> {
         // What lies below the base's floor may have been left out when a run was made.
         let floor = version.head.floor.max(base.floor).min(version.head.next);
@@ -149,8 +151,39 @@ impl Snapshot {
         if ages || snapshot.version.head.flags & Head::EXPIRES != 0 {
             snapshot.time = engine.now();
         }
+        // Under a policy by bytes the floor takes some reading, and is the same for a version.
+        let key = (policy.max_bytes.is_some() && !ages).then(|| FloorMemo {
+            version: (snapshot.version.head, snapshot.version.lsn),
+            generation: snapshot.base.generation,
+            policy,
+            floor: 0,
+        });
+        if let (Some(key), Some(memo)) = (&key, &memo)
+            && *key == (FloorMemo { floor: 0, ..*memo })
+        {
+            snapshot.floor = memo.floor;
+            return Ok(snapshot);
+        }
         snapshot.floor = retained::floor(&snapshot, engine, &policy)?;
+        if let Some(key) = key {
+            let memo = FloorMemo { floor: snapshot.floor, ..key };
+            snapshot.resident.lock().keep_floor(memo);
+        }
         Ok(snapshot)
+    }
+
+    /// An agent as some of its blocks and what is in memory tell, for whoever must evaluate it and
+    /// not look it up. `resident` is in no table.
+    ///
+    /// # Errors
+    /// `Damaged` if a record that must be read cannot be.
+    pub(crate) fn of_blocks(
+        engine: &Engine,
+        resident: Arc<Resident>,
+        version: Seen,
+        base: Base,
+    ) -> Result<Snapshot> {
+        Snapshot::assemble(engine, resident, version, Arc::new(base), None)
     }
 
     /// The agent's name.
@@ -229,12 +262,5 @@ impl Snapshot {
         seqs.sort_unstable();
         seqs.dedup();
         seqs
-    }
-
-    /// The pieces of the timeline, newest first: first seq, seq behind the last, bytes of payload
-    /// and meta.
-    pub(crate) fn stretches(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        let parts = self.version.parts.iter().map(|p| (p.first, p.end(), p.bytes));
-        parts.chain(self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes())))
     }
 }

@@ -6,7 +6,7 @@ use crate::commit::Engine;
 use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::manifest::PastDefault;
-use crate::retention::{Timeline, floor_under};
+use crate::retention::{Piece, Timeline, floor_under};
 use crate::segment::Segment;
 use crate::types::Retention;
 
@@ -52,10 +52,10 @@ impl Snapshot {
             let middle = low + (high - low) / 2;
             // Entries that were lost are of the same time as the one before them. Where pieces of the
             // timeline are missing, what lies between them may be any number of seqs.
-            let within = |(first, end, _): (u64, u64, u64)| {
-                (first.max(low)..end.min(middle + 1)).rev().find_map(lies)
+            let within = |piece: Piece| {
+                (piece.first.max(low)..piece.end.min(middle + 1)).rev().find_map(lies)
             };
-            match self.stretches().find_map(within) {
+            match Timeline::pieces(self).find_map(within) {
                 Some((seq, place)) if place >= lsn => high = seq,
                 _ => low = middle + 1,
             }
@@ -94,8 +94,21 @@ impl Timeline for Snapshot {
         self.find_since(time, Unreadable::Stays)
     }
 
-    fn pieces(&self) -> Vec<(u64, u64, u64)> {
-        self.stretches().collect()
+    fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let parts = self.version.parts.iter().map(|p| (p.first, p.end(), p.bytes()));
+        let extents = self.base.extents.iter().rev().map(|e| (e.first, e.end(), e.bytes()));
+        let all = parts.chain(extents).enumerate();
+        all.map(|(number, (first, end, bytes))| Piece { first, end, bytes, number })
+    }
+
+    fn bytes_before(&self, piece: &Piece, group: u64) -> Result<u64> {
+        let group = usize::try_from(group).unwrap_or(usize::MAX);
+        if let Some(part) = self.version.parts.get(piece.number) {
+            return Ok(part.bytes_before(group));
+        }
+        let number = piece.number - self.version.parts.len();
+        let extent = self.base.extents.iter().rev().nth(number);
+        extent.map_or(Ok(0), |extent| extent.bytes_before(group))
     }
 
     fn entry_bytes(&self, seq: u64) -> Result<u64> {
@@ -136,11 +149,12 @@ impl Timeline for AsOf<'_> {
         Ok(self.snapshot.find_since(time, Unreadable::Stays)?.min(self.next))
     }
 
-    fn pieces(&self) -> Vec<(u64, u64, u64)> {
-        let pieces = self.snapshot.stretches().filter(|(first, _, _)| *first < self.next);
-        // One that goes beyond is gone through entry by entry.
-        let bytes = |end: u64, bytes| if end <= self.next { bytes } else { u64::MAX };
-        pieces.map(|(first, end, all)| (first, end.min(self.next), bytes(end, all))).collect()
+    fn pieces(&self) -> impl Iterator<Item = Piece> {
+        Timeline::pieces(self.snapshot)
+    }
+
+    fn bytes_before(&self, piece: &Piece, group: u64) -> Result<u64> {
+        self.snapshot.bytes_before(piece, group)
     }
 
     fn entry_bytes(&self, seq: u64) -> Result<u64> {

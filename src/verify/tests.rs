@@ -5,17 +5,21 @@ use std::io::IoSlice;
 use std::path::Path;
 
 use crate::commit::seal::footer_check;
-use crate::format::footer::{Builder, Footer, SegmentFacts, StateChange, Summary};
+use crate::format::Era;
+use crate::format::footer::{
+    Builder, Footer, Group, NEVER, PagesBuilder, SegmentFacts, StateChange, Summary,
+};
 use crate::format::frame::{self, HeaderBuilder, Place};
 use crate::format::head::Head;
 use crate::format::manifest::{Forgotten, Listed, Role};
 use crate::format::record::{self, Append, Change, REDACTED};
 use crate::io::sim::SimDisk;
-use crate::segment::writer::{FIRST_FRAME, LogFile, new_listed};
+use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
 use crate::types::{Kind, Maintenance, Retention, Verify};
 use crate::{Lsn, Options, Store, catalog, manifest, recovery};
 
 const STORE: u128 = 9 << 64;
+const OWNER: Owner = Owner { store: STORE, era: Era::new(1, 7) };
 const CAPACITY: u64 = 256 << 10;
 const RUN_BASE: u64 = 4096;
 /// Above all frames of the run: they cannot be told by their lsns.
@@ -33,6 +37,7 @@ enum Wrong {
     RecordBytes,
     Prefix,
     NoPrefix,
+    Weight,
 }
 
 fn options() -> Options {
@@ -65,7 +70,8 @@ fn write(
     let mut header = header.finish(body.len(), digest, count);
     offsets.push(offset + (header.len() + body.len()) as u64);
     let lsn = RUN_BASE + offset;
-    let place = Place { salt: file.segment.salt, offset, lsn, durable: RUN_BASE, time: 5 };
+    let place =
+        Place { salt: file.segment.salt, offset, lsn, durable: RUN_BASE, time: 5, era: OWNER.era };
     frame::seal(&mut header, &mut body, &place).unwrap();
     file.write(&[IoSlice::new(&header), IoSlice::new(&body)], offset).unwrap();
     offsets
@@ -124,19 +130,23 @@ fn footer(written: &Written, wrong: Wrong) -> Footer {
     let units = |at: u64| u32::try_from(at / 8).unwrap();
     let len = u32::try_from(second[2] - second[1]).unwrap();
     let state = StateChange {
+        tag: 0,
         key: if wrong == Wrong::Key { "goat" } else { "goal" },
         revision: REVISION + if wrong == Wrong::Revision { 1 } else { 0 },
         offset: units(second[1]),
         len: len + if wrong == Wrong::Len { 8 } else { 0 },
     };
+    let pages = PagesBuilder::of([state]).unwrap();
+    let weight = u64::from(wrong == Wrong::Weight);
+    let groups =
+        [Group { max_at: 12, bytes: 5005, weight, unweighted: 3, joined: 0, soonest: NEVER }];
     let one = Summary {
         name: "a/one",
         head: Head { next: 6, flags: HEAD.flags | Head::POLICY, ..HEAD },
         first_seq: 3,
         offsets: &[first[0], first[1], second[0]].map(units),
-        ats: &[12],
-        bytes: 5005,
-        state: &[state],
+        groups: &groups,
+        state: pages.as_ref(),
         redacted: &[],
         policy: Some(Some(Retention::new().max_entries(9))),
     };
@@ -145,9 +155,8 @@ fn footer(written: &Written, wrong: Wrong) -> Footer {
         head: Head::absent(),
         first_seq: 1,
         offsets: &[],
-        ats: &[],
-        bytes: 0,
-        state: &[],
+        groups: &[],
+        state: None,
         policy: None,
         ..one
     };
@@ -170,7 +179,7 @@ fn store(wrong: Wrong) -> SimDisk {
     io.fs.create_dir(dir).unwrap();
     let mut manifest = recovery::create_with(&io, dir, &options(), STORE, LOG_BASE).unwrap();
     let line = Listed { run: true, ..new_listed(2, 77, RUN_BASE, CAPACITY, Role::Sealed) };
-    let file = LogFile::create(&io, dir, STORE, &line, Verify::Always).unwrap();
+    let file = LogFile::create(&io, dir, &OWNER, &line, Verify::Always).unwrap();
     let written = frames(&file);
     let footer = footer(&written, wrong);
     file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at).unwrap();
@@ -241,6 +250,7 @@ fn verify_holds_the_footer_of_a_run_against_its_frames() {
         Wrong::RecordBytes,
         Wrong::Prefix,
         Wrong::NoPrefix,
+        Wrong::Weight,
     ] {
         let disk = store(wrong);
         let opened = options().open_on(&disk, "/mem").unwrap();

@@ -47,7 +47,7 @@ impl Layout {
         let manifest = &files.iter().find(|(path, _)| path.ends_with("MANIFEST")).unwrap().1;
         let clean_end = number(manifest, 72);
         let (mut harmless, mut frames) = (Vec::new(), Vec::new());
-        let lines: Vec<&[u8]> = manifest[96..].chunks(64).take(manifest[80].into()).collect();
+        let lines: Vec<&[u8]> = manifest[224..].chunks(64).take(manifest[80].into()).collect();
         for (path, bytes) in &files {
             let len = bytes.len() as u64;
             let mut add = |range: Range<u64>, why| {
@@ -59,7 +59,7 @@ impl Layout {
                 None if id(path).is_some() => add(0..len, OBSOLETE),
                 None => {}
                 Some(3) => {
-                    let trailer = &bytes[bytes.len() - 256..];
+                    let trailer = &bytes[bytes.len() - 320..];
                     add(number(trailer, 56)..number(trailer, 104), ROOM);
                 }
                 Some(4) => add(0..len, DRAFT),
@@ -95,7 +95,7 @@ fn id(path: &Path) -> Option<u64> {
 fn walk(bytes: &[u8]) -> Vec<Range<u64>> {
     let (salt, base) = (number(bytes, 40), number(bytes, 48));
     let (mut found, mut at) = (Vec::new(), 128);
-    while at + 64 <= bytes.len()
+    while at + 72 <= bytes.len()
         && (number(bytes, at + 8), number(bytes, at + 16)) == (salt, base + at as u64)
     {
         let end = at as u64 + half(bytes, at + 4) + half(bytes, at + 40);

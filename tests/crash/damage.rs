@@ -115,7 +115,7 @@ fn is_told(disk: &SimDisk, ledger: &Ledger, flavor: &Flavor) -> bool {
 /// what a recovery has cut, or copied elsewhere.
 fn is_gap(disk: &SimDisk, file: &Path, range: &Range<u64>) -> bool {
     let bytes = disk.read_file(file).unwrap();
-    let Some(trailer) = bytes.last_chunk::<256>().filter(|t| t.starts_with(b"memlogFT")) else {
+    let Some(trailer) = bytes.last_chunk::<320>().filter(|t| t.starts_with(b"memlogFT")) else {
         return false;
     };
     let number = |at: usize| u64::from_le_bytes(trailer[at..at + 8].try_into().unwrap());

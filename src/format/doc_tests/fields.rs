@@ -2,7 +2,7 @@
 
 pub(super) const HEADER_FIELDS: &str = "\
 8 magic: memlogSG
-4 version: 1
+4 version: 2
 4 check
 16 store
 8 id: 2
@@ -10,11 +10,15 @@ pub(super) const HEADER_FIELDS: &str = "\
 8 base: 1052672
 8 capacity: 1048576
 4 layout: 1, a log segment
-60 zero";
+4 incarnation: 3
+8 history
+8 compatible: none
+8 incompatible: none
+32 reserved";
 
 pub(super) const LINK_FIELDS: &str = "\
 4 check
-4 header_len: 80
+4 header_len: 88
 8 salt
 8 lsn: 1052800 = base + 128
 8 durable: 1000000
@@ -24,15 +28,16 @@ pub(super) const LINK_FIELDS: &str = "\
 4 records: 0
 4 agents: 0
 4 flags: LINKED
-4 zero
+4 incarnation: 3
+8 history
 8 link id: 1
 8 link end: 1010000";
 
 pub(super) const APPEND_FIELDS: &str = "\
 4 check
-4 header_len: 104
+4 header_len: 112
 8 salt
-8 lsn: 1052880 = base + 208
+8 lsn: 1052888 = base + 216
 8 durable: 1000000
 8 time: 1763884800000
 4 body_len: 40
@@ -40,7 +45,8 @@ pub(super) const APPEND_FIELDS: &str = "\
 4 records: 1
 4 agents: 1
 4 flags: none
-4 zero
+4 incarnation: 3
+8 history
 8 agent 0: life: 0, absent
 8 next: 1
 8 floor: 1
@@ -48,7 +54,7 @@ pub(super) const APPEND_FIELDS: &str = "\
 2 name_len: 8
 4 zero
 8 name: acme/t-7
-4 record at 312 of the file: check
+4 record at 328 of the file: check
 4 len: 39
 1 type: append
 1 flags: none
@@ -63,18 +69,19 @@ pub(super) const APPEND_FIELDS: &str = "\
 
 pub(super) const CHANGES_FIELDS: &str = "\
 4 check
-4 header_len: 144
+4 header_len: 152
 8 salt
-8 lsn: 1053024 = base + 352
-8 durable: 1052880
+8 lsn: 1053040 = base + 368
+8 durable: 1052888
 8 time: 1763884800000
 4 body_len: 232
 4 digest
 4 records: 8
 4 agents: 2
 4 flags: none
-4 zero
-8 agent 0: life: 1052880
+4 incarnation: 3
+8 history
+8 agent 0: life: 1052888
 8 next: 2
 8 floor: 1
 2 flags: none
@@ -88,7 +95,7 @@ pub(super) const CHANGES_FIELDS: &str = "\
 2 name_len: 8
 4 zero
 8 name: acme/t-8
-4 record at 496 of the file: check
+4 record at 520 of the file: check
 4 len: 42
 1 type: append
 1 flags: JOINED, EXPIRES
@@ -100,7 +107,7 @@ pub(super) const CHANGES_FIELDS: &str = "\
 8 expires: 1763884801000
 2 payload: ok
 6 padding
-4 record at 544: check
+4 record at 568: check
 4 len: 34
 1 type: set
 1 flags: none
@@ -111,7 +118,7 @@ pub(super) const CHANGES_FIELDS: &str = "\
 4 key: goal
 6 value: refund
 6 padding
-4 record at 584: check
+4 record at 608: check
 4 len: 19
 1 type: unset
 1 flags: none
@@ -119,21 +126,21 @@ pub(super) const CHANGES_FIELDS: &str = "\
 4 agent: 0
 3 key: old
 5 padding
-4 record at 608: check
+4 record at 632: check
 4 len: 24
 1 type: redact
 1 flags: none
 2 zero
 4 agent: 0
 8 seq: 1
-4 record at 632: check
+4 record at 656: check
 4 len: 24
 1 type: truncate
 1 flags: none
 2 zero
 4 agent: 0
 8 seq: 2
-4 record at 656: check
+4 record at 680: check
 4 len: 40
 1 type: policy
 1 flags: none
@@ -142,13 +149,13 @@ pub(super) const CHANGES_FIELDS: &str = "\
 8 max_entries: 100
 8 max_bytes: no limit
 8 max_age: no limit
-4 record at 696: check
+4 record at 720: check
 4 len: 16
 1 type: policy
 1 flags: CLEARED
 2 zero
 4 agent: 1
-4 record at 712: check
+4 record at 736: check
 4 len: 16
 1 type: forget
 1 flags: none
@@ -157,18 +164,19 @@ pub(super) const CHANGES_FIELDS: &str = "\
 
 pub(super) const PREFIX_FIELDS: &str = "\
 4 check
-4 header_len: 64
+4 header_len: 72
 8 salt
-8 lsn: 1053400 = base + 728
-8 durable: 1053024
+8 lsn: 1053424 = base + 752
+8 durable: 1053040
 8 time: 1763884800000
 4 body_len: 32
 4 digest
 4 records: 1
 4 agents: 0
 4 flags: none
-4 zero
-4 record at 792 of the file: check
+4 incarnation: 3
+8 history
+4 record at 824 of the file: check
 4 len: 25
 1 type: forget prefix
 1 flags: none
@@ -179,7 +187,7 @@ pub(super) const PREFIX_FIELDS: &str = "\
 
 pub(super) const KEPT_FIELDS: &str = "\
 4 check
-4 header_len: 104
+4 header_len: 112
 8 salt
 8 lsn: 1052928 = base + 128
 8 durable: 1052800, the base
@@ -189,15 +197,16 @@ pub(super) const KEPT_FIELDS: &str = "\
 4 records: 2
 4 agents: 1
 4 flags: none
-4 zero
-8 agent 0: life: 1052880
+4 incarnation: 3
+8 history
+8 agent 0: life: 1052888
 8 next: 2
 8 floor: 2
 2 flags: STATE, REDACTED, POLICY, EXPIRES
 2 name_len: 8
 4 zero
 8 name: acme/t-7
-4 record at 232 of the file: check
+4 record at 240 of the file: check
 4 len: 42
 1 type: append
 1 flags: JOINED, EXPIRES
@@ -209,13 +218,13 @@ pub(super) const KEPT_FIELDS: &str = "\
 8 expires: 1763884801000
 2 payload: ok
 6 padding
-4 record at 280: check
+4 record at 288: check
 4 len: 42
 1 type: kept set
 1 flags: none
 2 zero
 4 agent: 0
-8 revision: 1053024
+8 revision: 1053040
 4 key_len: 4
 4 zero
 4 key: goal
@@ -224,9 +233,9 @@ pub(super) const KEPT_FIELDS: &str = "\
 
 pub(super) const KEPT_PREFIX_FIELDS: &str = "\
 4 check
-4 header_len: 64
+4 header_len: 72
 8 salt
-8 lsn: 1053128 = base + 328
+8 lsn: 1053136 = base + 336
 8 durable: 1052800
 8 time: 1763884800000
 4 body_len: 40
@@ -234,14 +243,15 @@ pub(super) const KEPT_PREFIX_FIELDS: &str = "\
 4 records: 1
 4 agents: 0
 4 flags: none
-4 zero
-4 record at 392 of the file: check
+4 incarnation: 3
+8 history
+4 record at 408 of the file: check
 4 len: 33
 1 type: kept prefix
 1 flags: none
 2 zero
 4 agent: none
-8 lsn: 1053400
+8 lsn: 1053424
 9 prefix: acme/old/
 7 padding";
 
@@ -257,41 +267,57 @@ pub(super) const DIRECTORY_FIELDS: &str = "\
 8 name: acme/t-7
 2 name_len: 8
 2 zero
-4 target: the block at 1044672
+4 target: the block at 1044752
 8 name: acme/t-8
 4052 filler";
 
 pub(super) const BLOCK_FIELDS: &str = "\
 4 check
-4 len: 192
-8 life: 1052880
+4 len: 168
+8 life: 1052888
 8 next: 3
 8 floor: 2
 8 first_seq: 1
 4 count: 2
-2 flags: STATE, REDACTED, POLICY, EXPIRES, POLICY_SET
+2 flags: STATE, REDACTED, POLICY, EXPIRES, POLICY_SET, STATES, REDACTIONS, SOONEST
 2 name_len: 8
 8 bytes: 9
-4 state_count: 2
-4 redacted_count: 1
+8 weight: 3
 8 name: acme/t-7
 8 max_entries: 100
 8 max_bytes: no limit
 8 max_age: no limit
-4 offset of seq 1: 312
-4 offset of seq 2: 496
+4 state_count: 2
+4 root: 0, the first page
+8 pages_len: 104
+8 state_bytes: 40
+4 redacted_count: 1
+4 zero
+4 offset of seq 1: 328
+4 offset of seq 2: 520
 8 maximum of group 0: 1763884800005
+4 unweighted: 1
+4 joined: seq 2
+8 soonest of group 0: 1763884801000
 8 redacted: 1
-4 state change at 128 of the block
-4 state change at 160 of the block
-8 revision: 1053024
-4 offset: 544
+4 the state page of acme/t-7: check
+4 len: 104
+4 before: 0
+2 count: 2
+2 level: 0
+2 slot 0: item at 24 of the page
+2 slot 1: item at 64
+4 padding
+8 revision: 1053040
+8 tag: 0
+4 offset: 568
 4 len: 40
 2 key_len: 4
 6 zero
 4 key: goal
 4 padding
-8 revision: 1053024
+8 revision: 1053040
+8 tag: 0
 4 offset: 0, unset
 4 len: 0
 2 key_len: 3
@@ -308,24 +334,23 @@ pub(super) const BLOCK_FIELDS: &str = "\
 2 flags: none
 2 name_len: 8
 8 bytes: 0
-4 state_count: 0
-4 redacted_count: 0
+8 weight: 0
 8 name: acme/t-8";
 
 pub(super) const PREFIXES_FIELDS: &str = "\
 4 check
-4 len: 3576
+4 len: 3432
 4 count: 1
 4 bounds: none
-8 lsn: 1053400
+8 lsn: 1053424
 2 length: 9
 9 prefix: acme/old/
 5 padding
-3536 filler";
+3392 filler";
 
 pub(super) const RUN_PREFIXES_FIELDS: &str = "\
 4 check
-4 len: 3712
+4 len: 3584
 4 count: 1
 4 bounds: 1
 2 from_len: 0, from the first name
@@ -333,24 +358,24 @@ pub(super) const RUN_PREFIXES_FIELDS: &str = "\
 4 zero
 6 to: acme/u
 2 padding
-8 lsn: 1053400
+8 lsn: 1053424
 2 length: 9
 9 prefix: acme/old/
 5 padding
-3656 filler";
+3528 filler";
 
 pub(super) const TRAILER_FIELDS: &str = "\
 8 magic: memlogFT
-4 version: 1
+4 version: 2
 4 check
 16 store
 8 segment: 2
 8 salt
 8 first_lsn: 1052800
-8 data_end: 824
+8 data_end: 856
 8 generation: 0
 8 lowest_lsn: 1052800
-8 highest_lsn: 1053496
+8 highest_lsn: 1053528
 8 max_at: 1763884800005
 8 file_len: 1048576
 8 footer_at: 1036288
@@ -360,9 +385,9 @@ pub(super) const TRAILER_FIELDS: &str = "\
 4 filter_pages: 1
 8 filter_at: 1040384
 8 blocks_at: 1044480
-8 blocks_len: 264
-8 prefixes_at: 1044744
-8 prefixes_len: 3576
+8 blocks_len: 344
+8 prefixes_at: 1044824
+8 prefixes_len: 3432
 8 agents: 2
 8 entries: 2
 8 bytes: 9
@@ -370,28 +395,41 @@ pub(super) const TRAILER_FIELDS: &str = "\
 8 cleaned: 0
 8 state_bytes: 40
 8 hidden: 0
-32 reserved";
+8 compatible: none
+8 incompatible: none
+8 weight: 3
+8 soonest: 1763884801000
+8 annexes_len: 0
+2 flags: those of the first block
+54 reserved";
 
 pub(super) const MANIFEST_FIELDS: &str = "\
 8 magic: memlogMF
-4 version: 1
+4 version: 2
 4 check
 16 store
 8 incarnation: 3
 8 generation: 17
 8 next_id: 5
-8 durable: 1053496
+8 durable: 1053528
 8 time: 1763884800000
 8 clean_end: 0
 4 segments: 2
 4 forgotten: 1
 4 obsolete: 1
+4 defaults: 0
+8 compatible: none
+8 incompatible: none
+8 history
+32 zero: no archive
+4 annexes: 0
 4 zero
+64 reserved
 8 id: 2
 8 salt
 8 base: 1052672
 8 capacity: 1048576
-8 data_end: 824
+8 data_end: 856
 4 footer_check: that of the trailer above
 1 role: sealed
 1 layout: log
@@ -409,7 +447,7 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 2 zero
 8 dead: 0
 8 dead_since: 0
-8 lsn: 1053400
+8 lsn: 1053424
 4 length: 9
 9 prefix: acme/old/
 3 padding

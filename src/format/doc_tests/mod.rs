@@ -16,7 +16,8 @@ use fields::{
 
 use super::check::{crc, mask};
 use super::footer::{
-    Builder, Footer, FooterRef, GRANULE, SegmentFacts, StateChange, Summary, TRAILER_LEN, Trailer,
+    Builder, Footer, FooterRef, GRANULE, Group, PagesBuilder, SegmentFacts, StateChange, Summary,
+    TRAILER_LEN, Trailer,
 };
 use super::frame::{self, FrameAgent, FrameHeader, HeaderBuilder, Link, Place};
 use super::head::Head;
@@ -24,7 +25,7 @@ use super::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use super::manifest::{Forgotten, Listed, Manifest, ManifestFault, Role};
 use super::record::{self, Append, Change, JOINED, Record};
 use super::touched::Touched;
-use super::{PAGE, VERSION};
+use super::{Era, PAGE, VERSION};
 use crate::types::{Kind, Retention};
 
 const DOCUMENT: &str = include_str!("../../../docs/format.md");
@@ -35,12 +36,14 @@ const BASE: u64 = 4096 + (1 << 20);
 const CAPACITY: u64 = 1 << 20;
 const TIME: u64 = 1_763_884_800_000;
 const ABSENT: Head = Head::absent();
+const HISTORY: u64 = 0x7f3a_90c1_55d2_e86b;
+const ERA: Era = Era { incarnation: 3, history: HISTORY };
 
 const LINK_AT: u64 = 128;
-const APPEND_AT: u64 = 208;
-const CHANGES_AT: u64 = 352;
-const PREFIX_AT: u64 = 728;
-const DATA_END: u64 = 824;
+const APPEND_AT: u64 = 216;
+const CHANGES_AT: u64 = 368;
+const PREFIX_AT: u64 = 752;
+const DATA_END: u64 = 856;
 
 /// A segment: its salt and its base.
 type Home = (u64, u64);
@@ -108,7 +111,16 @@ fn lines_of(bytes: &[u8]) -> impl Iterator<Item = (usize, String)> {
 }
 
 fn header() -> Header {
-    Header { store: STORE, id: 2, salt: SALT, base: BASE, capacity: CAPACITY, layout: Layout::Log }
+    Header {
+        store: STORE,
+        id: 2,
+        salt: SALT,
+        base: BASE,
+        capacity: CAPACITY,
+        layout: Layout::Log,
+        era: ERA,
+        compatible: 0,
+    }
 }
 
 /// Builds a frame at `offset` of a segment of the examples.
@@ -132,7 +144,7 @@ fn build(
         count += 1;
     }
     let mut head = builder.finish(body.len(), digest, count);
-    let place = Place { salt, offset, lsn: base + offset, durable, time: TIME };
+    let place = Place { salt, offset, lsn: base + offset, durable, time: TIME, era: ERA };
     frame::seal(&mut head, &mut body, &place).unwrap();
     head.extend_from_slice(&body);
     head
@@ -249,17 +261,23 @@ fn footer() -> Footer {
     });
     let flags = Head::STATE | Head::REDACTED | Head::POLICY | Head::EXPIRES;
     let revision = BASE + CHANGES_AT;
+    let goal = StateChange { key: "goal", tag: 0, revision, offset: 568 / 8, len: 40 };
+    let old = StateChange { key: "old", tag: 0, revision, offset: 0, len: 0 };
+    let state = PagesBuilder::of([goal, old]).unwrap();
     let seven = Summary {
         name: "acme/t-7",
         head: Head { life: life(), next: 3, floor: 2, flags },
         first_seq: 1,
-        offsets: &[312 / 8, 496 / 8],
-        ats: &[TIME + 5],
-        bytes: 9,
-        state: &[
-            StateChange { key: "goal", revision, offset: 544 / 8, len: 40 },
-            StateChange { key: "old", revision, offset: 0, len: 0 },
-        ],
+        offsets: &[328 / 8, 520 / 8],
+        groups: &[Group {
+            max_at: TIME + 5,
+            bytes: 9,
+            weight: 3,
+            unweighted: 1,
+            joined: 2,
+            soonest: TIME + 1000,
+        }],
+        state: state.as_ref(),
         redacted: &[1],
         policy: Some(Some(Retention::new().max_entries(100))),
     };
@@ -268,9 +286,8 @@ fn footer() -> Footer {
         head: ABSENT,
         first_seq: 1,
         offsets: &[],
-        ats: &[],
-        bytes: 0,
-        state: &[],
+        groups: &[],
+        state: None,
         redacted: &[],
         policy: None,
     };
@@ -306,6 +323,8 @@ fn manifest(footer_check: u32) -> Manifest {
         durable: BASE + DATA_END,
         time: TIME,
         clean_end: 0,
+        compatible: 0,
+        history: HISTORY,
         segments: vec![
             Listed {
                 dead: 48,
@@ -359,7 +378,7 @@ fn print_the_examples() {
     }
     println!("{}", text("run-prefixes", parts(&run::footer())[3].1, RUN_PREFIXES_FIELDS));
     println!("{}", text("manifest", &manifest(check).encode(), MANIFEST_FIELDS));
-    for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 256)] {
+    for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 320)] {
         println!("mask({salt:016x}, {position}) = {:08x}", mask(salt, position));
     }
     println!("hash(acme/t-7) = {:016x}", hash("acme/t-7"));
@@ -391,11 +410,11 @@ fn the_segment_header_is_as_documented() {
     assert_eq!(Header::decode(&bytes), Ok(header()));
     assert_eq!(header().encode()[..], bytes);
     let mut other = bytes;
-    other[8] = 2;
+    other[8] = 1;
     other[12..16].fill(0);
     let check = crc(&other) ^ mask(SALT, 0);
     other[12..16].copy_from_slice(&check.to_le_bytes());
-    assert_eq!(Header::decode(&other), Err(HeaderFault::Version(2)));
+    assert_eq!(Header::decode(&other), Err(HeaderFault::Version(1)));
 }
 
 #[test]
@@ -403,22 +422,22 @@ fn the_frames_are_as_documented() {
     let (bytes, frame) = check_frame("frame-link", LOG, LINK_AT);
     assert_eq!(bytes, link());
     assert_eq!(frame.link, Some(Link { id: 1, end: 1_010_000 }));
-    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_052_800, 80, 0));
+    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_052_800, 88, 0));
     assert_eq!((frame.digest, frame.records, frame.agents), (0, 0, 0));
 
     let (bytes, frame) = check_frame("frame-append", LOG, APPEND_AT);
     assert_eq!(bytes, append());
-    assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_880, 1_000_000, TIME));
-    assert_eq!((frame.header_len, frame.body_len), (104, 40));
+    assert_eq!((frame.lsn, frame.durable, frame.time), (1_052_888, 1_000_000, TIME));
+    assert_eq!((frame.header_len, frame.body_len), (112, 40));
     let agents = frame::agents(&frame, &bytes).unwrap();
     assert_eq!(agents, [FrameAgent { name: "acme/t-7", head: ABSENT }]);
-    assert_eq!(records(&bytes[104..]).collect::<Vec<_>>(), [(0, first_entry())]);
+    assert_eq!(records(&bytes[112..]).collect::<Vec<_>>(), [(0, first_entry())]);
 
     let (bytes, frame) = check_frame("frame-changes", LOG, CHANGES_AT);
     assert_eq!(bytes, changes());
-    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_024, 144, 232));
-    let starts: Vec<usize> = records(&bytes[144..]).map(|(at, _)| at + 144 + 352).collect();
-    assert_eq!(starts, [496, 544, 584, 608, 632, 656, 696, 712]);
+    assert_eq!((frame.lsn, frame.header_len, frame.body_len), (1_053_040, 152, 232));
+    let starts: Vec<usize> = records(&bytes[152..]).map(|(at, _)| at + 152 + 368).collect();
+    assert_eq!(starts, [520, 568, 608, 632, 656, 680, 720, 736]);
 
     let (bytes, frame) = check_frame("frame-prefix", LOG, PREFIX_AT);
     assert_eq!(bytes, prefix());
@@ -458,18 +477,18 @@ fn the_footer_is_as_documented() {
     assert_eq!(footer.may_contain(hash("acme/t-9")), Ok(false));
     let (at, block) = footer.find("acme/t-7").unwrap().unwrap();
     assert_eq!((at, block.first_seq(), block.count(), block.bytes()), (1_044_480, 1, 2, 9));
-    assert_eq!((block.offset(0), block.offset(1)), (Some(312 / 8), Some(496 / 8)));
-    let head = Head { life: 1_052_880, next: 3, floor: 2, flags: 15 };
+    assert_eq!((block.offset(0), block.offset(1)), (Some(328 / 8), Some(520 / 8)));
+    let head = Head { life: 1_052_888, next: 3, floor: 2, flags: 15 };
     assert_eq!((block.head(), block.max_at()), (head, Some(TIME + 5)));
     assert_eq!(block.redacted().collect::<Vec<_>>(), [1]);
     assert_eq!(block.policy(), Some(Some(Retention::new().max_entries(100))));
-    let states: Vec<_> = block.states().map(|state| state.unwrap()).collect();
-    assert_eq!((states[0].key, states[0].offset, states[0].len), ("goal", 544 / 8, 584 - 544));
+    let states: Vec<_> = block.states().all().map(|state| state.unwrap()).collect();
+    assert_eq!((states[0].key, states[0].offset, states[0].len), ("goal", 568 / 8, 40));
     assert_eq!((states[1].key, states[1].offset, states[1].len), ("old", 0, 0));
     let (_, tombstone) = footer.find("acme/t-8").unwrap().unwrap();
     assert_eq!(tombstone.head(), ABSENT);
     let prefixes: Vec<_> = footer.prefixes().unwrap().map(|line| line.unwrap()).collect();
-    assert_eq!(prefixes, [(1_053_400, "acme/old/")]);
+    assert_eq!(prefixes, [(1_053_424, "acme/old/")]);
 }
 
 #[test]
@@ -481,8 +500,8 @@ fn the_manifest_is_as_documented() {
     assert_eq!(decoded, manifest(check));
     assert_eq!(decoded.encode(), bytes);
     let mut other = bytes;
-    other[8] = 2;
-    assert_eq!(Manifest::decode(&other), Err(ManifestFault::Version(2)));
+    other[8] = 1;
+    assert_eq!(Manifest::decode(&other), Err(ManifestFault::Version(1)));
 }
 
 /// The checks, by the definitions in the document and not by the code that they define.
@@ -507,9 +526,9 @@ fn the_checks_are_as_documented() {
     assert_eq!(le(&header[12..]), slow_crc(&blank) ^ mask(SALT, 0));
 
     let frame = example("frame-append");
-    assert_eq!(le(&frame), slow_crc(&frame[4..104]) ^ mask(SALT, APPEND_AT));
-    let plain = slow_crc(&frame[108..144]);
-    assert_eq!(le(&frame[104..]), plain ^ mask(SALT, 312));
+    assert_eq!(le(&frame), slow_crc(&frame[4..112]) ^ mask(SALT, APPEND_AT));
+    let plain = slow_crc(&frame[116..152]);
+    assert_eq!(le(&frame[112..]), plain ^ mask(SALT, 328));
     let digest = slow_crc(&[[0; 4], plain.to_le_bytes()].concat());
     assert_eq!(le(&frame[44..]), digest);
 
@@ -517,12 +536,12 @@ fn the_checks_are_as_documented() {
     assert_eq!((page.len(), le(&page)), (PAGE, slow_crc(&page[4..]) ^ mask(SALT, 1_036_288)));
     let trailer = example("footer-trailer");
     let covered = [&trailer[..12], &trailer[16..]].concat();
-    assert_eq!(le(&trailer[12..]), slow_crc(&covered) ^ mask(SALT, CAPACITY - 256));
+    assert_eq!(le(&trailer[12..]), slow_crc(&covered) ^ mask(SALT, CAPACITY - 320));
 
     let manifest = example("manifest");
     assert_eq!(le(&manifest[12..]), slow_crc(&manifest[16..]));
 
-    for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 256)] {
+    for (salt, position) in [(0, 0), (SALT, 0), (SALT, APPEND_AT), (SALT, CAPACITY - 320)] {
         let line = format!("mask({salt:016x}, {position}) = {:08x}", mask(salt, position));
         assert!(DOCUMENT.contains(&line), "the document lacks {line}");
     }

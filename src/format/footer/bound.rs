@@ -1,7 +1,10 @@
 //! How long the footer can get, while its segment fills.
 
 use super::super::{PAGE, align};
-use super::block::{CHANGE, GROUP, HEADER, INDEX, MAXIMUM, OFFSET, POLICY, REDACTION};
+use super::block::{
+    GROUP, HEADER, MAXIMUM, OFFSET, POLICY, REDACTION, REDACTIONS, STATES, SUMS, TRAITS,
+};
+use super::pages;
 use super::{TRAILER_LEN, bounds, directory, filter, prefix};
 
 /// An upper bound of the length of a footer, kept in constant time for each change.
@@ -13,6 +16,8 @@ pub(crate) struct Bound {
     agents: u64,
     entries: u64,
     states: u64,
+    /// What the changes of state take of leaves, without what each page takes.
+    keys: Keys,
     /// What the names take of the leaves of the directory.
     names: u64,
     /// The most that one name takes of a page.
@@ -24,11 +29,78 @@ pub(crate) struct Bound {
     pages: u64,
 }
 
+/// An item that is left out of a leaf would have brought its items to this at least.
+const ROOM: u64 = (PAGE - pages::HEADER - 6 + 1) as u64;
+/// Changes above this are large.
+const LARGE: u64 = ROOM / 4;
+/// What a leaf takes beyond its items: header, padding of the slots, filler.
+const LEAF_COST: u64 = 32;
+/// What an inner page takes beyond its items.
+const INNER_COST: u64 = 40;
+
+/// What many keys take of a footer, summed up before it is known whether they go there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) count: u64,
+    /// What the items of leaves take together.
+    items: u64,
+    /// The longest of those that are not large.
+    longest: u64,
+    /// The large ones: how many, what they take, the longest of them.
+    large: u64,
+    large_items: u64,
+    largest: u64,
+}
+
+impl Keys {
+    const fn new() -> Self {
+        Keys { count: 0, items: 0, longest: 0, large: 0, large_items: 0, largest: 0 }
+    }
+
+    /// Adds a set or unset of a key.
+    pub(crate) fn add(&mut self, key_len: usize) {
+        let item = (pages::SLOT + pages::CHANGE).saturating_add(align(key_len)) as u64;
+        self.count = self.count.saturating_add(1);
+        self.items = self.items.saturating_add(item);
+        if item > LARGE {
+            self.large = self.large.saturating_add(1);
+            self.large_items = self.large_items.saturating_add(item);
+            self.largest = self.largest.max(item);
+        } else {
+            self.longest = self.longest.max(item);
+        }
+    }
+
+    /// Adds so many keys whose pages have this length.
+    pub(crate) fn add_pages(&mut self, count: u64, len: u64) {
+        self.count = self.count.saturating_add(count);
+        self.items = self.items.saturating_add(len);
+    }
+
+    fn join(&mut self, more: &Keys) {
+        self.count = self.count.saturating_add(more.count);
+        self.items = self.items.saturating_add(more.items);
+        self.longest = self.longest.max(more.longest);
+        self.large = self.large.saturating_add(more.large);
+        self.large_items = self.large_items.saturating_add(more.large_items);
+        self.largest = self.largest.max(more.largest);
+    }
+}
+
 impl Bound {
     /// The bound of a footer that holds nothing.
     pub(crate) const fn new() -> Self {
         // An empty directory takes a page, and an empty filter another.
-        Bound { agents: 0, entries: 0, states: 0, names: 0, longest: 0, exact: 0, pages: 2 }
+        Bound {
+            agents: 0,
+            entries: 0,
+            states: 0,
+            keys: Keys::new(),
+            names: 0,
+            longest: 0,
+            exact: 0,
+            pages: 2,
+        }
     }
 
     /// An agent that the segment has not held before.
@@ -53,13 +125,20 @@ impl Bound {
 
     /// A set or unset of a key.
     pub(crate) fn add_state(&mut self, key_len: usize) {
-        self.states = self.states.saturating_add(1);
-        self.add((INDEX + CHANGE).saturating_add(align(key_len)));
+        let mut keys = Keys::default();
+        keys.add(key_len);
+        self.add_states(&keys);
+    }
+
+    /// So many keys, whose lengths were summed up and compared.
+    pub(crate) fn add_states(&mut self, keys: &Keys) {
+        self.states = self.states.saturating_add(keys.count);
+        self.keys.join(keys);
     }
 
     /// A redaction.
     pub(crate) fn add_redaction(&mut self) {
-        self.add(REDACTION);
+        self.add(REDACTION + REDACTIONS);
     }
 
     /// A change of an agent's policy.
@@ -90,7 +169,7 @@ impl Bound {
         let with_state = self.agents.min(self.states);
         let half = (super::super::ALIGN - OFFSET) as u64;
         let offsets = self.entries.saturating_mul(OFFSET as u64);
-        let padding = with_entries.saturating_add(with_state).saturating_mul(half);
+        let padding = with_entries.saturating_mul(half);
         // One for each 32 entries begun: n entries make at most (n + 31) / 32.
         let group = GROUP as u64;
         let begun = with_entries.saturating_mul(group - 1).saturating_add(self.entries) / group;
@@ -99,13 +178,39 @@ impl Bound {
             self.exact,
             offsets,
             padding,
-            begun.saturating_mul(MAXIMUM as u64),
+            begun.saturating_mul((MAXIMUM + TRAITS + MAXIMUM + SUMS) as u64),
+            with_state.saturating_mul(STATES as u64),
+            self.state_pages(with_state),
             (prefix::HEADER + TRAILER_LEN) as u64,
             // The footer starts at a multiple of the page, and ends where the file does.
             page - 1,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
+    }
+
+    /// The most that the state pages of so many agents take.
+    fn state_pages(&self, with_state: u64) -> u64 {
+        let Keys { items, longest, large, large_items, largest, .. } = self.keys;
+        let most = longest.max(largest);
+        // A leaf that was closed lacked room for the item behind it; where that is long, the two leaves
+        // have a page of items between them.
+        let least = ROOM.saturating_sub(most).max(ROOM / 2);
+        let behind_small = items / ROOM.saturating_sub(longest).max(ROOM - LARGE);
+        let full = (items / least).min(behind_small.saturating_add(large));
+        let leaves = full.saturating_add(with_state).saturating_mul(LEAF_COST);
+        // Each inner page but the last of its level has four children at least: there are no more of
+        // them than of full leaves, and half as many that lie below another. Above leaves a page has
+        // the key of one item of each.
+        let ways = full.saturating_add(full.min(with_state)).saturating_mul(longest);
+        let ways = ways.saturating_add(large_items).min(items);
+        // One level after the other, in which each change is once again.
+        let levels = u64::from(full.saturating_add(1).ilog(pages::FAN_OUT as u64));
+        let upper = (full / 2).saturating_mul(longest);
+        let upper = upper.saturating_add(levels.saturating_mul(large_items));
+        let upper = upper.min((full / 2).saturating_mul(most));
+        let inner = full.saturating_mul(INNER_COST).saturating_add(ways);
+        items.saturating_add(leaves).saturating_add(inner).saturating_add(upper)
     }
 
     fn directory_pages(&self) -> u64 {

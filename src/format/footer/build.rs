@@ -1,14 +1,16 @@
 //! Building a footer, agent by agent in name order.
 
-use super::super::codec::pad;
+use super::super::codec::{self, pad};
 use super::super::head::Head;
 use super::super::{ALIGN, Fault, LIMIT, PAGE, check};
 use super::block::{
-    CHANGE, GROUP, HEAD_FLAGS, HEADER, INDEX, POLICY_CLEARED, POLICY_SET, StateChange,
+    GROUP, Group, HAS_EXPIRIES, HAS_REDACTIONS, HAS_STATES, HEAD_FLAGS, HEADER, NEVER,
+    POLICY_CLEARED, POLICY_SET,
 };
 use super::directory::Plan;
+use super::pages::BuiltPages;
 use super::{
-    Bound, COVERED, MAX_NAME, SegmentFacts, TRAILER_LEN, Trailer, bounds, filter, prefix, seal,
+    MAX_NAME, SegmentFacts, TRAILER_LEN, Trailer, bounds, filter, prefix, put_plain_check, seal,
 };
 use crate::types::Retention;
 
@@ -22,12 +24,10 @@ pub(crate) struct Summary<'a> {
     pub(crate) first_seq: u64,
     /// Where the entries are, in units of 8 bytes; 0: lost.
     pub(crate) offsets: &'a [u32],
-    /// The maximum of `at` from the first entry to the end of each group of [`GROUP`].
-    pub(crate) ats: &'a [u64],
-    /// Bytes of payloads and meta.
-    pub(crate) bytes: u64,
-    /// The last change of each key, in the order of the keys.
-    pub(crate) state: &'a [StateChange<'a>],
+    /// What is told of each group of [`GROUP`] entries.
+    pub(crate) groups: &'a [Group],
+    /// The last change of each key, if any was changed.
+    pub(crate) state: Option<&'a BuiltPages>,
     /// Ascending.
     pub(crate) redacted: &'a [u64],
     /// Whether the policy was changed, and to what.
@@ -46,7 +46,8 @@ pub(crate) struct Footer {
 #[derive(Debug)]
 pub(crate) struct Builder {
     facts: SegmentFacts,
-    /// The blocks; each check lacks the mask of its place, which is not known before the end.
+    /// The blocks and their state pages; each check lacks the mask of its place, which is not known
+    /// before the end.
     blocks: Vec<u8>,
     places: Vec<Place>,
     hashes: Vec<u64>,
@@ -54,10 +55,12 @@ pub(crate) struct Builder {
     prefix_count: u32,
     /// The range of names that a run covers; empty without one.
     bounds: Option<(String, Option<String>)>,
-    bound: Bound,
     entries: u64,
     bytes: u64,
     state_bytes: u64,
+    weight: u64,
+    soonest: u64,
+    flags: u16,
 }
 
 /// Where in `blocks` a block starts, in units of 8 bytes, and how long its name is.
@@ -79,10 +82,12 @@ impl Builder {
             prefixes: Vec::new(),
             prefix_count: 0,
             bounds: None,
-            bound: Bound::new(),
             entries: 0,
             bytes: 0,
             state_bytes: 0,
+            weight: 0,
+            soonest: NEVER,
+            flags: 0,
         }
     }
 
@@ -95,19 +100,24 @@ impl Builder {
         let start = self.blocks.len();
         let place = Place { start: units(start)?, name_len: short(agent.name.len())? };
         let entries = self.entries.checked_add(agent.offsets.len() as u64).ok_or(TOO_LARGE)?;
-        let bytes = self.bytes.checked_add(agent.bytes).ok_or(TOO_LARGE)?;
-        let lens = agent.state.iter().map(|change| u64::from(change.len));
-        let state_bytes = self.state_bytes.checked_add(lens.sum()).ok_or(TOO_LARGE)?;
+        let of_all = agent.groups.last();
+        let bytes = of_all.map_or(0, |group| group.bytes);
+        let bytes = self.bytes.checked_add(bytes).ok_or(TOO_LARGE)?;
+        let state_bytes = agent.state.map_or(0, |pages| pages.facts.bytes);
+        let state_bytes = self.state_bytes.checked_add(state_bytes).ok_or(TOO_LARGE)?;
         if let Err(fault) = agent.write(&mut self.blocks) {
             self.blocks.truncate(start);
             return Err(fault);
         }
-        let last = agent.ats.last().copied().unwrap_or_default();
-        self.facts.max_at = self.facts.max_at.max(last);
+        if let Some(last) = of_all {
+            self.facts.max_at = self.facts.max_at.max(last.max_at);
+            self.weight = self.weight.wrapping_add(last.weight);
+        }
+        self.soonest = self.soonest.min(agent.soonest());
+        self.flags |= agent.flags();
         (self.entries, self.bytes, self.state_bytes) = (entries, bytes, state_bytes);
         self.places.push(place);
         self.hashes.push(name_hash);
-        agent.count(&mut self.bound);
         Ok(())
     }
 
@@ -116,7 +126,6 @@ impl Builder {
         let count = self.prefix_count.checked_add(1).ok_or(TOO_LARGE)?;
         prefix::write(&mut self.prefixes, lsn, prefix)?;
         self.prefix_count = count;
-        self.bound.add_prefix(prefix.len());
         Ok(())
     }
 
@@ -132,15 +141,6 @@ impl Builder {
     /// goes on to be raised by agents; store, id and salt are those of the segment to the end.
     pub(crate) fn facts_mut(&mut self) -> &mut SegmentFacts {
         &mut self.facts
-    }
-
-    /// The most that the footer takes if nothing is added any more: it fits with a data end that
-    /// far before the end of the file, whatever the bounds will be.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the writer of runs"))]
-    pub(crate) fn bytes_so_far(&self) -> u64 {
-        let mut bound = self.bound;
-        bound.add_bounds(MAX_NAME, MAX_NAME);
-        bound.bytes()
     }
 
     /// Makes the footer of a file of that length (a multiple of 8). It is a fault if the footer
@@ -230,22 +230,29 @@ impl Builder {
             entries: self.entries,
             bytes: self.bytes,
             state_bytes: self.state_bytes,
+            compatible: 0,
+            weight: self.weight,
+            soonest: self.soonest,
+            flags: self.flags,
         };
         trailer.validate(file_len)?;
         Ok(trailer)
     }
 
-    /// Appends the blocks, and binds their checks to their places.
+    /// Appends the blocks and their pages, and binds their checks to their places.
     fn write_blocks(&self, out: &mut Vec<u8>, trailer: &Trailer) {
         let start = out.len();
         out.extend_from_slice(&self.blocks);
-        for place in &self.places {
-            let within = place.start as usize * ALIGN;
+        let mut within = 0_usize;
+        // Blocks and pages follow each other, and each begins with its check and its length.
+        while let Some(len) = codec::u32_at(&self.blocks, within.saturating_add(4)) {
             let mask = check::mask(self.facts.salt, trailer.blocks_at + within as u64);
-            let block = out.get_mut(start + within..).unwrap_or_default();
-            for (byte, mask) in block.iter_mut().zip(mask.to_le_bytes()) {
+            let structure = out.get_mut(start + within..).unwrap_or_default();
+            for (byte, mask) in structure.iter_mut().zip(mask.to_le_bytes()) {
                 *byte ^= mask;
             }
+            debug_assert!(len as usize >= super::GRANULE, "a structure is too short");
+            within = within.saturating_add((len as usize).max(ALIGN));
         }
     }
 
@@ -278,7 +285,12 @@ fn seal_pages(pages: &mut [u8], trailer: &Trailer) {
 
 impl Summary<'_> {
     fn validate(&self) -> Result<(), Fault> {
-        let empty = self.offsets.is_empty() && self.state.is_empty() && self.redacted.is_empty();
+        let empty = self.offsets.is_empty() && self.state.is_none() && self.redacted.is_empty();
+        let totals = |group: &Group| (group.max_at, group.bytes, group.weight, group.unweighted);
+        let rising = |a: &Group, b: &Group| {
+            let ((a, b, c, d), (at, bytes, weight, none)) = (totals(a), totals(b));
+            a <= at && b <= bytes && c <= weight && d <= none
+        };
         let faults = [
             (self.name.is_empty() || self.name.len() > MAX_NAME, "a name is empty or too long"),
             (self.head.flags & !HEAD_FLAGS != 0, "a head has unknown flags"),
@@ -287,15 +299,11 @@ impl Summary<'_> {
                 "an absent agent has content",
             ),
             (
-                self.ats.len() != self.offsets.len().div_ceil(GROUP) || !self.ats.is_sorted(),
-                "the running maxima do not fit the entries",
+                self.groups.len() != self.offsets.len().div_ceil(GROUP)
+                    || !self.groups.is_sorted_by(rising),
+                "the running maxima and sums do not fit the entries",
             ),
             (!self.redacted.is_sorted_by(|a, b| a < b), "redacted seqs are not in order"),
-            (!self.state.is_sorted_by(|a, b| a.key < b.key), "keys are not in order"),
-            (
-                !self.state.iter().all(StateChange::is_sound),
-                "a state change's record has an impossible length",
-            ),
             (self.head.check().is_err(), "an agent's head is none that an agent comes to"),
             (
                 self.first_seq.saturating_add(self.offsets.len() as u64) > LIMIT,
@@ -308,16 +316,27 @@ impl Summary<'_> {
         }
     }
 
-    /// Counts what it adds to a footer.
-    fn count(&self, bound: &mut Bound) {
-        bound.add_agent(self.name.len());
-        bound.add_entries(self.offsets.len());
-        self.state.iter().for_each(|change| bound.add_state(change.key.len()));
-        self.redacted.iter().for_each(|_| bound.add_redaction());
-        self.policy.iter().for_each(|_| bound.add_policy());
+    /// The lowest expiry of an entry that has its bytes.
+    fn soonest(&self) -> u64 {
+        self.groups.iter().map(|group| group.soonest).min().unwrap_or(NEVER)
     }
 
-    /// Appends the block, its check without a mask.
+    /// The flags of the block.
+    fn flags(&self) -> u16 {
+        let policy = match self.policy {
+            None => 0,
+            Some(None) => POLICY_CLEARED,
+            Some(Some(_)) => POLICY_SET,
+        };
+        let with = |flag, is_there| if is_there { flag } else { 0 };
+        self.head.flags
+            | policy
+            | with(HAS_STATES, self.state.is_some())
+            | with(HAS_REDACTIONS, !self.redacted.is_empty())
+            | with(HAS_EXPIRIES, self.soonest() != NEVER)
+    }
+
+    /// Appends the block and its state pages, the checks without masks.
     fn write(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let start = out.len();
         out.extend_from_slice(&self.header()?);
@@ -328,63 +347,60 @@ impl Summary<'_> {
                 out.extend_from_slice(&limit.unwrap_or(u64::MAX).to_le_bytes());
             }
         }
+        if let Some(BuiltPages { facts, .. }) = self.state {
+            out.extend_from_slice(&facts.count.to_le_bytes());
+            out.extend_from_slice(&facts.root.to_le_bytes());
+            out.extend_from_slice(&facts.len.to_le_bytes());
+            out.extend_from_slice(&facts.bytes.to_le_bytes());
+        }
+        if !self.redacted.is_empty() {
+            out.extend_from_slice(&u64::from(number(self.redacted.len())?).to_le_bytes());
+        }
         out.extend(self.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
         pad(out);
-        for value in self.ats.iter().chain(self.redacted) {
-            out.extend_from_slice(&value.to_le_bytes());
+        self.write_groups(out);
+        for seq in self.redacted {
+            out.extend_from_slice(&seq.to_le_bytes());
         }
-        self.write_state(out, start)?;
         let block = out.get_mut(start..).unwrap_or_default();
         let len = number(block.len())?;
-        if let Some((field, rest)) = block.split_first_chunk_mut::<COVERED>() {
-            if let Some(place) = rest.first_chunk_mut() {
-                *place = len.to_le_bytes();
-            }
-            *field = check::crc(rest).to_le_bytes();
+        if let Some(place) = block.get_mut(4..8) {
+            place.copy_from_slice(&len.to_le_bytes());
         }
+        put_plain_check(block);
+        out.extend_from_slice(self.state.map_or(&[], |pages| &pages.bytes));
         Ok(())
+    }
+
+    fn write_groups(&self, out: &mut Vec<u8>) {
+        let mut put = |number: u64| out.extend_from_slice(&number.to_le_bytes());
+        self.groups.iter().for_each(|group| put(group.max_at));
+        for group in self.groups {
+            put(u64::from(group.unweighted) | u64::from(group.joined) << 32);
+        }
+        if self.soonest() != NEVER {
+            self.groups.iter().for_each(|group| put(group.soonest));
+        }
+        // What the sums of the last one would say, the header says.
+        for group in self.groups.split_last().map_or(&[][..], |(_, before)| before) {
+            put(group.bytes);
+            put(group.weight);
+        }
     }
 
     /// The fixed part of the block, its check and length still zero.
     fn header(&self) -> Result<[u8; HEADER], Fault> {
-        let policy = match self.policy {
-            None => 0,
-            Some(None) => POLICY_CLEARED,
-            Some(Some(_)) => POLICY_SET,
-        };
         let counts = u64::from(number(self.offsets.len())?)
-            | u64::from(self.head.flags | policy) << 32
+            | u64::from(self.flags()) << 32
             | u64::from(short(self.name.len())?) << 48;
-        let lists =
-            u64::from(number(self.state.len())?) | u64::from(number(self.redacted.len())?) << 32;
+        let (bytes, weight) = self.groups.last().map_or((0, 0), |all| (all.bytes, all.weight));
         let Head { life, next, floor, .. } = self.head;
-        let words = [0, life, next, floor, self.first_seq, counts, self.bytes, lists];
+        let words = [0, life, next, floor, self.first_seq, counts, bytes, weight];
         let mut header = [0; HEADER];
         for (place, word) in header.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         Ok(header)
-    }
-
-    /// Appends the index of the state changes, and the changes.
-    fn write_state(&self, out: &mut Vec<u8>, start: usize) -> Result<(), Fault> {
-        let index = super::super::align(self.state.len() * INDEX);
-        let mut at = out.len() - start + index;
-        for change in self.state {
-            out.extend_from_slice(&number(at)?.to_le_bytes());
-            at += CHANGE + super::super::align(change.key.len());
-        }
-        pad(out);
-        for change in self.state {
-            out.extend_from_slice(&change.revision.to_le_bytes());
-            out.extend_from_slice(&change.offset.to_le_bytes());
-            out.extend_from_slice(&change.len.to_le_bytes());
-            out.extend_from_slice(&short(change.key.len())?.to_le_bytes());
-            out.extend_from_slice(&[0; 6]);
-            out.extend_from_slice(change.key.as_bytes());
-            pad(out);
-        }
-        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! The footer of a sealed segment: the index that ends its file.
 //!
 //! From `footer_at`, a multiple of the page, to the end of the file, without a gap: the directory
-//! of agents in name order, the filter of their names, one block an agent, the range of names that
-//! a run covers and the forgotten prefixes (with the filler), the trailer. Every byte is covered by the check of the structure it lies in,
-//! and every check is bound to the segment's salt and to the structure's offset in the file.
+//! of agents in name order, the filter of their names, one block an agent with the pages of its state
+//! index, the range of names that a run covers and the forgotten prefixes (with the filler), the
+//! trailer. Every byte is covered by the check of the structure it lies in, and every check is bound
+//! to the segment's salt and to the structure's offset in the file.
 //! `docs/format.md` has the tables.
 
 mod block;
@@ -12,16 +13,20 @@ mod bounds;
 mod build;
 mod directory;
 mod filter;
+mod pages;
 mod prefix;
 mod read;
 #[cfg(test)]
 mod tests;
 mod trailer;
 
-pub(crate) use block::{Block, GROUP, StateChange};
-pub(crate) use bound::Bound;
+pub(crate) use block::{Block, GROUP, Group, NEVER, Sums};
+pub(crate) use bound::{Bound, Keys};
 pub(crate) use bounds::{Bounds, contain};
 pub(crate) use build::{Builder, Footer, Summary};
+pub(crate) use pages::{
+    BuiltPages, Pages, PagesBuilder, PagesFacts, PagesIter, Place, StateChange,
+};
 pub(crate) use read::{FooterRef, Position};
 pub(crate) use trailer::{SegmentFacts, TRAILER_LEN, Trailer};
 
@@ -41,6 +46,13 @@ const COVERED: usize = 4;
 fn seal(bytes: &mut [u8], salt: u64, at: u64) {
     if let Some((field, covered)) = bytes.split_first_chunk_mut::<COVERED>() {
         *field = (check::crc(covered) ^ check::mask(salt, at)).to_le_bytes();
+    }
+}
+
+/// Fills in the check of a structure whose place is not known yet.
+fn put_plain_check(bytes: &mut [u8]) {
+    if let Some((field, covered)) = bytes.split_first_chunk_mut::<COVERED>() {
+        *field = check::crc(covered).to_le_bytes();
     }
 }
 

@@ -7,6 +7,7 @@ use super::super::touched::Touched;
 use super::super::{ALIGN, Fault, PAGE};
 use super::block::{self, Block};
 use super::directory::Page;
+use super::pages::{Home, Pages, PagesFacts};
 use super::prefix::{self, Prefixes};
 use super::{Bounds, Trailer, filter, in_memory, verify};
 
@@ -131,7 +132,9 @@ impl<'a> FooterRef<'a> {
         let at = offset(target);
         // Blocks lie in the order of their names; that of the last name of a page ends somewhere.
         let page_len = PAGE as u64;
-        let end = page.entry(slot + 1).map_or(at + page_len, |(_, next)| offset(next)).max(at + 1);
+        // Behind a block lie its state pages, which are not asked for.
+        let end = page.entry(slot + 1).map_or(at + page_len, |(_, next)| offset(next));
+        let end = end.clamp(at + 1, at + NEAR);
         let start = in_memory(at.saturating_sub(self.trailer.footer_at))?;
         if at / page_len != (end - 1) / page_len && !self.touched.test(start) {
             near(at..end);
@@ -150,10 +153,26 @@ impl<'a> FooterRef<'a> {
             return Err(outside);
         }
         let start = in_memory(at.saturating_sub(self.trailer.footer_at))?;
-        let whole = block::extent(self.section(at, self.trailer.prefixes_at).ok_or(outside)?)?;
+        let section = self.section(at, self.trailer.prefixes_at).ok_or(outside)?;
+        let whole = block::extent(section)?;
         let fault = Fault("a block does not match its check");
         self.touched.first(start, || verify(whole, self.trailer.facts.salt, at, fault))?;
-        Block::parse(whole, at)
+        let behind = section.get(whole.len()..).unwrap_or_default();
+        Block::parse(whole, at, behind, &self.home(at.saturating_add(whole.len() as u64))?)
+    }
+
+    /// The state pages that a block of this footer told of.
+    pub(crate) fn pages_at(&self, at: u64, facts: &PagesFacts) -> Result<Pages<'a>, Fault> {
+        let outside = Fault("state pages lie outside their section");
+        let end = at.checked_add(facts.len).filter(|end| *end <= self.trailer.prefixes_at);
+        let bytes = end.and_then(|end| self.section(at, end)).ok_or(outside)?;
+        Pages::new(bytes, &self.home(at)?, facts)
+    }
+
+    /// What state pages at this offset in the file are verified by.
+    fn home(&self, at: u64) -> Result<Home<'a>, Fault> {
+        let within = in_memory(at.saturating_sub(self.trailer.footer_at))?;
+        Ok(Home { at, within, salt: self.trailer.facts.salt, touched: self.touched })
     }
 
     /// The prefixes forgotten in this segment, in the order of their lsn.
@@ -288,6 +307,9 @@ impl<'a> FooterRef<'a> {
         self.bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 }
+
+/// The longest part of a block that is announced before it is read.
+const NEAR: u64 = 128 << 10;
 
 const EMPTY_LEAF: Fault = Fault("a leaf of the directory is empty");
 

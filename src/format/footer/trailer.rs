@@ -1,11 +1,11 @@
 //! The trailer: the last bytes of the file, from which everything else is found.
 
 use super::super::codec::Cursor;
-use super::super::{ALIGN, Fault, LIMIT, PAGE, VERSION, check};
+use super::super::{ALIGN, Fault, LIMIT, PAGE, VERSION, check, features};
 use super::{filter, in_memory, prefix};
 
 /// The length of the trailer.
-pub(crate) const TRAILER_LEN: usize = 256;
+pub(crate) const TRAILER_LEN: usize = 320;
 
 /// The longest file: positions in it are kept as 32-bit numbers of 8 bytes.
 const MAX_FILE: u64 = ALIGN as u64 * (1 << 32);
@@ -76,6 +76,14 @@ pub(crate) struct Trailer {
     pub(crate) bytes: u64,
     /// Bytes of the records that hold the values of all state changes.
     pub(crate) state_bytes: u64,
+    /// Features that the footer may use and a reader may ignore.
+    pub(crate) compatible: u64,
+    /// The weights of all entries, modulo 2^64.
+    pub(crate) weight: u64,
+    /// The lowest expiry of the entries; MAX: none has one.
+    pub(crate) soonest: u64,
+    /// The flags of all blocks.
+    pub(crate) flags: u16,
 }
 
 impl Trailer {
@@ -91,12 +99,18 @@ impl Trailer {
         }
         let version = cursor.u32()?;
         let stored = cursor.u32()?;
-        let trailer = Trailer::decode(&mut cursor)?;
+        let (trailer, incompatible, annexes_len) = Trailer::decode(&mut cursor)?;
         if stored != trailer.check(tail, file_len)? {
             return Err(Fault("the check of the footer's trailer does not match"));
         }
         if version != VERSION {
             return Err(Fault("the footer is of another version"));
+        }
+        if features::lacking(incompatible) != 0 {
+            return Err(Fault("the footer needs features that this memlog does not have"));
+        }
+        if annexes_len != 0 {
+            return Err(Fault("the footer has annexes, and its segment no such feature"));
         }
         if cursor.rest().iter().any(|&byte| byte != 0) {
             return Err(Fault("reserved bytes of the footer's trailer are in use"));
@@ -105,7 +119,8 @@ impl Trailer {
         Ok(trailer)
     }
 
-    fn decode(cursor: &mut Cursor<'_>) -> Result<Trailer, Fault> {
+    /// The fields; with them the incompatible features and the length of the annexes.
+    fn decode(cursor: &mut Cursor<'_>) -> Result<(Trailer, u64, u64), Fault> {
         let (low, high) = (cursor.u64()?, cursor.u64()?);
         // Struct fields are evaluated in the order written, which is that of the bytes.
         let facts = SegmentFacts {
@@ -137,12 +152,21 @@ impl Trailer {
             entries: cursor.u64()?,
             bytes: cursor.u64()?,
             state_bytes: 0,
+            compatible: 0,
+            weight: 0,
+            soonest: 0,
+            flags: 0,
         };
         trailer.facts.record_bytes = cursor.u64()?;
         trailer.facts.cleaned = cursor.u64()?;
         trailer.state_bytes = cursor.u64()?;
         trailer.facts.hidden = cursor.u64()?;
-        Ok(trailer)
+        trailer.compatible = cursor.u64()?;
+        let incompatible = cursor.u64()?;
+        (trailer.weight, trailer.soonest) = (cursor.u64()?, cursor.u64()?);
+        let annexes_len = cursor.u64()?;
+        trailer.flags = cursor.u16()?;
+        Ok((trailer, incompatible, annexes_len))
     }
 
     /// The bytes of the trailer, its check included.
@@ -183,9 +207,16 @@ impl Trailer {
             facts.cleaned,
             self.state_bytes,
             facts.hidden,
+            self.compatible,
+            // No feature that a reader must know is in use, and there are no annexes.
+            0,
+            self.weight,
+            self.soonest,
+            0,
         ] {
             out.extend_from_slice(&value.to_le_bytes());
         }
+        out.extend_from_slice(&self.flags.to_le_bytes());
         out.resize(TRAILER_LEN, 0);
         let check = self.check(&out, self.file_len)?;
         if let Some(field) = out.get_mut(CHECK_AT..CHECK_END) {
