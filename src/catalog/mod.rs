@@ -430,6 +430,29 @@ impl Catalog {
         Ok(())
     }
 
+    /// Looks the agent up if it is not known yet, and loads with it what sealed segments hold of its
+    /// life. Reads footers, under no lock.
+    pub(crate) fn learn_all(&self, resident: &Resident) -> Result<()> {
+        while !resident.lock().is_known() {
+            let set = self.segments();
+            let lives = |head: &Head| {
+                head.life != 0 && self.forgotten_since(&resident.name, head.life).is_none()
+            };
+            let (head, base) = lookup(&set, resident).head_and_base(lives)?;
+            self.sealed.note_look_up(&set, self.seed);
+            let mut slot = resident.lock();
+            // As in `learn` and `learn_base`.
+            let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
+            if !outdated && !slot.is_known() {
+                slot.learn_head(head);
+                // An outdated one is loaded again by whoever needs it.
+                let _ = base.is_some_and(|base| slot.learn_base(base));
+                self.charge(resident, &mut slot);
+            }
+        }
+        Ok(())
+    }
+
     /// Loads what sealed segments hold of the life that `head` tells of, if it is not there yet.
     pub(crate) fn learn_base(&self, resident: &Resident, head: &Head) -> Result<()> {
         loop {

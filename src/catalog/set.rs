@@ -37,6 +37,13 @@ pub(crate) struct Candidate<'a> {
     pub(crate) ask: bool,
 }
 
+impl Candidate<'_> {
+    /// Whether its filter is read before anything else of it.
+    pub(crate) fn asks_filter(&self) -> bool {
+        self.ask && !self.segment.run
+    }
+}
+
 /// Most names are in one log segment and a run of each age.
 pub(crate) type Candidates<'a> = SmallVec<[Candidate<'a>; 4]>;
 

@@ -17,6 +17,15 @@ pub(super) struct Index {
     fences: OnceLock<Vec<Box<str>>>,
 }
 
+/// The structures of a footer that a look-up reads, one leading to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Filter,
+    Inner,
+    Leaf,
+    Block,
+}
+
 /// The names that a run covers.
 pub(crate) struct RunIndex {
     pub(crate) from: Box<str>,
@@ -99,7 +108,8 @@ impl Segment {
     fn find_in_run(&self, name: &str, hash: u64) -> Result<Option<(u64, Block<'_>)>> {
         let Some(footer) = self.footer() else { return Ok(None) };
         let footer = footer?;
-        if footer.has_read_filter(hash) && footer.may_contain(hash) == Ok(false) {
+        if footer.has_read(footer.filter_page(hash).start) && footer.may_contain(hash) == Ok(false)
+        {
             return Ok(None);
         }
         let found = self.find(name)?;
@@ -108,6 +118,29 @@ impl Segment {
             let _ = footer.may_contain(hash);
         }
         Ok(found)
+    }
+
+    /// Where that lies in the file which is read next on the way to the agent of this name, unless it
+    /// was read before: what leads to the right page of the directory (`Inner`), that page (`Leaf`),
+    /// or the block. What cannot be read is not announced.
+    pub(crate) fn unread(&self, step: Step, name: &str, hash: u64) -> Option<Range<u64>> {
+        // A footer that was built beside the file is in memory.
+        if !self.has_own_footer() {
+            return None;
+        }
+        let footer = self.footer()?.ok()?;
+        let fences = self.footer.get()?.index.fences.get();
+        let range = match step {
+            Step::Filter => footer.filter_page(hash),
+            Step::Inner => Some(footer.inner_pages()).filter(|pages| !pages.is_empty())?,
+            Step::Leaf => footer.leaf_behind(self.fences(&footer)?, name).ok()?,
+            Step::Block => footer.locate(self.fences(&footer)?, name).ok()??,
+        };
+        let has_read = match step {
+            Step::Inner => fences.is_some(),
+            _ => footer.has_read(range.start),
+        };
+        (!has_read).then_some(range)
     }
 
     /// What the segment tells of the agent of this name, and where in the file, without asking the

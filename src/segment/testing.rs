@@ -1,5 +1,6 @@
 //! Sealed segments for tests, made of nothing but a footer.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +62,8 @@ pub(crate) fn sealed_as(
     });
     fill(&mut builder);
     let footer = builder.finish(CAPACITY).unwrap();
-    file.segment.adopt_footer(footer.bytes, CAPACITY).unwrap();
+    file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at).unwrap();
+    file.segment.load_footer(None).unwrap();
     file.segment
 }
 
