@@ -460,12 +460,12 @@ struct Agents {
 impl Agents {
     fn new(store: &Store, prefix: &str) -> Self {
         let engine = store.engine();
-        let names = engine.check_open().and_then(|()| {
+        let names = engine.check_open().map(|()| {
             // What runs ahead of the footers first: what is sealed in between is seen twice then,
             // and not missed.
             let rolls = engine.order.lock().rolls();
             let ahead = rolls.iter().flat_map(Roll::sorted).collect();
-            Ok(Names::new(&engine.catalog.segments(), prefix, ahead))
+            Names::new(&engine.catalog.segments(), prefix, ahead)
         });
         Agents { store: store.clone(), names: Some(names) }
     }

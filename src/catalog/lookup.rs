@@ -32,7 +32,7 @@ impl Lookup<'_> {
         self.load_from(&candidates, head)
     }
 
-    /// The head, and with it everything of its life if `lives` says that it goes on.
+    /// The head, and with it everything that sealed segments hold of its life if `lives` accepts it.
     pub(crate) fn head_and_base(
         &self,
         lives: impl FnOnce(&Head) -> bool,
@@ -44,8 +44,8 @@ impl Lookup<'_> {
         Ok((head, base.transpose()?))
     }
 
-    /// Has what is to be read of several segments fetched together, step by step: to go through one
-    /// segment after the other would wait for the disk four times as often as there are segments.
+    /// Has the system fetch what a look-up reads of several segments together, step by step. Without
+    /// that a look-up waits for the disk up to four times for each segment.
     pub(super) fn announce(
         &self,
         candidates: &[Candidate<'_>],

@@ -44,7 +44,7 @@ fn add(builder: &mut Builder, catalog: &Catalog, name: &str, life: u64) {
 /// The names of log segment `i`: twenty of its own, and some of all.
 fn names_of(i: u64) -> impl Iterator<Item = String> {
     let own = (0..20).map(move |k| name(1000 + i * 20 + k));
-    (0..1000).filter(move |n| (n + i) % 100 == 0).map(name).chain(own)
+    (0..1000).filter(move |n| (n + i).is_multiple_of(100)).map(name).chain(own)
 }
 
 fn log(catalog: &Catalog, i: u64) -> Arc<Segment> {

@@ -101,10 +101,10 @@ impl Segment {
         }
     }
 
-    /// Of the runs of one age only one covers the name: to ask its filter first would be a read more
-    /// for the agents that are there. For one that is not, the page of the filter is read behind, and
-    /// asked first from then on: it speaks of about twenty times as many names as a page of the
-    /// directory does.
+    /// Of the runs of one age only one covers the name: to read its filter first would be one read more
+    /// for the agents that are there. For an agent that is not there, the page of the filter is read
+    /// afterwards, and consulted first from then on: it covers about twenty times as many names as a page
+    /// of the directory.
     fn find_in_run(&self, name: &str, hash: u64) -> Result<Option<(u64, Block<'_>)>> {
         let Some(footer) = self.footer() else { return Ok(None) };
         let footer = footer?;
@@ -114,7 +114,7 @@ impl Segment {
         }
         let found = self.find(name)?;
         if found.is_none() {
-            // If it is damaged, the directory goes on to answer.
+            // If the page is damaged, the directory goes on to answer.
             let _ = footer.may_contain(hash);
         }
         Ok(found)

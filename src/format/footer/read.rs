@@ -156,7 +156,7 @@ impl<'a> FooterRef<'a> {
         self.trailer.footer_at.saturating_add(leaves)..self.trailer.filter_at
     }
 
-    /// Where the page of the filter lies that tells of this hash.
+    /// Where the page of the filter lies that has the bits of this hash.
     pub(crate) fn filter_page(&self, hash: u64) -> Range<u64> {
         let place = filter::place(hash, self.trailer.filter_pages);
         let start = place.page.saturating_mul(PAGE as u64);
