@@ -205,8 +205,12 @@ impl Store {
         Agent::new(self, name)
     }
 
-    /// The agents whose names begin with `prefix`, in the order of their names: whoever exists as
-    /// of now, with entries, empty, or with state only.
+    /// The agents whose names begin with `prefix`, in the order of their names: all that exist as of
+    /// now, with entries, empty, or with state only.
+    ///
+    /// Costs one seek in each segment that may hold such names, and then what it returns. Agents that
+    /// were forgotten one by one are walked over until compaction has dropped them; those under a
+    /// forgotten prefix are not. The first listing after many new agents sorts their names.
     ///
     /// ```
     /// use memlog::{NewEntry, Store};
