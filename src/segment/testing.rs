@@ -17,7 +17,7 @@ use crate::types::Verify;
 pub(crate) const NAME: &str = "a";
 pub(crate) const HASH: u64 = 7;
 
-const CAPACITY: u64 = 64 << 10;
+const CAPACITY: u64 = 128 << 10;
 const DATA_END: u64 = 32 << 10;
 
 /// A sealed segment with the agents that `fill` adds. A run covers `lsns`; those of a log segment
