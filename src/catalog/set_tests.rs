@@ -95,7 +95,9 @@ fn asked(catalog: &Catalog, set: &SegmentSet, name: &str) -> usize {
     candidates.len()
 }
 
+// Miri would take minutes for 700 segments.
 #[test]
+#[cfg_attr(miri, ignore)]
 fn a_look_up_asks_few_of_many_segments() {
     let catalog = filled();
     let set = catalog.segments();
@@ -119,6 +121,7 @@ fn a_look_up_asks_few_of_many_segments() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore)]
 fn what_replaces_segments_is_found_in_their_place() {
     let catalog = filled();
     let all = catalog.segments().sealed.clone();
