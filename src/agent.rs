@@ -20,6 +20,8 @@ use crate::view::View;
 
 /// The handle of an agent: it names the name, not the life.
 ///
+/// The first use of an agent at rest looks it up in the files. Appends to an agent in use read nothing.
+///
 /// Cheap to clone, and good for as long as the store is open, whether or not there is such an agent
 /// yet, and across its forgetting.
 ///

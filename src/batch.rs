@@ -297,6 +297,10 @@ impl Batch {
     /// Orders the batch at once, and returns without waiting for the disk. The order of submits is
     /// the order of lsns.
     ///
+    /// It does not wait for a write or a sync, but it may read: the first use of an agent at rest looks
+    /// the agent up in the files, and so does an expectation of a revision. [`Agent::view`], or a
+    /// batch before this one, brings an agent into memory; it stays there while it is in use.
+    ///
     /// Up to 8 MiB wait in memory; beyond that, and beyond
     /// [`max_unsynced`](crate::Options::max_unsynced), it waits for room.
     ///

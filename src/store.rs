@@ -228,8 +228,12 @@ impl Store {
         Agent::new(self, name)
     }
 
-    /// The agents whose names begin with `prefix`, in the order of their names: whoever exists as
-    /// of now, with entries, empty, or with state only.
+    /// The agents whose names begin with `prefix`, in the order of their names: all that exist as of
+    /// now, with entries, empty, or with state only.
+    ///
+    /// Costs one seek in each segment that may hold such names, and then what it returns. Agents that
+    /// were forgotten one by one are walked over until compaction has dropped them; those under a
+    /// forgotten prefix are not. The first listing after many new agents sorts their names.
     ///
     /// ```
     /// use memlog::{NewEntry, Store};
@@ -500,12 +504,12 @@ struct Agents {
 impl Agents {
     fn new(store: &Store, prefix: &str) -> Self {
         let engine = store.engine();
-        let names = engine.check_open().and_then(|()| {
+        let names = engine.check_open().map(|()| {
             // What runs ahead of the footers first: what is sealed in between is seen twice then,
             // and not missed.
             let rolls = engine.order.lock().rolls();
             let ahead = rolls.iter().flat_map(Roll::sorted).collect();
-            Ok(Names::new(&engine.catalog.segments(), prefix, ahead))
+            Names::new(&engine.catalog.segments(), prefix, ahead)
         });
         Agents { store: store.clone(), names: Some(names) }
     }

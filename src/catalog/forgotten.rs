@@ -25,8 +25,8 @@ type Lines = SmallVec<[Line; 1]>;
 
 struct Line {
     prefix: Box<str>,
-    /// The lsns of its forgettings, ascending: the last one that is durable, and all behind it. The
-    /// others say nothing that it does not.
+    /// The lsns of its forgettings, ascending: the last one that is durable, and all later ones. Earlier
+    /// ones add nothing to the last durable one.
     lsns: SmallVec<[u64; 2]>,
 }
 
@@ -73,7 +73,7 @@ impl Prefixes {
             }
         };
         if line.lsns.last().is_some_and(|last| *last >= lsn) {
-            // The manifest told of it already.
+            // The manifest listed it already.
             return;
         }
         let said = line.lsns.iter().filter(|lsn| **lsn < durable).count().saturating_sub(1);
@@ -111,7 +111,7 @@ impl Prefixes {
         lines
     }
 
-    /// The lsn of the first forgetting of a prefix over the name behind `life`, of those that are kept.
+    /// The lsn of the first kept forgetting of a prefix over the name that is later than `life`.
     pub(crate) fn first_since(&self, name: &str, life: u64) -> Option<u64> {
         let mut first: Option<u64> = None;
         self.each_over(name, |_, lsns| {

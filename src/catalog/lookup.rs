@@ -1,13 +1,16 @@
 //! Finding an agent in the sealed segments.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::catalog::base::Base;
 use crate::catalog::set::{Candidate, SegmentSet};
 use crate::error::Result;
 use crate::format::footer::Block;
 use crate::format::head::Head;
-use crate::segment::Segment;
+use crate::segment::{Segment, Step};
 
 /// Looks an agent up in sealed segments, newest first.
 pub(crate) struct Lookup<'a> {
@@ -19,22 +22,77 @@ pub(crate) struct Lookup<'a> {
 impl Lookup<'_> {
     /// The agent's head, forgotten prefixes aside.
     pub(crate) fn head(&self) -> Result<Head> {
-        for candidate in self.set.candidates(self.name, self.hash) {
-            if let Some((_, block)) = self.block(&candidate)? {
+        self.head_in(&self.set.candidates(self.name, self.hash))
+    }
+
+    /// Everything that sealed segments hold of the life that `head` tells of.
+    pub(crate) fn load(&self, head: &Head) -> Result<Base> {
+        let candidates = self.set.candidates(self.name, self.hash);
+        self.announce(&candidates, &mut Segment::will_need);
+        self.load_from(&candidates, head)
+    }
+
+    /// The head, and with it everything that sealed segments hold of its life if `lives` accepts it.
+    pub(crate) fn head_and_base(
+        &self,
+        lives: impl FnOnce(&Head) -> bool,
+    ) -> Result<(Head, Option<Base>)> {
+        let candidates = self.set.candidates(self.name, self.hash);
+        self.announce(&candidates, &mut Segment::will_need);
+        let head = self.head_in(&candidates)?;
+        let base = lives(&head).then(|| self.load_from(&candidates, &head));
+        Ok((head, base.transpose()?))
+    }
+
+    /// Has the system fetch what a look-up reads of several segments together, step by step. Without
+    /// that a look-up waits for the disk up to four times for each segment.
+    pub(super) fn announce(
+        &self,
+        candidates: &[Candidate<'_>],
+        tell: &mut dyn FnMut(&Segment, Range<u64>),
+    ) {
+        if candidates.len() < 2 {
+            return;
+        }
+        let mut left: SmallVec<[&Segment; 8]> = SmallVec::new();
+        for step in [Step::Filter, Step::Inner] {
+            let asked = candidates.iter().filter(|one| step == Step::Inner || one.asks_filter());
+            for one in asked {
+                if let Some(range) = one.segment.unread(step, self.name, self.hash) {
+                    tell(one.segment, range);
+                }
+            }
+        }
+        for one in candidates {
+            let may_hold = || one.segment.may_tell_of(self.name, self.hash).unwrap_or(false);
+            if !one.asks_filter() || may_hold() {
+                left.push(one.segment);
+            }
+        }
+        for step in [Step::Leaf, Step::Block] {
+            for segment in &left {
+                if let Some(range) = segment.unread(step, self.name, self.hash) {
+                    tell(segment, range);
+                }
+            }
+        }
+    }
+
+    fn head_in(&self, candidates: &[Candidate<'_>]) -> Result<Head> {
+        for candidate in candidates {
+            if let Some((_, block)) = self.block(candidate)? {
                 return Ok(block.head());
             }
         }
         Ok(Head::absent())
     }
 
-    /// Everything that sealed segments hold of the life that `head` tells of.
-    pub(crate) fn load(&self, head: &Head) -> Result<Base> {
+    fn load_from(&self, candidates: &[Candidate<'_>], head: &Head) -> Result<Base> {
         let mut blocks: Vec<(&Arc<Segment>, Block<'_>)> = Vec::new();
         let (mut lowest, mut floor) = (head.next, head.floor);
         let mut policy_found = head.flags & Head::POLICY == 0;
         let needs_all = head.flags & (Head::STATE | Head::REDACTED) != 0;
-        let candidates = self.set.candidates(self.name, self.hash);
-        for candidate in &candidates {
+        for candidate in candidates {
             let segment = candidate.segment;
             let complete = lowest <= floor && !needs_all && policy_found;
             if head.life == 0 || complete {

@@ -143,8 +143,8 @@ impl Shard {
         Some(first)
     }
 
-    /// The agents from a place of the clock on, counted from the first that there ever was. Those that
-    /// the hand has passed are gone, or come later again.
+    /// The agents from a place of the clock on. Places are counted from the first agent that there ever
+    /// was. An agent that the hand has passed is gone, or comes again later.
     fn clock_from(&self, at: &mut u64) -> impl Iterator<Item = &Arc<Resident>> {
         *at = (*at).max(self.passed);
         let from = usize::try_from(*at - self.passed).unwrap_or(usize::MAX);
@@ -220,8 +220,8 @@ impl Catalog {
         for shard in &self.shards {
             let mut at = 0;
             loop {
-                // A few at a time: whoever needs the shard meanwhile does not wait for all of them. What
-                // is called may take other locks.
+                // A few at a time, so that a thread that needs the shard does not wait for all of them.
+                // They are copied first: `each` may take other locks.
                 let few: Vec<_> = shard.lock().clock_from(&mut at).take(A_FEW).cloned().collect();
                 if few.is_empty() {
                     break;
@@ -244,7 +244,7 @@ impl Catalog {
         self.resident_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether everybody may see that an agent exists which was in use when it was found.
+    /// Whether an agent in use exists, as far as is published.
     pub(crate) fn exists(&self, resident: &Resident, progress: Progress) -> bool {
         let mut slot = resident.lock();
         self.apply_prefixes(resident, &mut slot);
@@ -252,7 +252,7 @@ impl Catalog {
         slot.published(progress).head.life != 0
     }
 
-    /// The prefixes over the name whose forgetting everybody may see.
+    /// The prefixes over the name whose forgetting is published.
     pub(crate) fn forgotten_over(&self, name: &str, progress: Progress) -> SmallVec<[Over; 2]> {
         self.prefixes.over(name, progress.durable)
     }
@@ -319,8 +319,8 @@ impl Catalog {
         self.sealed.install(change)
     }
 
-    /// Prepares up to this many log segments for look-ups, which then need not ask each of them by
-    /// itself: the newest first. That walks the names in their footers.
+    /// Adds up to this many log segments to the sieves, the newest first. Look-ups then need not read the
+    /// filter of each of them. Walks the names in their footers.
     pub(crate) fn sift(&self, most: usize) {
         self.sealed.sift(most, self.seed);
     }
@@ -411,6 +411,29 @@ impl Catalog {
             if !outdated && !slot.is_known() {
                 // Forgotten prefixes are held against it by `apply_prefixes`, like those to come.
                 slot.learn_head(head);
+                self.charge(resident, &mut slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks the agent up if it is not known yet, and loads with it what sealed segments hold of its
+    /// life. Reads footers, under no lock.
+    pub(crate) fn learn_all(&self, resident: &Resident) -> Result<()> {
+        while !resident.lock().is_known() {
+            let set = self.segments();
+            let lives = |head: &Head| {
+                head.life != 0 && self.forgotten_since(&resident.name, head.life).is_none()
+            };
+            let (head, base) = lookup(&set, resident).head_and_base(lives)?;
+            self.sealed.note_look_up(&set, self.seed);
+            let mut slot = resident.lock();
+            // As in `learn` and `learn_base`.
+            let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
+            if !outdated && !slot.is_known() {
+                slot.learn_head(head);
+                // An outdated base is loaded again when it is needed.
+                let _ = base.is_some_and(|base| slot.learn_base(base));
                 self.charge(resident, &mut slot);
             }
         }

@@ -24,9 +24,9 @@ pub(crate) enum Way {
 
 /// The names under a prefix, from both ends.
 ///
-/// A step costs what the sources do that hold its name: a segment reads its directory in order, and
-/// the newest one the agent's block. Names under a forgotten prefix are not walked: each segment that
-/// is older than the forgetting is sought behind the prefix at once.
+/// A step moves only the sources that hold its name: a segment reads the next entry of its directory,
+/// and the newest segment the agent's block. Names under a forgotten prefix are not walked: a segment
+/// that is older than the forgetting seeks past the prefix.
 pub(crate) struct Names {
     prefix: String,
     /// The segments that may hold such names, newest first.
@@ -167,7 +167,7 @@ impl Names {
                 Way::Backward => limit.is_some_and(|limit| *first.name <= *limit),
             };
             if met {
-                // What was begun from the other end has all that is left.
+                // The walk from the other end has visited all names that are left.
                 walk.next.clear();
                 break;
             }
@@ -192,7 +192,7 @@ impl Names {
         Ok(None)
     }
 
-    /// Whether the agent exists of which these sources have the name.
+    /// Whether the agent exists whose name these sources have next.
     fn exists(
         &self,
         alike: &[Next],
@@ -203,7 +203,7 @@ impl Names {
         if let Some(agent) = alike.iter().find_map(|next| self.agent(next)) {
             return Ok(catalog.exists(agent, progress));
         }
-        // The newest comes first. What is hidden of it counts for nothing.
+        // The newest segment comes first. A segment that hides the name does not count.
         for Next { name, source, at, .. } in alike {
             let Some(segment) = self.segments.get(*source).filter(|s| !s.hides(name)) else {
                 continue;
@@ -225,7 +225,7 @@ impl Names {
         self.agents.get(next.source.checked_sub(self.segments.len())?)?.get(at)
     }
 
-    /// What the source has behind a name that lies under these forgotten prefixes.
+    /// What the source has after a name that lies under these forgotten prefixes.
     fn advance(&self, next: &Next, over: &[Over]) -> Result<Option<Next>> {
         let Next { name, way, source, at } = next;
         let (At::Segment(at, _), Some(segment)) = (*at, self.segments.get(*source)) else {
@@ -251,8 +251,8 @@ impl Names {
     }
 }
 
-/// The length of the shortest of these prefixes whose forgetting is not older than any life that the
-/// segment tells of: then all that it tells of under that prefix is dead.
+/// The length of the shortest of these prefixes that was forgotten after the segment ended. All lives
+/// that the segment knows under that prefix are then dead.
 fn is_older(segment: &Segment, over: &[Over]) -> Option<usize> {
     over.iter().filter(|over| segment.end_lsn() <= over.lsn).map(|over| over.len).min()
 }

@@ -28,9 +28,9 @@ struct Shared {
 
 /// Agents, in pieces.
 ///
-/// A large block that goes back to an allocator may have it tidy up whatever was freed before, and
-/// return it to the system, while whoever needs memory waits: 15 ms behind the agents of one
-/// segment. With a block every few thousand agents that comes in small doses.
+/// When a large block is freed, an allocator may consolidate all that was freed before and return it
+/// to the system, while other threads wait for memory: 15 ms after the agents of one segment. Blocks
+/// of a few thousand agents spread that out.
 #[derive(Default)]
 struct List {
     pieces: VecDeque<Vec<Arc<Resident>>>,
@@ -38,8 +38,8 @@ struct List {
     gone: usize,
 }
 
-/// What was sorted so far. Each agent is sorted once, by the first listing behind its touch, and
-/// takes part in as many merges as the number of agents has bits.
+/// What was sorted so far. Each agent is sorted once, by the first listing after its touch, and then
+/// merged at most once for each bit of the number of agents.
 #[derive(Default)]
 struct Index {
     /// Agents of the list that were sorted.

@@ -24,7 +24,7 @@ struct Layers {
 /// A run and the names that it covers.
 struct Covering {
     from: Box<str>,
-    /// The name behind the last; `None`: there is none.
+    /// The first name that it does not cover; `None`: it covers all from `from` on.
     to: Option<Box<str>>,
     run: Arc<Segment>,
 }
@@ -50,7 +50,7 @@ impl Runs {
         self.meeting(prefix, move |from| from <= prefix || from.starts_with(prefix))
     }
 
-    /// The runs that end behind `low` and do not begin behind what `reaches` gives.
+    /// The runs that end after `low` and whose first name `reaches` accepts.
     fn meeting<'a>(
         &'a self,
         low: &'a str,

@@ -11,10 +11,9 @@ use crate::segment::Segment;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
-/// Log segments that may stay unknown to all sieves: a look-up asks each of them by itself.
+/// Log segments that may stay unknown to all sieves: a look-up reads the filter of each.
 const FEW: usize = 8;
-/// What it takes to sift an agent of a segment, in look-ups that ask a segment by itself: about 100 ns
-/// against 200.
+/// Agents that are sifted in the time of one look-up in a filter: 100 ns an agent against 200 ns.
 const AGENTS_A_PROBE: u64 = 2;
 
 /// The set of sealed segments.
@@ -25,7 +24,7 @@ pub(crate) struct Sealed {
     /// Held while segments are sifted: the ids of those that cannot be, since their directories are
     /// damaged.
     sifting: Mutex<BTreeSet<u64>>,
-    /// Segments that look-ups asked by themselves since one was sifted last.
+    /// Filters that look-ups read since a look-up sifted a segment.
     asked: AtomicU64,
 }
 
@@ -54,9 +53,9 @@ impl Sealed {
         generation
     }
 
-    /// Notes that a look-up asked the segments of this set that no sieve knows. If that was done so
-    /// often that to sift the oldest of them would have cost as much, it is sifted now: look-ups after
-    /// an opening, which sifts nothing, take at most twice what they would take with all sifted before.
+    /// Notes that a look-up read the filters of the segments of this set that no sieve knows. Once that
+    /// has cost as much as sifting a segment, the look-up sifts one. An opening sifts nothing; look-ups
+    /// after it take at most twice the time that sifting everything at the opening would take.
     pub(crate) fn note_look_up(&self, set: &SegmentSet, seed: u64) {
         let Some(oldest) = set.unsifted().get(FEW) else { return };
         let count = set.unsifted().len() as u64;
@@ -68,10 +67,10 @@ impl Sealed {
         }
     }
 
-    /// Makes up to this many log segments known to sieves: those that were sealed last first. That
-    /// walks their directories. `seed` is that of the hash of names.
+    /// Adds up to this many log segments to the sieves, the newest first. Walks their directories.
+    /// `seed` is that of the hash of names.
     pub(crate) fn sift(&self, most: usize, seed: u64) {
-        // Whoever is at it goes on: the others ask the segments by themselves meanwhile.
+        // Another thread is at it. Look-ups read the filters of the segments meanwhile.
         let Some(mut failed) = self.sifting.try_lock() else { return };
         for _ in 0..most {
             let set = self.current();
@@ -79,7 +78,7 @@ impl Sealed {
             let Some(segment) = left.find(|log| !failed.contains(&log.id)) else { return };
             match sieve_of(segment, seed) {
                 Ok(sieve) => self.add(&set, Some(sieve)),
-                // It is asked by itself, and its damage is reported to whom it concerns.
+                // Look-ups go on to read its filter, and report the damage if they meet it.
                 Err(_) => drop(failed.insert(segment.id)),
             }
         }

@@ -16,7 +16,7 @@ pub(crate) struct SegmentSet {
     /// In the order of their lowest lsns. Segments that hold the same name do not overlap; runs of
     /// other names may begin before one that ends earlier.
     pub(crate) sealed: Vec<Arc<Segment>>,
-    /// The log segments that no sieve knows: each is asked by itself.
+    /// The log segments that no sieve knows: a look-up reads the filter of each.
     unsifted: Vec<Arc<Segment>>,
     sifted: Vec<Sifted>,
     runs: Arc<Runs>,
@@ -33,8 +33,15 @@ struct Sifted {
 /// A segment that may hold a name.
 pub(crate) struct Candidate<'a> {
     pub(crate) segment: &'a Arc<Segment>,
-    /// It is to be asked by its own filter, and not found in its directory at once.
+    /// Its own filter is read before its directory.
     pub(crate) ask: bool,
+}
+
+impl Candidate<'_> {
+    /// Whether its filter is read before anything else of it.
+    pub(crate) fn asks_filter(&self) -> bool {
+        self.ask && !self.segment.run
+    }
 }
 
 /// Most names are in one log segment and a run of each age.
@@ -97,9 +104,9 @@ impl SegmentSet {
 
     /// The segments that may hold this name, newest first.
     ///
-    /// That takes eight reads of memory for each sieve, of which there is about one for each 32 log
-    /// segments, one search for each layer of runs, and one step for each log segment that no sieve
-    /// knows yet.
+    /// Takes eight reads of memory for each sieve, of which there are at most *n* / 32 + 7 a class for *n*
+    /// log segments; one binary search for each layer of runs; and one step for each log segment that
+    /// no sieve knows yet.
     pub(crate) fn candidates<'a>(&'a self, name: &'a str, hash: u64) -> Candidates<'a> {
         let mut found: Candidates<'a> = SmallVec::new();
         found.extend(self.unsifted.iter().map(|segment| Candidate { segment, ask: true }));

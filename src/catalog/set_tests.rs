@@ -1,6 +1,7 @@
 //! What a look-up asks of many segments, by count.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Catalog;
@@ -9,7 +10,8 @@ use super::set::SegmentSet;
 use crate::format::footer::{Builder, Group, Summary};
 use crate::format::head::Head;
 use crate::segment::Segment;
-use crate::segment::testing::sealed;
+use crate::segment::testing::{read_of, sealed, sealed_as};
+use crate::types::Verify;
 
 const LOGS: u64 = 200;
 const TIERS: u64 = 5;
@@ -48,7 +50,7 @@ fn add(builder: &mut Builder, catalog: &Catalog, name: &str, life: u64) {
 /// The names of log segment `i`: twenty of its own, and some of all.
 fn names_of(i: u64) -> impl Iterator<Item = String> {
     let own = (0..20).map(move |k| name(1000 + i * 20 + k));
-    (0..1000).filter(move |n| (n + i) % 100 == 0).map(name).chain(own)
+    (0..1000).filter(move |n| (n + i).is_multiple_of(100)).map(name).chain(own)
 }
 
 fn log(catalog: &Catalog, i: u64) -> Arc<Segment> {
@@ -99,7 +101,9 @@ fn asked(catalog: &Catalog, set: &SegmentSet, name: &str) -> usize {
     candidates.len()
 }
 
+// Miri would take minutes for 700 segments.
 #[test]
+#[cfg_attr(miri, ignore)]
 fn a_look_up_asks_few_of_many_segments() {
     let catalog = filled();
     let set = catalog.segments();
@@ -123,6 +127,7 @@ fn a_look_up_asks_few_of_many_segments() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore)]
 fn what_replaces_segments_is_found_in_their_place() {
     let catalog = filled();
     let all = catalog.segments().sealed.clone();
@@ -161,6 +166,48 @@ fn what_replaces_segments_is_found_in_their_place() {
         asked(&catalog, &set, &name(i));
     }
     assert_eq!(set.depth() as u64, TIERS + 1);
+}
+
+/// What is read of many segments is announced step by step, and not segment by segment.
+#[test]
+fn a_cold_look_up_waits_as_often_as_it_has_steps() {
+    let catalog = Catalog::new(9, 1 << 20, Vec::new());
+    let fill = |builder: &mut Builder, i: u64| {
+        // Enough for a directory of two levels, but in the last one.
+        let names = if i == 9 { 2 } else { 80 };
+        (0..names).for_each(|n| add(builder, &catalog, &format!("a{n:060}"), 77));
+    };
+    let at = |i: u64, run| {
+        let base = LOG_BASE + i * STEP;
+        sealed_as(1 + i, run, base..base + STEP, Verify::FirstTouch, |builder| fill(builder, i))
+    };
+    catalog.exchange(&[], &[at(0, true), at(1, true)]);
+    (2..9).for_each(|i| seal(&catalog, &at(i, false)));
+    let last = at(9, false);
+    catalog.install(|sealed, _| sealed.push(last));
+    let set = catalog.segments();
+    let name = format!("a{:060}", 1);
+    let lookup = Lookup { set: &set, name: &name, hash: catalog.hash(&name) };
+    let candidates = set.candidates(lookup.name, lookup.hash);
+    assert_eq!(candidates.len(), 10);
+    let mut told: Vec<(u64, Range<u64>)> = Vec::new();
+    lookup.announce(&candidates, &mut |segment, range| told.push((segment.id, range)));
+    // The filter of the only one that no sieve knows; the inner pages; the leaves, but for those that
+    // were read to be sifted; the blocks.
+    let ids: Vec<u64> = told.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids[..1], [10], "{told:?}");
+    assert_eq!(ids[1..10], [9, 8, 7, 6, 5, 4, 3, 2, 1], "{told:?}");
+    assert_eq!(ids[10..13], [10, 2, 1], "{told:?}");
+    assert_eq!(ids[13..], [10, 9, 8, 7, 6, 5, 4, 3, 2, 1], "{told:?}");
+    // What was announced is all that is read; read once, it is not announced again.
+    let before: u32 = set.sealed.iter().map(|segment| read_of(segment)).sum();
+    let (head, base) = lookup.head_and_base(|_| true).unwrap();
+    assert_eq!((head.life, base.map(|base| base.extents.len())), (77, Some(1)));
+    let read: u32 = set.sealed.iter().map(|segment| read_of(segment)).sum();
+    assert!(read - before == 1, "{} structures were read unannounced", read - before);
+    told.clear();
+    lookup.announce(&candidates, &mut |segment, range| told.push((segment.id, range)));
+    assert_eq!(told.len(), 9, "but for the blocks of older segments: {told:?}");
 }
 
 /// After an opening no sieve knows any segment: look-ups pay for that step by step.

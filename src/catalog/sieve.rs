@@ -1,14 +1,14 @@
 //! Which of up to 64 log segments may hold a name, told by one look-up in memory.
 //!
-//! A sieve is a set of Bloom filters of one size that is stored by the position of a bit instead of by
-//! segment: a row holds that bit of the filter of each segment. A look-up combines eight rows, and
+//! A sieve is a bit-sliced Bloom filter: filters of one size, stored by the position of a bit instead
+//! of by segment. A row holds one bit of the filter of each segment. A look-up combines eight rows, and
 //! each bit that is left stands for a segment that may hold the name. As in the filter of a footer,
 //! all bits of a name lie in one block, so that the rows of a look-up lie within 2 KiB.
 //!
-//! The filters of segments with about as many agents have the same size, which is their *class*. A
-//! filter takes between 12.8 and 25.6 bits an agent; a sieve with room for `w` segments, at least 8,
-//! holds more than `w / 2`, or has been made for 8. So a sieve of more than 4 segments takes at most
-//! 6.4 bytes for each agent of each segment, and mostly about 2.
+//! The filters of segments with about as many agents have the same size, which is their *class*: a
+//! power of two, with 12.8 to 25.6 bits an agent. A sieve has room for 8, 16, 32 or 64 segments, and
+//! one with room for more than 8 holds more than half as many. So sieves take about 2.3 bytes, and at
+//! most 6.4, for each agent of each log segment, and for each class up to 16 segments' filters more.
 
 /// Names that share a block, at most: one absent name in 250 then passes a full filter, and one in
 /// 700 on average.
@@ -39,7 +39,7 @@ pub(crate) struct Sieve {
 pub(crate) type Columns = u64;
 
 impl Sieve {
-    /// A sieve for one segment with this many agents, none of which it knows yet.
+    /// An empty sieve for one segment with this many agents.
     pub(crate) fn new(segment: u64, agents: u64) -> Self {
         let class = agents.div_ceil(NAMES).max(1).next_power_of_two().ilog2();
         Self::empty(vec![segment], class)
@@ -159,12 +159,12 @@ fn count(sieves: &[(&Sieve, Columns)], at: usize) -> u32 {
     sieves.get(at).map_or(0, |(_, columns)| columns.count_ones())
 }
 
-/// The columns that a sieve with so many segments has room for.
+/// The columns that a sieve of this many segments has room for.
 fn rank(segments: u32) -> u32 {
     segments.next_power_of_two().clamp(LEAST, MOST)
 }
 
-/// Bytes of a row for so many segments.
+/// Bytes of a row for this many segments.
 fn width_for(segments: usize) -> usize {
     let segments = u32::try_from(segments).unwrap_or(MOST);
     (rank(segments) / 8) as usize

@@ -82,7 +82,7 @@ pub(crate) struct Sealing {
     /// Nobody but whoever seals takes it. `None`: the segment is sealed.
     pub(crate) touched: Mutex<Option<Roll>>,
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
-    /// The same agents, for listings: nobody who seals keeps them waiting.
+    /// The same agents, for listings, which do not wait for a seal that holds `touched`.
     pub(crate) roll: Roll,
     /// Keys of agents that were forgotten in it, which may be very many.
     pub(crate) forgotten_states: Mutex<Vec<Arc<Mutex<StateLog>>>>,

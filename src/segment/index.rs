@@ -17,6 +17,15 @@ pub(super) struct Index {
     fences: OnceLock<Vec<Box<str>>>,
 }
 
+/// The structures of a footer that a look-up reads, one leading to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Filter,
+    Inner,
+    Leaf,
+    Block,
+}
+
 /// The names that a run covers.
 pub(crate) struct RunIndex {
     pub(crate) from: Box<str>,
@@ -92,22 +101,46 @@ impl Segment {
         }
     }
 
-    /// Of the runs of one age only one covers the name: to ask its filter first would be a read more
-    /// for the agents that are there. For one that is not, the page of the filter is read behind, and
-    /// asked first from then on: it speaks of about twenty times as many names as a page of the
-    /// directory does.
+    /// Of the runs of one age only one covers the name: to read its filter first would be one read more
+    /// for the agents that are there. For an agent that is not there, the page of the filter is read
+    /// afterwards, and consulted first from then on: it covers about twenty times as many names as a page
+    /// of the directory.
     fn find_in_run(&self, name: &str, hash: u64) -> Result<Option<(u64, Block<'_>)>> {
         let Some(footer) = self.footer() else { return Ok(None) };
         let footer = footer?;
-        if footer.has_read_filter(hash) && footer.may_contain(hash) == Ok(false) {
+        if footer.has_read(footer.filter_page(hash).start) && footer.may_contain(hash) == Ok(false)
+        {
             return Ok(None);
         }
         let found = self.find(name)?;
         if found.is_none() {
-            // If it is damaged, the directory goes on to answer.
+            // If the page is damaged, the directory goes on to answer.
             let _ = footer.may_contain(hash);
         }
         Ok(found)
+    }
+
+    /// Where that lies in the file which is read next on the way to the agent of this name, unless it
+    /// was read before: what leads to the right page of the directory (`Inner`), that page (`Leaf`),
+    /// or the block. What cannot be read is not announced.
+    pub(crate) fn unread(&self, step: Step, name: &str, hash: u64) -> Option<Range<u64>> {
+        // A footer that was built beside the file is in memory.
+        if !self.has_own_footer() {
+            return None;
+        }
+        let footer = self.footer()?.ok()?;
+        let fences = self.footer.get()?.index.fences.get();
+        let range = match step {
+            Step::Filter => footer.filter_page(hash),
+            Step::Inner => Some(footer.inner_pages()).filter(|pages| !pages.is_empty())?,
+            Step::Leaf => footer.leaf_behind(self.fences(&footer)?, name).ok()?,
+            Step::Block => footer.locate(self.fences(&footer)?, name).ok()??,
+        };
+        let has_read = match step {
+            Step::Inner => fences.is_some(),
+            _ => footer.has_read(range.start),
+        };
+        (!has_read).then_some(range)
     }
 
     /// What the segment tells of the agent of this name, and where in the file, without asking the

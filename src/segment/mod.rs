@@ -25,6 +25,7 @@ use crate::format::touched::Touched;
 use crate::format::{Fault, VERSION, features};
 use crate::io::{Io, Map};
 use crate::segment::index::Index;
+pub(crate) use crate::segment::index::Step;
 use crate::segment::scan::Frames;
 use crate::sync::Published;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};

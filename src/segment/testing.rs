@@ -1,5 +1,6 @@
 //! Sealed segments for tests, made of nothing but a footer.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub(crate) const HASH: u64 = 7;
 /// The store that they are of.
 pub(crate) const OWNER: Owner = Owner { store: 1, era: Era::new(1, 9) };
 
-const CAPACITY: u64 = 64 << 10;
+const CAPACITY: u64 = 128 << 10;
 const DATA_END: u64 = 32 << 10;
 
 /// A sealed segment with the agents that `fill` adds. A run covers `lsns`; those of a log segment
@@ -65,7 +66,8 @@ pub(crate) fn sealed_as(
     });
     fill(&mut builder);
     let footer = builder.finish(CAPACITY).unwrap();
-    file.segment.adopt_footer(footer.bytes, CAPACITY).unwrap();
+    file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at).unwrap();
+    file.segment.load_footer(None).unwrap();
     file.segment
 }
 

@@ -78,7 +78,7 @@ impl Snapshot {
             let mut slot = resident.lock();
             if !slot.is_known() {
                 drop(slot);
-                let learned = engine.catalog.learn(&resident);
+                let learned = engine.catalog.learn_all(&resident);
                 learned.map_err(|e| e.for_agent(&resident.name))?;
                 continue;
             }

@@ -78,14 +78,6 @@ impl<'a> FooterRef<'a> {
         Ok(place.is_in(page))
     }
 
-    /// Whether the page of the filter that tells of this hash was read before.
-    pub(crate) fn has_read_filter(&self, hash: u64) -> bool {
-        let place = filter::place(hash, self.trailer.filter_pages);
-        let first = self.trailer.filter_at.saturating_sub(self.trailer.footer_at);
-        let start = first.saturating_add(place.page.saturating_mul(PAGE as u64));
-        in_memory(start).is_ok_and(|start| self.touched.test(start))
-    }
-
     /// The block of the agent of this name, and its offset in the file.
     pub(crate) fn find(&self, name: &str) -> Result<Option<(u64, Block<'a>)>, Fault> {
         let (_, leaf) = self.descend(name.as_bytes())?;
@@ -125,25 +117,59 @@ impl<'a> FooterRef<'a> {
         name: &str,
         near: &dyn Fn(Range<u64>),
     ) -> Result<Option<(u64, Block<'a>)>, Fault> {
-        let behind = fences.partition_point(|first| **first <= *name);
-        let leaf = u32::try_from(behind.saturating_sub(1)).map_err(|_| EMPTY_LEAF)?;
-        let page = self.leaf(leaf)?;
-        let (slot, Some(target)) = page.search(name.as_bytes())? else { return Ok(None) };
-        let at = offset(target);
-        // Blocks lie in the order of their names; that of the last name of a page ends somewhere.
-        let page_len = PAGE as u64;
-        // Behind a block lie its state pages, which are not asked for.
-        let end = page.entry(slot + 1).map_or(at + page_len, |(_, next)| offset(next));
-        let end = end.clamp(at + 1, at + NEAR);
-        let start = in_memory(at.saturating_sub(self.trailer.footer_at))?;
-        if at / page_len != (end - 1) / page_len && !self.touched.test(start) {
-            near(at..end);
+        let Some(range) = self.locate(fences, name)? else { return Ok(None) };
+        let (at, page) = (range.start, PAGE as u64);
+        if at / page != (range.end - 1) / page && !self.has_read(at) {
+            near(range);
         }
         let block = self.block_at(at)?;
         if block.name() != name {
             return Err(Fault("the directory leads to the block of another agent"));
         }
         Ok(Some((at, block)))
+    }
+
+    /// Where the block of the agent of this name lies, with the fences at hand: reads one page of the
+    /// directory.
+    pub(crate) fn locate(
+        &self,
+        fences: &[Box<str>],
+        name: &str,
+    ) -> Result<Option<Range<u64>>, Fault> {
+        let page = self.leaf(leaf_of(fences, name)?)?;
+        let (slot, Some(target)) = page.search(name.as_bytes())? else { return Ok(None) };
+        let at = offset(target);
+        // Blocks lie in the order of their names; that of the last name of a page ends somewhere.
+        let end = page.entry(slot + 1).map_or(at + PAGE as u64, |(_, next)| offset(next));
+        // Behind a block lie its state pages, which are not asked for.
+        Ok(Some(at..end.clamp(at + 1, at + NEAR)))
+    }
+
+    /// Where the page of the directory lies that [`locate`](Self::locate) reads.
+    pub(crate) fn leaf_behind(&self, fences: &[Box<str>], name: &str) -> Result<Range<u64>, Fault> {
+        let start = u64::from(leaf_of(fences, name)?).saturating_mul(PAGE as u64);
+        let at = self.trailer.footer_at.saturating_add(start);
+        Ok(at..at.saturating_add(PAGE as u64))
+    }
+
+    /// Where the pages of the directory lie that [`fences`](Self::fences) reads, and a little more.
+    pub(crate) fn inner_pages(&self) -> Range<u64> {
+        let leaves = u64::from(self.trailer.leaf_pages).saturating_mul(PAGE as u64);
+        self.trailer.footer_at.saturating_add(leaves)..self.trailer.filter_at
+    }
+
+    /// Where the page of the filter lies that has the bits of this hash.
+    pub(crate) fn filter_page(&self, hash: u64) -> Range<u64> {
+        let place = filter::place(hash, self.trailer.filter_pages);
+        let start = place.page.saturating_mul(PAGE as u64);
+        let at = self.trailer.filter_at.saturating_add(start);
+        at..at.saturating_add(PAGE as u64)
+    }
+
+    /// Whether the structure at this offset in the file was read and found sound before.
+    pub(crate) fn has_read(&self, at: u64) -> bool {
+        let start = in_memory(at.saturating_sub(self.trailer.footer_at));
+        start.is_ok_and(|start| self.touched.test(start))
     }
 
     /// The block at this offset in the file, which is one that [`entry`](Self::entry) gave.
@@ -312,6 +338,12 @@ impl<'a> FooterRef<'a> {
 const NEAR: u64 = 128 << 10;
 
 const EMPTY_LEAF: Fault = Fault("a leaf of the directory is empty");
+
+/// The leaf that a name is in, if it is in any.
+fn leaf_of(fences: &[Box<str>], name: &str) -> Result<u32, Fault> {
+    let behind = fences.partition_point(|first| **first <= *name);
+    u32::try_from(behind.saturating_sub(1)).map_err(|_| EMPTY_LEAF)
+}
 
 /// What a leaf's target is in the file.
 fn offset(target: u32) -> u64 {
