@@ -84,7 +84,7 @@ impl<'a> NewEntry<'a> {
         self
     }
 
-    /// When it happened, to the millisecond. Default: the engine's now. Not before 1970.
+    /// When it happened, to the millisecond. Default: what the wall clock says. Not before 1970.
     pub fn at(mut self, time: SystemTime) -> Self {
         self.at = Some(time);
         self
@@ -201,8 +201,8 @@ impl Batch {
     /// Appends an entry.
     pub fn append(&mut self, agent: &Agent, entry: NewEntry<'_>) -> &mut Self {
         if let Some(index) = self.index(agent) {
-            let now = self.store.engine().now();
-            entry.encode(&self.store, &mut self.prepared, index, agent.name(), now);
+            let wall = self.store.engine().io.clock.now();
+            entry.encode(&self.store, &mut self.prepared, index, agent.name(), wall);
         }
         self
     }

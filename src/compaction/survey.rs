@@ -32,7 +32,7 @@ pub(crate) fn survey(
 ) -> Result<Vec<(Arc<Segment>, Found)>> {
     const AGENTS_A_TURN: u64 = 32;
     let set = engine.catalog.segments();
-    let time = engine.now();
+    let (now, time) = (engine.now(), engine.confirmed_now());
     let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };
     let mut found: Vec<Found> = set.sealed.iter().map(|segment| hidden(segment)).collect();
     let mut merge = Merge::new(&set.sealed)?;
@@ -63,7 +63,7 @@ pub(crate) fn survey(
         }
     }
     for (segment, found) in set.sealed.iter().zip(&found) {
-        segment.set_dead(found.dead, time);
+        segment.set_dead(found.dead, now);
     }
     Ok(set.sealed.iter().cloned().zip(found).collect())
 }

@@ -76,6 +76,8 @@ pub(crate) struct Manifest {
     pub(crate) time: u64,
     /// After a clean close: the lsn at which the frames of the active segment end. Else 0.
     pub(crate) clean_end: u64,
+    /// A reading of the wall clock that was not believed yet, in ms since 1970; 0: there is none.
+    pub(crate) claim: u64,
     pub(crate) segments: Vec<Listed>,
     pub(crate) forgotten: Vec<Forgotten>,
     /// Segments dropped whose files may still be there: to be unlinked.
@@ -121,6 +123,7 @@ impl Manifest {
         {
             out.extend_from_slice(&len32(count).to_le_bytes());
         }
+        out.extend_from_slice(&self.claim.to_le_bytes());
         self.segments.iter().for_each(|s| encode_listed(&mut out, s));
         for line in &self.forgotten {
             out.extend_from_slice(&line.lsn.to_le_bytes());
@@ -174,6 +177,7 @@ impl Manifest {
         }
         let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
         let defaults = cursor.u32()?;
+        manifest.claim = cursor.u64()?;
         for _ in 0..segments {
             manifest.segments.push(decode_listed(&mut cursor)?);
         }
@@ -251,6 +255,7 @@ mod tests {
             durable: 5,
             time: 6,
             clean_end: 7,
+            claim: 11,
             segments: vec![Listed {
                 id: 1,
                 salt: 2,

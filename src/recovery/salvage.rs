@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, name_seed};
+use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
 use crate::commit::seal::{Contents, Run, build_footer};
@@ -85,6 +86,7 @@ pub(crate) fn open(
         set.append(&mut sealed);
     });
     let (report, store) = (salvage.report, salvage.store);
+    let recorded = Recorded { time: manifest.time, claim: manifest.claim };
     let engine = Engine::start(Opened {
         dir: dir.to_owned(),
         store,
@@ -95,7 +97,7 @@ pub(crate) fn open(
         writing: None,
         order,
         log,
-        time: manifest.time,
+        time: StoreTime::new(recorded, io.clock.now(), io.clock.monotonic()),
         io,
     })?;
     Ok((engine, report))

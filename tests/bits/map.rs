@@ -47,7 +47,7 @@ impl Layout {
         let manifest = &files.iter().find(|(path, _)| path.ends_with("MANIFEST")).unwrap().1;
         let clean_end = number(manifest, 72);
         let (mut harmless, mut frames) = (Vec::new(), Vec::new());
-        let lines: Vec<&[u8]> = manifest[96..].chunks(64).take(manifest[80].into()).collect();
+        let lines: Vec<&[u8]> = manifest[104..].chunks(64).take(manifest[80].into()).collect();
         for (path, bytes) in &files {
             let len = bytes.len() as u64;
             let mut add = |range: Range<u64>, why| {

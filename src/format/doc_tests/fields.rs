@@ -387,6 +387,7 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 4 forgotten: 1
 4 obsolete: 1
 4 zero
+8 claim: 0
 8 id: 2
 8 salt
 8 base: 1052672

@@ -306,6 +306,7 @@ fn manifest(footer_check: u32) -> Manifest {
         durable: BASE + DATA_END,
         time: TIME,
         clean_end: 0,
+        claim: 0,
         segments: vec![
             Listed {
                 dead: 48,
