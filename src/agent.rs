@@ -104,7 +104,7 @@ impl Agent {
         self.commit_one(|batch, agent| {
             let (now, wall) = self.store().engine().now_and_wall();
             batch.time = Some(now);
-            entry.encode(self.store(), batch, agent, self.name(), wall);
+            entry.encode(self.store(), batch, agent, self.name(), now.max(wall));
         })
         .map(|seqs| seqs.start)
     }

@@ -175,7 +175,7 @@ impl Knowledge<'_> {
         }
         let hash = self.engine.catalog.hash(name);
         let resident = self.engine.catalog.resident(&Arc::from(name), hash, self.engine.progress());
-        let snapshot = Snapshot::open(self.engine, resident)?;
+        let snapshot = Snapshot::open_to_erase(self.engine, resident)?;
         Ok(if snapshot.version.head.life == now.life { snapshot.floor } else { 0 })
     }
 }
