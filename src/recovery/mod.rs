@@ -282,8 +282,8 @@ impl Opening<'_> {
         }
         segment.publish(at as u64);
         self.manifest.clean_end = 0;
-        self.manifest.incarnation += 1;
         let time = self.note_time();
+        self.manifest.incarnation += 1;
         self.note_default(clean_end);
         self.install()?;
         self.unlink_obsolete();
@@ -408,8 +408,8 @@ impl Opening<'_> {
         }
         manifest.durable = active.base + FIRST_FRAME;
         manifest.time = manifest.time.max(time);
-        manifest.incarnation += 1;
         let time = self.note_time();
+        self.manifest.incarnation += 1;
         self.note_default(active.base);
         self.install()?;
         self.unlink_obsolete();
