@@ -9,7 +9,9 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use memlog::sim::{SimDisk, SimTasks};
-use memlog::{CompactOutcome, Durability, Error, ErrorKind, Kind, Maintenance, NewEntry, Options, Store};
+use memlog::{
+    CompactOutcome, Durability, Error, ErrorKind, Kind, Maintenance, NewEntry, Options, Store,
+};
 
 const DIR: &str = "/mem";
 const SECOND: Duration = Duration::from_secs(1);
@@ -138,10 +140,13 @@ fn threaded(call: u64) -> Option<&'static str> {
     for thread in 0..2 {
         let (store, ended) = (store.clone(), ended.clone());
         std::thread::spawn(move || {
-            let run = || (0..400).try_for_each(|round| {
-                let durability = [Durability::Buffer, Durability::Sync][round % 2];
-                append(&store, &format!("t{thread}"), 20_000, durability).map(drop)
-            });
+            let run = || {
+                (0..400).try_for_each(|round| {
+                    let sync = round % 2 == 1;
+                    let durability = if sync { Durability::Sync } else { Durability::Buffer };
+                    append(&store, &format!("t{thread}"), 20_000, durability).map(drop)
+                })
+            };
             let outcome = catch_unwind(AssertUnwindSafe(run));
             let _ = store.compact();
             let _ = ended.send(outcome.is_ok_and(|outcome| outcome.is_err()));

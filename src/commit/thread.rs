@@ -40,9 +40,7 @@ pub(super) fn start(engine: &Arc<Engine>) -> Result<()> {
     let mut round = Round::default();
     engine.start_task(Worker::Log, move || round.step(&log))?;
     let mut first = true;
-    engine.start_task(Worker::Spares, move || {
-        spares.make_spares(std::mem::take(&mut first))
-    })?;
+    engine.start_task(Worker::Spares, move || spares.make_spares(std::mem::take(&mut first)))?;
     engine.start_task(Worker::Seals, move || seals.make_seals())
 }
 

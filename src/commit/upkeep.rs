@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::commit::{Engine, Writing};
 use crate::commit::desk::{Desk, Want};
 use crate::commit::order::closed;
 use crate::commit::worker::Worker;
+use crate::commit::{Engine, Writing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
 use crate::io::{Io, Next};

@@ -221,7 +221,8 @@ fn closing_waits_for_a_sweep_under_way() {
     let appending = store.clone();
     let filling = std::thread::spawn(move || {
         let agent = appending.agent("b").unwrap();
-        let append = |_: &usize| agent.append(NewEntry::new(Kind::USER, &payload(100 << 10))).is_ok();
+        let append =
+            |_: &usize| agent.append(NewEntry::new(Kind::USER, &payload(100 << 10))).is_ok();
         (0..40).take_while(append).count()
     });
     is_sweeping.recv().unwrap();
@@ -263,7 +264,7 @@ fn stopped_at(pause: u64, fill: impl Fn(&Store)) -> (u64, Duration) {
         assert!(tasks.now() < SECOND * 600, "it compacts");
     }
     tasks.on_pause(|_| {});
-    let (since, bytes) = stopped.lock().take().expect("it was compacting");
+    let (since, bytes) = stopped.lock().take().unwrap();
     (disk.device_bytes_written() - bytes, tasks.now() - since)
 }
 

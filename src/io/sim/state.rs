@@ -416,7 +416,10 @@ impl State {
     fn next_fate(&mut self, write: bool) -> Fate {
         let call = self.calls;
         self.calls += 1;
-        assert!(self.panic_at.take_if(|at| *at == call).is_none(), "the simulated call {call} panics");
+        assert!(
+            self.panic_at.take_if(|at| *at == call).is_none(),
+            "the simulated call {call} panics"
+        );
         if self.crash_at.is_some_and(|at| call >= at) {
             self.without_power = true;
             return Fate::Crash;
