@@ -109,13 +109,18 @@ impl StoreTime {
             // Mostly it is the same millisecond: nothing to be told to other processors.
             return last;
         }
-        self.hear(wall, monotonic())
+        match self.state.try_lock() {
+            Some(mut state) => self.hear_by(&mut state, wall, monotonic()),
+            // Another thread is bringing it up to date.
+            None => last,
+        }
     }
 
     /// The time by which something may be destroyed because of it: what is confirmed, at most now.
     pub(crate) fn confirmed(&self, wall: u64, monotonic: Duration) -> u64 {
-        let now = self.hear(wall, monotonic);
-        self.state.lock().estimate(millis(monotonic)).min(now)
+        let mut state = self.state.lock();
+        let now = self.hear_by(&mut state, wall, monotonic);
+        state.estimate(millis(monotonic)).min(now)
     }
 
     /// What is to be recorded with the next manifest.
@@ -126,8 +131,11 @@ impl StoreTime {
 
     /// Takes note of a reading of both clocks; gives the store's now.
     fn hear(&self, wall: u64, monotonic: Duration) -> u64 {
+        self.hear_by(&mut self.state.lock(), wall, monotonic)
+    }
+
+    fn hear_by(&self, state: &mut State, wall: u64, monotonic: Duration) -> u64 {
         let at = millis(monotonic);
-        let mut state = self.state.lock();
         let believed = state.weigh(wall, at);
         let claim = state.ahead.as_ref().map_or(0, |ahead| ahead.since);
         self.claim.store(claim, Ordering::Release);

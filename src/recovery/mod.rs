@@ -409,7 +409,8 @@ impl Opening<'_> {
         manifest.durable = active.base + FIRST_FRAME;
         manifest.time = manifest.time.max(time);
         let time = self.note_time();
-        self.manifest.incarnation += 1;
+        let manifest = &mut self.manifest;
+        manifest.incarnation += 1;
         self.note_default(active.base);
         self.install()?;
         self.unlink_obsolete();
