@@ -76,7 +76,9 @@ pub(crate) fn open(
     let file = LogFile::reopen(&io, Arc::clone(first), false)?;
     let order = Order::new(file, FIRST_FRAME);
     let log = Log::new(u64::MAX);
-    let manifest = salvage.manifest.take().unwrap_or_default();
+    // Without a manifest nothing says how late it was: the clock is believed.
+    let unknown = || Manifest { time: io.clock.now(), ..Manifest::default() };
+    let manifest = salvage.manifest.take().unwrap_or_else(unknown);
     let mut forgotten = manifest.forgotten;
     forgotten.append(&mut salvage.forgotten);
     forgotten.sort_by_key(|line| line.lsn);
