@@ -137,8 +137,8 @@ pub fn footer(bytes: &mut [u8], file_len: u64) -> Option<u32> {
 /// The manifest's check, and those of the trailers in the lines of sealed segments, by their ids.
 pub fn manifest(bytes: &mut [u8], trailers: &BTreeMap<u64, u32>) {
     let lines = u32_at(bytes, 80).unwrap_or(0) as usize;
-    let whole = bytes.len().saturating_sub(96) / 64;
-    for line in (0..lines.min(whole)).map(|line| 96 + line * 64) {
+    let whole = bytes.len().saturating_sub(104) / 64;
+    for line in (0..lines.min(whole)).map(|line| 104 + line * 64) {
         let trailer = u64_at(bytes, line).and_then(|id| trailers.get(&id));
         if let (Some(check), Some(3)) = (trailer, bytes.get(line + 44)) {
             put(bytes, line + 40, &check.to_le_bytes());

@@ -153,7 +153,7 @@ impl Lines {
     pub fn of(disk: &SimDisk) -> Lines {
         let manifest = disk.read_file(format!("{DIR}/MANIFEST")).unwrap_or_default();
         let count = |at: usize| manifest.get(at).map_or(0, |count| usize::from(*count));
-        let field = |line: usize, at: usize| count(96 + line * 64 + at);
+        let field = |line: usize, at: usize| count(104 + line * 64 + at);
         let roles =
             |role: &[usize]| (0..count(80)).filter(|line| role.contains(&field(*line, 44))).count();
         Lines {
