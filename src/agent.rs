@@ -104,9 +104,9 @@ impl Agent {
     /// after the store is reopened.
     pub fn append(&self, entry: NewEntry<'_>) -> Result<u64> {
         self.commit_one(|batch, agent| {
-            let now = self.store().engine().now();
+            let (now, wall) = self.store().engine().now_and_wall();
             batch.time = Some(now);
-            entry.encode(self.store(), batch, agent, self.name(), now);
+            entry.encode(self.store(), batch, agent, self.name(), now.max(wall));
         })
         .map(|seqs| seqs.start)
     }

@@ -84,7 +84,8 @@ impl<'a> NewEntry<'a> {
         self
     }
 
-    /// When it happened, to the millisecond. Default: the engine's now. Not before 1970.
+    /// When it happened, to the millisecond. Default: now, by the wall clock, but not before what was
+    /// committed last. Not before 1970.
     pub fn at(mut self, time: SystemTime) -> Self {
         self.at = Some(time);
         self
@@ -201,8 +202,8 @@ impl Batch {
     /// Appends an entry.
     pub fn append(&mut self, agent: &Agent, entry: NewEntry<'_>) -> &mut Self {
         if let Some(index) = self.index(agent) {
-            let now = self.store.engine().now();
-            entry.encode(&self.store, &mut self.prepared, index, agent.name(), now);
+            let (now, wall) = self.store.engine().now_and_wall();
+            entry.encode(&self.store, &mut self.prepared, index, agent.name(), now.max(wall));
         }
         self
     }

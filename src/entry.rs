@@ -85,7 +85,8 @@ impl<'v> Entry<'v> {
         self.seq
     }
 
-    /// When it happened, to the millisecond: as given, or the engine's now when it was appended.
+    /// When it happened, to the millisecond: as given, or what the wall clock said when it was
+    /// appended.
     #[must_use]
     pub fn at(&self) -> SystemTime {
         let since = Duration::from_millis(self.append.at);

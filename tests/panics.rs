@@ -4,8 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Once};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use memlog::sim::{SimDisk, SimTasks};
@@ -142,7 +145,8 @@ fn threaded(call: u64) -> Option<&'static str> {
         std::thread::spawn(move || {
             let run = || {
                 (0..400).try_for_each(|round| {
-                    let durability = [Durability::Buffer, Durability::Sync][round % 2];
+                    let sync = round % 2 == 1;
+                    let durability = if sync { Durability::Sync } else { Durability::Buffer };
                     append(&store, &format!("t{thread}"), 20_000, durability).map(drop)
                 })
             };
@@ -204,6 +208,33 @@ fn a_job_that_panics_in_a_call_is_dropped() {
         check(&disk, &acknowledged);
     }
     assert!(panicked > 3, "{panicked}");
+}
+
+#[test]
+fn a_panic_wakes_futures() {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    silence();
+    let disk = SimDisk::new(1);
+    let tasks = SimTasks::new(&disk, 2);
+    let store = options().open_stepped(&disk, &tasks, DIR).unwrap();
+    tasks.run_for(SECOND);
+    let agent = store.agent("a").unwrap();
+    let mut commit = store.batch().append(&agent, NewEntry::user("x")).submit();
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    assert!(Pin::new(&mut commit).poll(&mut context).is_pending());
+    disk.panic_at(disk.calls());
+    tasks.run_for(SECOND);
+    assert!(woken.0.load(Ordering::SeqCst));
+    let Poll::Ready(Err(error)) = Pin::new(&mut commit).poll(&mut context) else { panic!() };
+    assert_eq!(error.kind(), ErrorKind::Indeterminate);
+    assert!(error.to_string().contains("memlog-log"), "{error}");
 }
 
 /// A handle that outlives its store is no reason to wait.

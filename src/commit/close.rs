@@ -96,12 +96,12 @@ impl Engine {
         let end = self.order.lock().end();
         self.log.flush_to(end, self)?;
         let active = self.order.lock().active.segment.id;
-        let (durable, time) = (self.log.durable(), self.now());
+        let (durable, recorded) = (self.log.durable(), self.recorded_time());
         let forgotten = self.catalog.forgotten(durable);
         let mark = |manifest: &mut Manifest| {
             list_active(manifest, active);
             manifest.durable = durable;
-            manifest.time = time;
+            (manifest.time, manifest.claim) = (recorded.time, recorded.claim);
             manifest.forgotten.clone_from(&forgotten);
             self.note_dead(manifest);
             manifest.clean_end = if sealed.is_ok() { end } else { 0 };

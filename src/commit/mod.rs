@@ -6,6 +6,7 @@
 //! `thread` does in the background what nobody waits for.
 
 mod at_once;
+pub(crate) mod clock;
 mod close;
 mod desk;
 pub(crate) mod health;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::catalog::resident::Progress;
+use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::close::Closing;
 use crate::commit::health::Board;
 use crate::commit::log::Log;
@@ -67,7 +69,7 @@ pub(crate) struct Engine {
     pub(crate) order: Mutex<Order>,
     pub(crate) log: Log,
     closed: AtomicBool,
-    last_time: AtomicU64,
+    time: StoreTime,
     ordered_end: AtomicU64,
     upkeep: Upkeep,
     work: Work,
@@ -96,7 +98,7 @@ pub(crate) struct Opened {
     pub(crate) writing: Option<Writing>,
     pub(crate) order: Order,
     pub(crate) log: Log,
-    pub(crate) time: u64,
+    pub(crate) time: StoreTime,
 }
 
 impl Engine {
@@ -124,7 +126,7 @@ impl Engine {
             order: Mutex::new(order),
             log: opened.log,
             closed: AtomicBool::new(false),
-            last_time: AtomicU64::new(opened.time),
+            time: opened.time,
             ordered_end,
             upkeep: Upkeep::default(),
             work: Work::default(),
@@ -140,15 +142,27 @@ impl Engine {
         self.options.maintenance == Maintenance::Background
     }
 
-    /// The engine's now, in ms since the epoch: never behind the last time on disk.
+    /// The engine's now, in ms since the epoch: the wall clock as far as it is believed, and never
+    /// behind the last time on disk.
     pub(crate) fn now(&self) -> u64 {
-        let now = self.io.clock.now();
-        let last = self.last_time.load(Ordering::Acquire);
-        if now <= last {
-            // Mostly it is the same millisecond: nothing to be told to other processors.
-            return last;
-        }
-        self.last_time.fetch_max(now, Ordering::AcqRel).max(now)
+        self.now_and_wall().0
+    }
+
+    /// The same, and what the wall clock says, for what is only told.
+    #[inline]
+    pub(crate) fn now_and_wall(&self) -> (u64, u64) {
+        let wall = self.io.clock.now();
+        (self.time.now(wall, || self.io.clock.monotonic()), wall)
+    }
+
+    /// The time by which something may be destroyed because it has expired or is of age.
+    pub(crate) fn confirmed_now(&self) -> u64 {
+        self.time.confirmed(self.io.clock.now(), self.io.clock.monotonic())
+    }
+
+    /// What the next manifest is to say of time.
+    pub(crate) fn recorded_time(&self) -> Recorded {
+        self.time.recorded(self.io.clock.now(), self.io.clock.monotonic())
     }
 
     pub(crate) fn progress(&self) -> Progress {

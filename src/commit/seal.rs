@@ -70,14 +70,14 @@ impl Engine {
         job.file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at)?;
         job.file.sync().inspect_err(|cause| self.log.poison(cause))?;
         let check = footer_check(&footer);
-        let (durable, time) = (self.log.durable(), self.now());
+        let (durable, recorded) = (self.log.durable(), self.recorded_time());
         let active = self.order.lock().active.segment.id;
         let forgotten = self.catalog.forgotten(durable);
         let replaced = writing.manifest.replace(|manifest| {
             list_sealed(manifest, segment.id, job.data_end, check);
             list_active(manifest, active);
             manifest.durable = durable;
-            manifest.time = time;
+            (manifest.time, manifest.claim) = (recorded.time, recorded.claim);
             manifest.forgotten = forgotten;
             self.note_dead(manifest);
         });

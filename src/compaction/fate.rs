@@ -229,7 +229,7 @@ impl Knowledge<'_> {
             // The policy lies in an older segment: the agent is looked up as a reader would.
             let progress = self.engine.progress();
             let resident = self.engine.catalog.resident(&Arc::from(name), hash, progress);
-            let snapshot = Snapshot::open(self.engine, resident)?;
+            let snapshot = Snapshot::open_to_erase(self.engine, resident)?;
             let age = snapshot.policy().unwrap_or(default).max_age;
             let is_same = snapshot.version.head.life == now.life;
             return Ok(if is_same { (snapshot.floor, age) } else { (0, None) });

@@ -67,7 +67,8 @@ pub(super) struct Schedule {
 pub(super) struct Facts {
     /// The time that waits go by: the store's time, but it never stands still.
     pub(super) now: u64,
-    /// The time by which entries expire, which stands still where the wall clock was set back.
+    /// The time by which what has expired is destroyed. It stands still where the wall clock was set
+    /// back.
     pub(super) time: u64,
     pub(super) monotonic: Duration,
     /// The end of the log.
@@ -218,7 +219,7 @@ impl Compactor {
         let seals = engine.order.lock().oldest_unsealed();
         Facts {
             now: self.schedule_now(),
-            time: engine.now(),
+            time: engine.confirmed_now(),
             monotonic: engine.io.clock.monotonic(),
             end: engine.ordered_end(),
             unbooked: deaths.unbooked(),

@@ -110,7 +110,7 @@ impl Job {
         // The inputs are about to be read whole.
         inputs.iter().for_each(|input| input.will_need(0..input.capacity));
         let cleaned = engine.log.durable();
-        let time = engine.now();
+        let time = engine.confirmed_now();
         let content = inputs.iter().filter_map(|input| crate::compaction::content_of(input));
         let content = content.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let knowledge = Knowledge { engine, newer, older };
@@ -289,7 +289,7 @@ impl Job {
         engine.log.flush_to(end, &*engine)?;
         let gone: Vec<u64> = self.inputs.iter().map(|input| input.id).collect();
         let lines: Vec<Listed> = self.done.iter().map(|(_, listed)| *listed).collect();
-        let (durable, time) = (engine.log.durable(), engine.now());
+        let (durable, recorded) = (engine.log.durable(), engine.recorded_time());
         // From here on either manifest may be in force: the files of both stay.
         let made = std::mem::take(&mut self.made);
         let replaced = writing.manifest.replace(|manifest| {
@@ -298,7 +298,8 @@ impl Job {
             manifest.obsolete.extend(&gone);
             engine.note_dead(manifest);
             manifest.durable = manifest.durable.max(durable);
-            manifest.time = manifest.time.max(time);
+            manifest.time = manifest.time.max(recorded.time);
+            manifest.claim = recorded.claim;
         });
         let heeded = engine.heed(replaced);
         if heeded.is_err() && engine.log.poisoned().is_none() {

@@ -100,6 +100,8 @@ fn scan_set(
     let mut lines = Lines::new(engine, set);
     let mut bounds = Bounds::of(&segments)?;
     let (mut least_age, mut next_death) = (engine.options.retention.max_age, None);
+    // What expires is destroyed by the confirmed time: until then it is not dead.
+    let time = engine.confirmed_now();
     let (mut places, mut agents) = (Vec::new(), 0u64);
     while let Some(name) = merge.next(&mut places)? {
         let told: Result<Vec<Option<Told<'_>>>> =
@@ -110,7 +112,7 @@ fn scan_set(
             let Some(found) = found.get_mut(*of) else { continue };
             let head = told.block.head();
             lines.hold(&name, head.life);
-            look(found, index, told, &living, scope.expired.then(|| engine.now()))?;
+            look(found, index, told, &living, scope.expired.then_some(time))?;
         }
         if living.head.is_some_and(|head| head.life != 0) {
             bounds.live(&name);

@@ -9,6 +9,7 @@ const MAGIC: &[u8; 8] = b"memlogMF";
 /// The fixed part, and what of it is in use.
 const HEADER_LEN: usize = 224;
 const KNOWN_LEN: usize = 120;
+const CLAIM_AT: usize = 160;
 /// A manifest longer than this was never written: a million segments and as many prefixes fit.
 pub(crate) const MAX_LEN: u64 = 512 << 20;
 
@@ -83,6 +84,8 @@ pub(crate) struct Manifest {
     pub(crate) compatible: u64,
     /// The lineage of the store's lsns: random, never 0.
     pub(crate) history: u64,
+    /// A reading of the wall clock that was not believed yet, in ms since 1970; 0: there is none.
+    pub(crate) claim: u64,
     pub(crate) segments: Vec<Listed>,
     pub(crate) forgotten: Vec<Forgotten>,
     /// Segments dropped whose files may still be there: to be unlinked.
@@ -134,6 +137,9 @@ impl Manifest {
         // No feature that a reader must know is in use.
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&self.history.to_le_bytes());
+        // Fields of features that are not built.
+        out.resize(CLAIM_AT, 0);
+        out.extend_from_slice(&self.claim.to_le_bytes());
         out.resize(HEADER_LEN, 0);
         self.segments.iter().for_each(|s| encode_listed(&mut out, s));
         for line in &self.forgotten {
@@ -198,8 +204,10 @@ impl Manifest {
             return Err(Fault("the manifest names no history").into());
         }
         // Fields of features that are not built, and reserved ones.
-        let rest = HEADER_LEN - KNOWN_LEN;
-        if cursor.bytes(rest)?.iter().any(|byte| *byte != 0) {
+        let unbuilt = cursor.bytes(CLAIM_AT - KNOWN_LEN)?;
+        manifest.claim = cursor.u64()?;
+        let reserved = cursor.bytes(HEADER_LEN - CLAIM_AT - 8)?;
+        if unbuilt.iter().chain(reserved).any(|byte| *byte != 0) {
             return Err(Fault("reserved bytes of the manifest are in use").into());
         }
         for _ in 0..segments {
@@ -281,6 +289,7 @@ mod tests {
             clean_end: 7,
             compatible: 1 << 63,
             history: 8,
+            claim: 11,
             segments: vec![Listed {
                 id: 1,
                 salt: 2,

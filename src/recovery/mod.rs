@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::catalog::resident::Progress;
 use crate::catalog::{Catalog, name_seed};
+use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
 use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
@@ -180,7 +181,7 @@ struct Opening<'a> {
 struct Ready {
     order: Order,
     durable: u64,
-    time: u64,
+    time: StoreTime,
     /// What the active segment holds already.
     replay: Option<Replay>,
 }
@@ -207,10 +208,10 @@ impl Opening<'_> {
         });
         if !catalog.segments().sealed.is_empty() {
             // What died before is not known before the first scan.
-            catalog.deaths.lose_bookings(ready.time);
+            catalog.deaths.lose_bookings(self.manifest.time);
         }
         if let Some(replay) = ready.replay.take() {
-            adopt(&catalog, &mut ready.order, replay, ready.time);
+            adopt(&catalog, &mut ready.order, replay, self.manifest.time);
         }
         let manifest =
             ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
@@ -289,6 +290,7 @@ impl Opening<'_> {
         }
         segment.publish(at as u64);
         self.manifest.clean_end = 0;
+        let time = self.note_time();
         self.manifest.incarnation += 1;
         self.note_default(clean_end);
         self.install()?;
@@ -298,7 +300,7 @@ impl Opening<'_> {
         for spare in unsealed.iter().filter(|s| s.id != segment.id && s.base > segment.base) {
             order.spares.push_back(LogFile::reopen(&self.io, Arc::clone(spare), true)?);
         }
-        Ok(Ready { order, durable: clean_end, time: self.manifest.time, replay: Some(replay) })
+        Ok(Ready { order, durable: clean_end, time, replay: Some(replay) })
     }
 
     /// After a crash: see `tail` and `rewrite`. Everything ends up sealed; a fresh segment is next.
@@ -354,9 +356,8 @@ impl Opening<'_> {
             done.push(rewrite.copy(source, *from, *to, file, line)?);
         }
         let durable = active.base + FIRST_FRAME;
-        self.conclude(done, &gone, &active, time, sealed)?;
+        let time = self.conclude(done, &gone, &active, time, sealed)?;
         plan.kept.iter().for_each(|(segment, end)| rewrite.clear(segment, *end));
-        let time = self.manifest.time;
         Ok(Ready { order: Order::new(fresh, FIRST_FRAME), durable, time, replay: None })
     }
 
@@ -395,7 +396,7 @@ impl Opening<'_> {
         active: &Listed,
         time: u64,
         sealed: &mut Vec<Arc<Segment>>,
-    ) -> Result<()> {
+    ) -> Result<StoreTime> {
         let manifest = &mut self.manifest;
         manifest.segments.retain(|line| !gone.contains(&line.id));
         manifest.obsolete.extend_from_slice(gone);
@@ -417,11 +418,24 @@ impl Opening<'_> {
         }
         manifest.durable = active.base + FIRST_FRAME;
         manifest.time = manifest.time.max(time);
+        let time = self.note_time();
+        let manifest = &mut self.manifest;
         manifest.incarnation += 1;
         self.note_default(active.base);
         self.install()?;
         self.unlink_obsolete();
-        Ok(())
+        Ok(time)
+    }
+
+    /// Begins the time of the store with what is recorded, and records what the clock says.
+    fn note_time(&mut self) -> StoreTime {
+        let (wall, monotonic) = (self.io.clock.now(), self.io.clock.monotonic());
+        let manifest = &mut self.manifest;
+        let recorded = Recorded { time: manifest.time, claim: manifest.claim };
+        let time = StoreTime::new(recorded, wall, monotonic);
+        let recorded = time.recorded(wall, monotonic);
+        (manifest.time, manifest.claim) = (recorded.time, recorded.claim);
+        time
     }
 
     /// Unlinks what the manifest has dropped. What cannot be unlinked now stays listed as such.
@@ -435,15 +449,14 @@ impl Opening<'_> {
 
     /// Writes down the default of retention if it is another one from `lsn` on.
     fn note_default(&mut self, lsn: u64) {
-        let now = self.io.clock.now().max(self.manifest.time);
+        let now = self.manifest.time;
         let (defaults, retention) = (&mut self.manifest.defaults, self.options.retention);
         if let Some(open) = defaults.iter_mut().find(|line| line.until == u64::MAX) {
             if open.retention == retention {
                 return;
             }
-            (open.until, open.time) = (lsn, now);
             // What holds later is applied at a later time, also if the clock is set back.
-            self.manifest.time = now;
+            (open.until, open.time) = (lsn, now);
         }
         if retention != Retention::new() {
             defaults.push(PastDefault { until: u64::MAX, time: 0, retention });

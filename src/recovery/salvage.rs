@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, name_seed};
+use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
 use crate::commit::seal::{Contents, Run, build_footer};
@@ -75,7 +76,9 @@ pub(crate) fn open(
     let file = LogFile::reopen(&io, Arc::clone(first), false)?;
     let order = Order::new(file, FIRST_FRAME);
     let log = Log::new(u64::MAX);
-    let manifest = salvage.manifest.take().unwrap_or_default();
+    // Without a manifest nothing says how late it was: the clock is believed.
+    let unknown = || Manifest { time: io.clock.now(), ..Manifest::default() };
+    let manifest = salvage.manifest.take().unwrap_or_else(unknown);
     let mut forgotten = manifest.forgotten;
     forgotten.append(&mut salvage.forgotten);
     forgotten.sort_by_key(|line| line.lsn);
@@ -85,6 +88,7 @@ pub(crate) fn open(
         set.append(&mut sealed);
     });
     let (report, store) = (salvage.report, salvage.store);
+    let recorded = Recorded { time: manifest.time, claim: manifest.claim };
     let engine = Engine::start(Opened {
         dir: dir.to_owned(),
         store,
@@ -96,7 +100,7 @@ pub(crate) fn open(
         writing: None,
         order,
         log,
-        time: manifest.time,
+        time: StoreTime::new(recorded, io.clock.now(), io.clock.monotonic()),
         io,
     })?;
     Ok((engine, report))

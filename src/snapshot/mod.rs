@@ -50,6 +50,8 @@ pub(crate) struct Snapshot {
 enum Which {
     Settled,
     Latest,
+    /// The settled one, for what destroys.
+    Erasing,
 }
 
 impl Snapshot {
@@ -71,6 +73,14 @@ impl Snapshot {
         Self::open_as(engine, resident, Which::Latest)
     }
 
+    /// The agent as it is for what destroys: what is of age is so by the confirmed time.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn open_to_erase(engine: &Engine, resident: Arc<Resident>) -> Result<Snapshot> {
+        Self::open_as(engine, resident, Which::Erasing)
+    }
+
     #[inline]
     fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
         let mut asked = false;
@@ -90,7 +100,7 @@ impl Snapshot {
             let unwritten = match which {
                 // Once: what is appended meanwhile is not asked for, and whoever goes on appending
                 // would be waited for for ever.
-                Which::Settled => slot.unwritten(progress).filter(|_| !asked),
+                Which::Settled | Which::Erasing => slot.unwritten(progress).filter(|_| !asked),
                 Which::Latest => slot.unwritten_at_all(progress),
             };
             if let Some(end) = unwritten {
@@ -101,7 +111,7 @@ impl Snapshot {
             }
             let (settled, end) = slot.settled();
             let version = match which {
-                Which::Settled => settled,
+                Which::Settled | Which::Erasing => settled,
                 Which::Latest => slot.latest(),
             };
             let base = slot.base().filter(|base| base.life == version.head.life);
@@ -116,7 +126,7 @@ impl Snapshot {
                 drop(slot);
                 // What came in between may be in memory only.
                 engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
-                return Snapshot::assemble(engine, resident, version, base, memo);
+                return Snapshot::assemble(engine, resident, version, base, (memo, which));
             }
             let head = version.head;
             drop(slot);
@@ -131,7 +141,7 @@ impl Snapshot {
         resident: Arc<Resident>,
         version: Seen,
         base: Arc<Base>,
-        memo: Option<FloorMemo>,
+        (memo, which): (Option<FloorMemo>, Which),
     ) -> Result<Snapshot> {
         // What lies below the base's floor may have been left out when a run was made.
         let floor = version.head.floor.max(base.floor).min(version.head.next);
@@ -149,7 +159,10 @@ impl Snapshot {
         let policy = snapshot.policy().unwrap_or(engine.options.retention);
         let ages = policy.max_age.is_some() || !engine.past_defaults.is_empty();
         if ages || snapshot.version.head.flags & Head::EXPIRES != 0 {
-            snapshot.time = engine.now();
+            snapshot.time = match which {
+                Which::Settled | Which::Latest => engine.now(),
+                Which::Erasing => engine.confirmed_now(),
+            };
         }
         // Under a policy by bytes the floor takes some reading, and is the same for a version.
         let key = (policy.max_bytes.is_some() && !ages).then(|| FloorMemo {
@@ -183,7 +196,7 @@ impl Snapshot {
         version: Seen,
         base: Base,
     ) -> Result<Snapshot> {
-        Snapshot::assemble(engine, resident, version, Arc::new(base), None)
+        Snapshot::assemble(engine, resident, version, Arc::new(base), (None, Which::Erasing))
     }
 
     /// The agent's name.

@@ -264,7 +264,7 @@ fn stopped_at(pause: u64, fill: impl Fn(&Store)) -> (u64, Duration) {
         assert!(tasks.now() < SECOND * 600, "it compacts");
     }
     tasks.on_pause(|_| {});
-    let (since, bytes) = stopped.lock().take().expect("it was compacting");
+    let (since, bytes) = stopped.lock().take().unwrap();
     (disk.device_bytes_written() - bytes, tasks.now() - since)
 }
 

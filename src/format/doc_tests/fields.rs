@@ -424,7 +424,8 @@ pub(super) const MANIFEST_FIELDS: &str = "\
 32 zero: no archive
 4 annexes: 0
 4 zero
-64 reserved
+8 claim: 0
+56 reserved
 8 id: 2
 8 salt
 8 base: 1052672

@@ -325,6 +325,7 @@ fn manifest(footer_check: u32) -> Manifest {
         clean_end: 0,
         compatible: 0,
         history: HISTORY,
+        claim: 0,
         segments: vec![
             Listed {
                 dead: 48,

@@ -182,8 +182,7 @@ impl SimTasks {
     /// appends, reads and forgets there, in the middle of a compaction. It is not called within
     /// itself. It may not close the store, nor call what waits for the task that sleeps.
     pub fn on_pause(&self, hook: impl FnMut(&str) + Send + 'static) {
-        let mut hook = hook;
-        self.0.schedule.lock().hook = Some(Box::new(move |name| hook(name)));
+        self.0.schedule.lock().hook = Some(Box::new(hook));
     }
 
     /// Ends all tasks without another step, as the death of the process does. Not within a step.
