@@ -17,6 +17,8 @@ pub(crate) mod roll;
 pub(crate) mod scratch;
 pub(crate) mod seal;
 mod sizing;
+#[cfg(test)]
+pub(crate) use sizing::least_segment;
 mod thread;
 mod tidings;
 pub(crate) mod upkeep;

@@ -103,6 +103,8 @@ pub(crate) struct Policy {
     pub least_gain: u64,
     /// An explicit compaction: merge whatever gains anything, reclaim from a low share on.
     pub thorough: bool,
+    /// Nothing is appended: log segments do not wait for more of them, nor for deaths.
+    pub idle: bool,
     /// Segments with deaths at or before this moment (ms since the epoch) come first.
     pub erase_before: Option<u64>,
 }
@@ -118,7 +120,7 @@ impl Default for Policy {
             run_fan_in: 8,
             wide_fan_in: 32,
             least_fan_in: 4,
-            max_tiers: 64,
+            max_tiers: 32,
             max_segments: 4096,
             max_run: 256 << 20,
             max_slice: 64 << 20,
@@ -126,8 +128,19 @@ impl Default for Policy {
             lag: 0,
             least_gain: 0,
             thorough: false,
+            idle: false,
             erase_before: None,
         }
+    }
+}
+
+impl Policy {
+    /// The policy for a store to which nothing has been appended for long: what is left is clustered
+    /// without waiting for more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the scheduler of an idle store asks for it"))]
+    pub(crate) fn while_idle(self) -> Self {
+        let (log_fan_in, run_fan_in, wide_fan_in, least_fan_in) = (2, 4, 8, 2);
+        Self { log_fan_in, run_fan_in, wide_fan_in, least_fan_in, lag: 0, idle: true, ..self }
     }
 }
 
@@ -160,6 +173,32 @@ pub(crate) struct Pick {
     pub run_bytes: u64,
     /// An output of at least this length is also cut where a run begins or ends that is no input.
     pub cut_from: u64,
+}
+
+/// How far clustering is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Log segments that wait to be clustered, and the bytes of their files.
+    pub log_segments: u64,
+    pub log_bytes: u64,
+    /// The most tiers of runs that lie over one name.
+    pub tiers: u64,
+    /// Sealed segments in all: as many files, maps and filters or directories to be asked.
+    pub segments: u64,
+}
+
+/// How far clustering is behind in these segments.
+#[cfg_attr(not(test), expect(dead_code, reason = "the health of a store tells it"))]
+pub(crate) fn backlog(segments: &[SegmentStats]) -> Backlog {
+    let policy = Policy::default();
+    let logs = || segments.iter().filter(|segment| segment.generation == 0);
+    let tiers = Field::new(segments, &policy).tiers_of_runs().into_iter().max().unwrap_or(0);
+    Backlog {
+        log_segments: logs().count() as u64,
+        log_bytes: logs().map(|segment| segment.file_bytes).sum(),
+        tiers: tiers as u64,
+        segments: segments.len() as u64,
+    }
 }
 
 /// Whether these inputs may be merged: no other segment that shares a name with them may lie
@@ -196,7 +235,7 @@ pub(crate) fn pick(segments: &[SegmentStats], policy: &Policy) -> Option<Pick> {
             .or_else(|| field.gather())
             .or_else(|| field.reclaim(THOROUGH_SHARE.min(share)))
     } else {
-        job.or_else(|| field.cluster()).or_else(|| field.thin()).or_else(|| field.gather())
+        job.or_else(|| field.thin()).or_else(|| field.cluster()).or_else(|| field.gather())
     };
     debug_assert!(job.as_ref().is_none_or(|job| {
         let inputs = segments.iter().filter(|segment| job.inputs.contains(&segment.id));
@@ -391,12 +430,13 @@ impl<'a> Picker<'a> {
     /// their sake, but so that files grow with the store: the fan-in is wider then.
     fn cluster(&self) -> Option<Pick> {
         let policy = self.policy;
-        let limit = if self.is_dying { 1 } else { u64::MAX };
+        let limit = if self.is_dying && !policy.idle { 1 } else { u64::MAX };
         let rule = |generation: u64| {
             let is_log = generation == 0;
             let worth = move |seed: usize, sums: &Sums, end: Option<End>| {
                 // A great tier is not copied to take in little ones.
-                if sums.tiers < policy.least_fan_in.max(2) || !sums.is_even() {
+                let is_even = sums.is_even() || (policy.idle && is_log);
+                if sums.tiers < policy.least_fan_in.max(2) || !is_even {
                     return None;
                 }
                 let fan_in = if is_log { policy.log_fan_in } else { policy.run_fan_in };
@@ -435,7 +475,8 @@ impl<'a> Picker<'a> {
         })
     }
 
-    /// Whatever lies in more tiers than a look-up is to ask.
+    /// Whatever lies in more tiers than a look-up is to ask, where it costs least. It comes before log
+    /// segments are merged: those are what appenders wait for when compaction is behind.
     fn thin(&self) -> Option<Pick> {
         let tiers = self.field.tiers_of_runs();
         if tiers.iter().all(|tiers| *tiers <= self.policy.max_tiers) {

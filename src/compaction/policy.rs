@@ -66,6 +66,13 @@ impl Compactor {
         Policy { erase_before: self.erase_before().filter(|_| !thorough), ..policy }
     }
 
+    /// Log segments that wait to be clustered, and the bytes of their files.
+    pub(super) fn waiting_logs(&self) -> (u64, u64) {
+        let set = self.engine.catalog.segments();
+        let logs = set.sealed.iter().filter(|segment| !segment.run);
+        logs.fold((0, 0), |sum, log| (sum.0 + 1, sum.1 + log.disk_len()))
+    }
+
     pub(super) fn max_run(&self) -> u64 {
         max_run(&self.engine.options)
     }
