@@ -17,6 +17,7 @@ mod merge;
 pub(crate) mod pick;
 mod plan;
 mod policy;
+mod stats;
 mod survey;
 #[cfg(test)]
 mod sweep;

@@ -14,7 +14,8 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use crate::compaction::pick::{Policy, SegmentStats, backlog, is_valid, pick};
+use crate::compaction::field::backlog;
+use crate::compaction::pick::{Policy, SegmentStats, is_valid, pick};
 use crate::options::Options;
 use shapes::Shape;
 use world::World;
