@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::compaction::field::LARGEST_JOB;
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
 use crate::compaction::{Busy, Compactor, ErasureReport, STEP, stats_of, survey};
@@ -57,9 +58,13 @@ impl Compactor {
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
         let stats = self.stats(&[])?;
         let generation = stats.iter().filter(|s| inputs.contains(&s.id)).map(|s| s.generation);
+        // What was one run stays one: files do not get more.
+        let longest = stats.iter().filter(|s| s.generation > 0 && inputs.contains(&s.id));
+        let longest = longest.map(|s| s.file_bytes).max().unwrap_or(0);
+        let run_bytes = self.max_run(&stats).max(longest);
         let shape = Shape {
-            run_bytes: self.max_run(),
-            cut_from: self.max_run() / 4,
+            run_bytes,
+            cut_from: run_bytes / 4,
             generation: generation.max().unwrap_or(0).max(1),
         };
         let mut job = Job::plan(&self.engine, inputs, shape, &mut |_| self.go_on())?;
@@ -104,7 +109,7 @@ impl Compactor {
     /// the same copy clusters them. Those that need the least room come first.
     fn groups(&self, dirty: &[Arc<Segment>]) -> Result<Vec<Vec<u64>>> {
         let all = self.stats(&[])?;
-        let most = self.max_run().saturating_mul(2);
+        let most = self.max_run(&all).saturating_mul(2).min(LARGEST_JOB);
         let mut groups: Vec<Vec<SegmentStats>> = Vec::new();
         for segment in dirty {
             let stats = stats_of(segment, &[])?;

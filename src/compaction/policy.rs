@@ -120,7 +120,7 @@ impl Policy {
         Policy {
             target_extent: options.extent_bytes,
             dead_share: options.dead_share,
-            max_run: long.max(max_slice),
+            max_run: long.max(max_job / SLICES_A_JOB),
             max_job,
             max_slice,
             least_gain: max_job / LEAST_GAIN,
@@ -149,7 +149,8 @@ impl Compactor {
         logs.fold((0, 0), |sum, log| (sum.0 + 1, sum.1 + log.disk_len()))
     }
 
-    pub(super) fn max_run(&self) -> u64 {
-        max_run(&self.engine.options)
+    /// The length of a run at most that is not to be merged again, unless one agent alone is longer.
+    pub(super) fn max_run(&self, stats: &[SegmentStats]) -> u64 {
+        Policy::of(&self.engine.options, true, stats).max_run
     }
 }
