@@ -109,10 +109,10 @@ fn kill(death: Death, cold: bool, options: &Options) -> World {
         Death::Truncate => drop(victim.truncate_before(5).unwrap()),
         Death::Redact => drop(victim.redact(1).unwrap()),
         Death::Policy => {
-            drop(victim.set_retention(Some(Retention::new().max_entries(3))).unwrap());
+            victim.set_retention(Some(Retention::new().max_entries(3))).unwrap();
         }
         Death::Age => {
-            drop(victim.set_retention(Some(Retention::new().max_age(MINUTE * 3))).unwrap());
+            victim.set_retention(Some(Retention::new().max_age(MINUTE * 3))).unwrap();
         }
         Death::Overwrite => drop(world.store.batch().set(&victim, "key", "new").commit().unwrap()),
         Death::Expire => {}

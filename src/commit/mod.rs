@@ -18,6 +18,8 @@ pub(crate) mod queue;
 pub(crate) mod scratch;
 pub(crate) mod seal;
 mod sizing;
+#[cfg(test)]
+pub(crate) use sizing::least_segment;
 mod thread;
 pub(crate) mod upkeep;
 pub(crate) mod worker;

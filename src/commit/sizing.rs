@@ -12,6 +12,15 @@ use crate::types::Durability;
 const FAST: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(120);
 
+/// However long it takes to fill one, a segment has this part of what the sealed ones hold: the log
+/// of a store that grows slowly does not come in ever more files of the first size.
+const HELD_SHARE: u64 = 1024;
+
+/// The least length of a log segment of a store that holds so many bytes.
+pub(crate) fn least_segment(held: u64, most: u64) -> u64 {
+    (held / HELD_SHARE).max(FIRST_SEGMENT).min(most)
+}
+
 /// How large the next segment is to be.
 #[derive(Default)]
 pub(super) struct Sizing {
@@ -36,9 +45,11 @@ impl Engine {
             let order = self.order.lock();
             (order.active.segment.id, order.last_filled, order.left_early)
         };
+        let held = self.catalog.segments().sealed.iter().map(|segment| segment.disk_len()).sum();
+        let least = least_segment(held, most);
         let now = self.io.clock.monotonic();
         if sizing.next == 0 {
-            sizing.next = FIRST_SEGMENT.min(most);
+            sizing.next = least;
             sizing.switched = now;
             sizing.last_active = active;
             sizing.fills = self.options.durability == Durability::Sync;
@@ -55,11 +66,31 @@ impl Engine {
                 let factor = if took < FAST / 32 { 16 } else { 4 };
                 sizing.next = sizing.next.saturating_mul(factor).min(most);
             } else if took > SLOW {
-                sizing.next = (sizing.next / 4).max(FIRST_SEGMENT.min(most));
+                sizing.next /= 4;
+            }
+            if !early {
+                // One that was left early had no use for more.
+                sizing.next = sizing.next.max(least);
             }
             sizing.last_active = active;
             sizing.switched = now;
         }
         sizing.next.min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_grow_with_the_store_however_slowly_they_fill() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        assert_eq!(least_segment(0, 64 * mib), mib);
+        assert_eq!(least_segment(gib, 64 * mib), mib);
+        assert_eq!(least_segment(10 * gib, 64 * mib), 10 * mib);
+        assert_eq!(least_segment(1 << 44, 64 * mib), 64 * mib);
+        // An option, or a disk that is nearly full, may ask for less.
+        assert_eq!(least_segment(10 * gib, mib / 4), mib / 4);
     }
 }

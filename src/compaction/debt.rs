@@ -2,6 +2,9 @@
 //! rate at which they are reclaimed, in small steps, so that the disk in use stays in proportion to
 //! what lives.
 //!
+//! Log segments that wait to be clustered slow appenders down in the same way: each is a file, a map
+//! and a filter that look-ups ask, so that filling must not outrun clustering without a bound.
+//!
 //! To couple writers to the merge is the idea of bLSM (Sears, Ramakrishnan: *bLSM: A General Purpose
 //! Log Structured Merge Tree*, SIGMOD 2012). Only deaths that come with appends count: whoever
 //! forgets half of a store, or opens one with much that is dead, slows nobody down.
@@ -14,6 +17,10 @@ use crate::commit::pace::Owed;
 const SOFT: u64 = 13;
 /// and to a quarter of what is reclaimed at so many.
 const HARD: u64 = 36;
+/// Appends are slowed down from so many log segments on that wait to be clustered,
+const LOGS_SOFT: u64 = 128;
+/// and to a quarter of the rate of compaction at so many.
+const LOGS_HARD: u64 = 512;
 /// A store of less than this many log segments may carry as much as one of so many.
 const LEAST_SEGMENTS: u64 = 4;
 /// The rate is that of about so long a time,
@@ -52,6 +59,9 @@ pub(super) struct State {
     pub(super) dead: u64,
     /// Dead bytes that the job under way has left behind.
     pub(super) dropped: u64,
+    /// Log segments that wait to be clustered, and the bytes of their files.
+    pub(super) logs: u64,
+    pub(super) log_bytes: u64,
     /// The end of the log.
     pub(super) end: u64,
     /// Bytes that are appended between two surveys.
@@ -94,21 +104,39 @@ impl Debt {
         self.forgive(state, dead);
         let live = state.live.saturating_sub(unheard);
         let base = live.max(state.segment_bytes.saturating_mul(LEAST_SEGMENTS));
-        let rate = if self.time < LEARNT {
+        Owed {
+            dead: dead.saturating_sub(state.dropped).saturating_sub(self.forgiven),
+            soft: base / 100 * SOFT,
+            hard: base / 100 * HARD,
+            rate: self.rate(state),
+            end: state.end,
+            kill: self.unheard,
+        }
+    }
+
+    /// What appenders are to be told of log segments that wait to be clustered.
+    pub(super) fn owed_for_logs(&self, state: &State) -> Owed {
+        let each = state.log_bytes / state.logs.max(1);
+        Owed {
+            dead: state.log_bytes,
+            soft: each.saturating_mul(LOGS_SOFT),
+            hard: each.saturating_mul(LOGS_HARD),
+            rate: self.rate(state),
+            end: state.end,
+            // Each byte appended is one more that waits.
+            kill: 1000,
+        }
+    }
+
+    /// Bytes a second that compaction was seen to come to, as far as anything is known of it.
+    fn rate(&self, state: &State) -> u64 {
+        if self.time < LEARNT {
             state.rate
         } else {
             let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
             // Jobs that cluster reclaim little, and say nothing of what others will.
             let bytes = self.reclaimed.max(self.written / 2);
             (bytes.saturating_mul(1000) / millis).max(state.rate / SLOWEST)
-        };
-        Owed {
-            dead: dead.saturating_sub(state.dropped).saturating_sub(self.forgiven),
-            soft: base / 100 * SOFT,
-            hard: base / 100 * HARD,
-            rate,
-            end: state.end,
-            kill: self.unheard,
         }
     }
 
@@ -138,6 +166,8 @@ mod tests {
             live: live * MIB,
             dead: dead * MIB,
             dropped: 0,
+            logs: 0,
+            log_bytes: 0,
             end: end * MIB,
             survey_each: 100 * MIB,
             segment_bytes: 16 * MIB,
@@ -199,5 +229,15 @@ mod tests {
     fn a_small_store_may_carry_some_segments() {
         let owed = Debt::default().owed(&state(1000, 1, 0));
         assert_eq!(owed.soft, 4 * 16 * MIB / 100 * SOFT);
+    }
+
+    #[test]
+    fn log_segments_that_wait_slow_appenders_down() {
+        let debt = Debt::default();
+        let waiting = |logs: u64| State { logs, log_bytes: logs * MIB, ..state(1000, 1000, 0) };
+        assert_eq!(debt.owed_for_logs(&waiting(0)).urgency(), 0);
+        assert_eq!(debt.owed_for_logs(&waiting(LOGS_SOFT)).urgency(), 0);
+        assert_eq!(debt.owed_for_logs(&waiting(u64::midpoint(LOGS_SOFT, LOGS_HARD))).urgency(), 50);
+        assert_eq!(debt.owed_for_logs(&waiting(LOGS_HARD + 9)).urgency(), 100);
     }
 }

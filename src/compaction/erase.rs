@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::commit::worker::Worker;
+use crate::compaction::field::LARGEST_JOB;
 use crate::compaction::garbage::Due;
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
@@ -74,9 +75,13 @@ impl Compactor {
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
         let stats = self.stats();
         let generation = stats.iter().filter(|s| inputs.contains(&s.id)).map(|s| s.generation);
+        // What was one run stays one: files do not get more.
+        let longest = stats.iter().filter(|s| s.generation > 0 && inputs.contains(&s.id));
+        let longest = longest.map(|s| s.file_bytes).max().unwrap_or(0);
+        let run_bytes = self.max_run(&stats).max(longest);
         let shape = Shape {
-            run_bytes: self.max_run(),
-            cut_from: self.max_run() / 4,
+            run_bytes,
+            cut_from: run_bytes / 4,
             generation: generation.max().unwrap_or(0).max(1),
             trims: true,
         };
@@ -123,7 +128,7 @@ impl Compactor {
     /// the same copy clusters them. Those that need the least room come first.
     fn groups(&self, dirty: &[Arc<Segment>]) -> Vec<Vec<u64>> {
         let all = self.stats();
-        let most = self.max_run().saturating_mul(2);
+        let most = self.max_run(&all).saturating_mul(2).min(LARGEST_JOB);
         let mut groups: Vec<Vec<SegmentStats>> = Vec::new();
         for segment in dirty {
             let stats = stats_of(segment);

@@ -7,7 +7,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::compaction::pick::{Policy, SegmentStats};
+use crate::compaction::policy::Policy;
+use crate::compaction::stats::SegmentStats;
 
 /// The most inputs of a job. It bounds the cursors of a merge, and the time that picking takes.
 pub(super) const MAX_INPUTS: usize = 256;
@@ -374,4 +375,30 @@ impl<'a> Field<'a> {
 
 fn hull<T: Copy + Ord>(one: &Range<T>, other: &Range<T>) -> Range<T> {
     one.start.min(other.start)..one.end.max(other.end)
+}
+
+/// How far clustering is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Log segments that wait to be clustered, and the bytes of their files.
+    pub log_segments: u64,
+    pub log_bytes: u64,
+    /// The most tiers of runs that lie over one name.
+    pub tiers: u64,
+    /// Sealed segments in all: as many files, maps and filters or directories to be asked.
+    pub segments: u64,
+}
+
+/// How far clustering is behind in these segments.
+#[cfg_attr(not(test), expect(dead_code, reason = "the health of a store tells it"))]
+pub(crate) fn backlog(segments: &[SegmentStats]) -> Backlog {
+    let policy = Policy::default();
+    let logs = || segments.iter().filter(|segment| segment.generation == 0);
+    let tiers = Field::new(segments, &policy).tiers_of_runs().into_iter().max().unwrap_or(0);
+    Backlog {
+        log_segments: logs().count() as u64,
+        log_bytes: logs().map(|segment| segment.file_bytes).sum(),
+        tiers: tiers as u64,
+        segments: segments.len() as u64,
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) mod pick;
 mod plan;
 mod policy;
 mod scan;
+mod stats;
 #[cfg(test)]
 mod sweep;
 #[cfg(all(test, feature = "sim"))]

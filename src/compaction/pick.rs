@@ -7,6 +7,8 @@
 use std::ops::Range;
 
 use crate::compaction::field::{Admits, End, Field, LARGEST_JOB, Ratio, Sums, Window, is_share};
+pub(crate) use crate::compaction::policy::Policy;
+pub(crate) use crate::compaction::stats::SegmentStats;
 
 /// Generations are counted up to here. Each stands for at least `least_fan_in` tiers of the one
 /// below, so that 8 of them are beyond 16 TB; tiers of the last one are merged with each other.
@@ -21,115 +23,6 @@ const THOROUGH_SHARE: u64 = 5;
 /// While at least so much of the store is dead, in percent, log segments wait for deaths, and runs
 /// are not clustered.
 const DYING: u64 = 12;
-
-/// What is known of one sealed segment.
-#[derive(Clone, Debug)]
-pub(crate) struct SegmentStats {
-    pub id: u64,
-    /// 0: a log segment.
-    pub generation: u64,
-    /// The lsns that it covers.
-    pub lsns: Range<u64>,
-    /// The first name that it covers. A log segment covers all names.
-    pub from: Box<str>,
-    /// The name behind the last one that it covers.
-    pub to: Option<Box<str>>,
-    /// Data and footer on disk.
-    pub file_bytes: u64,
-    /// What a job would copy.
-    pub live_bytes: u64,
-    /// What a job would drop.
-    pub dead_bytes: u64,
-    /// How many agents it holds.
-    pub agents: u64,
-    /// The oldest death in it, in ms since the epoch; none known if there is none.
-    pub dead_since: Option<u64>,
-    /// A job on it failed: it is left alone.
-    pub quarantined: bool,
-}
-
-impl SegmentStats {
-    /// The most that its content takes in an output.
-    pub(super) fn output_bytes(&self) -> u64 {
-        self.file_bytes.saturating_sub(self.dead_bytes).max(self.live_bytes)
-    }
-
-    /// Whether a job may remove something. A run was made without dead bytes, so only a death
-    /// since then counts: what looks dead otherwise would be copied for ever.
-    pub(super) fn has_dead(&self) -> bool {
-        self.dead_bytes > 0 && (self.generation == 0 || self.dead_since.is_some())
-    }
-
-    /// Whether something died in it at or before that moment.
-    fn died_by(&self, time: u64) -> bool {
-        self.dead_since.is_some_and(|since| since <= time)
-    }
-}
-
-/// What picking aims at.
-#[derive(Clone, Debug)]
-pub(crate) struct Policy {
-    /// Extents are merged while the mean one is below this.
-    pub target_extent: u64,
-    /// A segment is rewritten once so much of it is dead, in percent.
-    pub dead_share: u64,
-    /// Once so much of the store is dead, in percent,
-    pub store_dead_share: u64,
-    /// segments are rewritten of which so much is, the worst first.
-    pub full_share: u64,
-    /// How many log segments with small extents are merged at least,
-    pub log_fan_in: usize,
-    /// how many tiers of runs with small extents,
-    pub run_fan_in: usize,
-    /// and how many of either whose extents are not small.
-    pub wide_fan_in: usize,
-    /// A job that is full is done with so many tiers already; so many may exceed `max_job` by half.
-    pub least_fan_in: usize,
-    /// Tiers of runs are merged whatever they hold while more than this lie over one name.
-    pub max_tiers: usize,
-    /// Neighbours in name that one job wrote are merged while there are more segments than this.
-    pub max_segments: usize,
-    /// The longest run, unless one agent alone is longer.
-    pub max_run: u64,
-    /// The longest run that is to be merged again: cut finer, more tiers of the same names fit into
-    /// the job that merges them.
-    pub max_slice: u64,
-    /// The most that a job writes, unless one input alone is more.
-    pub max_job: u64,
-    /// So many bytes of the newest log segments are left alone while much dies: much of them is
-    /// dead before it was copied once.
-    pub lag: u64,
-    /// What a run must have that is dead to be rewritten for it.
-    pub least_gain: u64,
-    /// An explicit compaction: merge whatever gains anything, reclaim from a low share on.
-    pub thorough: bool,
-    /// Segments with deaths at or before this moment (ms since the epoch) come first.
-    pub erase_before: Option<u64>,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            target_extent: 64 << 10,
-            dead_share: 50,
-            store_dead_share: 20,
-            full_share: 30,
-            log_fan_in: 12,
-            run_fan_in: 8,
-            wide_fan_in: 32,
-            least_fan_in: 4,
-            max_tiers: 64,
-            max_segments: 4096,
-            max_run: 256 << 20,
-            max_slice: 64 << 20,
-            max_job: 512 << 20,
-            lag: 0,
-            least_gain: 0,
-            thorough: false,
-            erase_before: None,
-        }
-    }
-}
 
 /// Why a job is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +89,7 @@ pub(crate) fn pick(segments: &[SegmentStats], policy: &Policy) -> Option<Pick> {
             .or_else(|| field.gather())
             .or_else(|| field.reclaim(THOROUGH_SHARE.min(share)))
     } else {
-        job.or_else(|| field.cluster()).or_else(|| field.thin()).or_else(|| field.gather())
+        job.or_else(|| field.thin()).or_else(|| field.cluster()).or_else(|| field.gather())
     };
     debug_assert!(job.as_ref().is_none_or(|job| {
         let inputs = segments.iter().filter(|segment| job.inputs.contains(&segment.id));
@@ -218,6 +111,9 @@ struct Picker<'a> {
     young_from: u64,
 }
 
+/// What a window is worth that begins at a place, with why it can grow no further.
+type Worth<'r> = &'r dyn Fn(usize, &Sums, Option<End>) -> Option<Ratio>;
+
 /// Which windows a rule looks for.
 struct Rule<'r> {
     reason: Reason,
@@ -227,8 +123,7 @@ struct Rule<'r> {
     oldest: bool,
     /// Whether a segment may go with the oldest one.
     admits: &'r dyn Fn(&SegmentStats, &SegmentStats) -> bool,
-    /// What a window is worth that begins at a place, with why it can grow no further.
-    worth: &'r dyn Fn(usize, &Sums, Option<End>) -> Option<Ratio>,
+    worth: Worth<'r>,
 }
 
 /// The lowest lsn of the newest log segments that have so many bytes together.
@@ -391,12 +286,13 @@ impl<'a> Picker<'a> {
     /// their sake, but so that files grow with the store: the fan-in is wider then.
     fn cluster(&self) -> Option<Pick> {
         let policy = self.policy;
-        let limit = if self.is_dying { 1 } else { u64::MAX };
+        let limit = if self.is_dying && !policy.idle { 1 } else { u64::MAX };
         let rule = |generation: u64| {
             let is_log = generation == 0;
-            let worth = move |seed: usize, sums: &Sums, end: Option<End>| {
+            move |seed: usize, sums: &Sums, end: Option<End>| {
                 // A great tier is not copied to take in little ones.
-                if sums.tiers < policy.least_fan_in.max(2) || !sums.is_even() {
+                let is_even = sums.is_even() || (policy.idle && is_log);
+                if sums.tiers < policy.least_fan_in.max(2) || !is_even {
                     return None;
                 }
                 let fan_in = if is_log { policy.log_fan_in } else { policy.run_fan_in };
@@ -408,8 +304,7 @@ impl<'a> Picker<'a> {
                         || (end == Some(End::Large) && self.field.depth(seed, wide) >= wide)
                 };
                 is_worth.then(|| sums.thins())
-            };
-            worth
+            }
         };
         let (logs, runs) = (rule(0), rule(1));
         let few = policy.max_job.saturating_add(policy.max_job / 2);
@@ -435,7 +330,8 @@ impl<'a> Picker<'a> {
         })
     }
 
-    /// Whatever lies in more tiers than a look-up is to ask.
+    /// Whatever lies in more tiers than a look-up is to ask, where it costs least. It comes before log
+    /// segments are merged: those are what appenders wait for when compaction is behind.
     fn thin(&self) -> Option<Pick> {
         let tiers = self.field.tiers_of_runs();
         if tiers.iter().all(|tiers| *tiers <= self.policy.max_tiers) {

@@ -107,7 +107,9 @@ pub(crate) fn outputs(
         first.get_or_insert_with(|| name.clone());
         let (size, mut footer) = (size(&name, &living, &told), draft.footer);
         bound(&mut footer, &name, &living);
-        let full = draft.likely + size.likely + footer.bytes() > most;
+        // No run is to bear the name of an agent that does not live.
+        let lives = living.head.is_some_and(|head| head.life != 0);
+        let full = lives && draft.likely + size.likely + footer.bytes() > most;
         let between = last.as_deref().and_then(|last| {
             // Nothing lives between the bounds: no run is to cover it, or it would cross them still.
             let mut between = cuts.within(last, &name);

@@ -1,8 +1,8 @@
-//! How large jobs and runs are, for the store as it is.
+//! What picking aims at: how large jobs and runs are, for the store as it is.
 
 use crate::compaction::Compactor;
 use crate::compaction::field::LARGEST_JOB;
-use crate::compaction::pick::{Policy, SegmentStats};
+use crate::compaction::stats::SegmentStats;
 use crate::options::Options;
 
 /// A job in the background writes at most this part of what lives,
@@ -23,7 +23,83 @@ const LAG_SEGMENTS: u64 = 6;
 /// Runs are cut at this many log segments' size.
 const SEGMENTS_A_RUN: u64 = 4;
 
+/// What picking aims at.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    /// Extents are merged while the mean one is below this.
+    pub target_extent: u64,
+    /// A segment is rewritten once so much of it is dead, in percent.
+    pub dead_share: u64,
+    /// Once so much of the store is dead, in percent,
+    pub store_dead_share: u64,
+    /// segments are rewritten of which so much is, the worst first.
+    pub full_share: u64,
+    /// How many log segments with small extents are merged at least,
+    pub log_fan_in: usize,
+    /// how many tiers of runs with small extents,
+    pub run_fan_in: usize,
+    /// and how many of either whose extents are not small.
+    pub wide_fan_in: usize,
+    /// A job that is full is done with so many tiers already; so many may exceed `max_job` by half.
+    pub least_fan_in: usize,
+    /// Tiers of runs are merged whatever they hold while more than this lie over one name.
+    pub max_tiers: usize,
+    /// Neighbours in name that one job wrote are merged while there are more segments than this.
+    pub max_segments: usize,
+    /// The longest run, unless one agent alone is longer.
+    pub max_run: u64,
+    /// The longest run that is to be merged again: cut finer, more tiers of the same names fit into
+    /// the job that merges them.
+    pub max_slice: u64,
+    /// The most that a job writes, unless one input alone is more.
+    pub max_job: u64,
+    /// So many bytes of the newest log segments are left alone while much dies: much of them is
+    /// dead before it was copied once.
+    pub lag: u64,
+    /// What a run must have that is dead to be rewritten for it.
+    pub least_gain: u64,
+    /// An explicit compaction: merge whatever gains anything, reclaim from a low share on.
+    pub thorough: bool,
+    /// Nothing is appended: log segments do not wait for more of them, nor for deaths.
+    pub idle: bool,
+    /// Segments with deaths at or before this moment (ms since the epoch) come first.
+    pub erase_before: Option<u64>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            target_extent: 64 << 10,
+            dead_share: 50,
+            store_dead_share: 20,
+            full_share: 30,
+            log_fan_in: 12,
+            run_fan_in: 8,
+            wide_fan_in: 32,
+            least_fan_in: 4,
+            max_tiers: 32,
+            max_segments: 4096,
+            max_run: 256 << 20,
+            max_slice: 64 << 20,
+            max_job: 512 << 20,
+            lag: 0,
+            least_gain: 0,
+            thorough: false,
+            idle: false,
+            erase_before: None,
+        }
+    }
+}
+
 impl Policy {
+    /// The policy for a store to which nothing has been appended for long: what is left is clustered
+    /// without waiting for more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the scheduler of an idle store asks for it"))]
+    pub(crate) fn while_idle(self) -> Self {
+        let (log_fan_in, run_fan_in, wide_fan_in, least_fan_in) = (2, 4, 8, 2);
+        Self { log_fan_in, run_fan_in, wide_fan_in, least_fan_in, lag: 0, idle: true, ..self }
+    }
+
     /// The policy for a store with these segments.
     pub(crate) fn of(options: &Options, thorough: bool, segments: &[SegmentStats]) -> Policy {
         let files = |one: &SegmentStats| one.output_bytes();
@@ -44,7 +120,7 @@ impl Policy {
         Policy {
             target_extent: options.extent_bytes,
             dead_share: options.dead_share,
-            max_run: long.max(max_slice),
+            max_run: long.max(max_job / SLICES_A_JOB),
             max_job,
             max_slice,
             least_gain: max_job / LEAST_GAIN,
@@ -66,7 +142,15 @@ impl Compactor {
         Policy { erase_before: self.erase_before().filter(|_| !thorough), ..policy }
     }
 
-    pub(super) fn max_run(&self) -> u64 {
-        max_run(&self.engine.options)
+    /// Log segments that wait to be clustered, and the bytes of their files.
+    pub(super) fn waiting_logs(&self) -> (u64, u64) {
+        let set = self.engine.catalog.segments();
+        let logs = set.sealed.iter().filter(|segment| !segment.run);
+        logs.fold((0, 0), |sum, log| (sum.0 + 1, sum.1 + log.disk_len()))
+    }
+
+    /// The length of a run at most that is not to be merged again, unless one agent alone is longer.
+    pub(super) fn max_run(&self, stats: &[SegmentStats]) -> u64 {
+        Policy::of(&self.engine.options, true, stats).max_run
     }
 }

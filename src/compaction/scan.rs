@@ -114,7 +114,7 @@ fn scan_set(
             lines.hold(&name, head.life);
             look(found, index, told, &living, scope.expired.then_some(time))?;
         }
-        if living.head.is_some_and(|head| head.life != 0) {
+        if living.head.is_some() {
             bounds.live(&name);
         }
         let age = living.policy.flatten().and_then(|policy| policy.max_age);

@@ -212,19 +212,25 @@ impl Compactor {
     fn tell_debt(&self, busy: &mut Busy) -> u64 {
         let engine = &self.engine;
         let (live, dead) = self.content();
-        let owed = busy.debt.owed(&State {
+        let (logs, log_bytes) = self.waiting_logs();
+        let state = State {
             live,
             dead,
             dropped: busy.job.as_ref().map_or(0, Job::dropped),
+            logs,
+            log_bytes,
             end: engine.ordered_end(),
             survey_each: self.scan_each(),
             segment_bytes: engine.options.segment_bytes,
             rate: engine.options.compaction_rate,
-        });
-        engine.pace.owe(Some(owed));
+        };
+        let owed = busy.debt.owed(&state);
         // Where much dies, the active segment and its spare are to be a small part of the store.
         let limit = (live / SEGMENT_SHARE).max(LEAST_SEGMENT);
         engine.limit_segments(if owed.urgency() > 0 { limit } else { 0 });
+        let for_logs = busy.debt.owed_for_logs(&state);
+        let owed = if for_logs.urgency() > owed.urgency() { for_logs } else { owed };
+        engine.pace.owe(Some(owed));
         owed.urgency()
     }
 }

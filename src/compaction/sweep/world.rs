@@ -54,6 +54,9 @@ pub(super) struct Load {
     pub(super) total: f64,
 }
 
+/// Agents that one log segment has in memory at most.
+const AGENTS: f64 = 60_000.0;
+
 /// A segment's names and times, and the moment as of which the dead are left out of it.
 #[derive(Clone, Debug)]
 struct Rect {
@@ -186,6 +189,7 @@ impl Class {
 }
 
 /// The store.
+#[derive(Clone)]
 pub(super) struct World {
     pub(super) load: Load,
     pub(super) now: f64,
@@ -195,9 +199,6 @@ pub(super) struct World {
     /// Bytes of files that the log, and that jobs, have written.
     pub(super) logged: f64,
     pub(super) written: f64,
-    pub(super) jobs: u64,
-    pub(super) most_files: usize,
-    pub(super) most_job: u64,
 }
 
 impl World {
@@ -210,20 +211,34 @@ impl World {
             next: 0,
             logged: 0.0,
             written: 0.0,
-            jobs: 0,
-            most_files: 0,
-            most_job: 0,
         }
     }
 
+    /// Begins with so much payload in runs of this length, all of one tier.
+    pub(super) fn begin_with(&mut self, payload: f64, run: f64) {
+        if payload > 0.0 {
+            let runs = (payload / run).ceil();
+            let at = |index: f64| (index / runs * SCALE).floor() / SCALE;
+            for index in 0..runs as u64 {
+                let names = at(index as f64)..at(index as f64 + 1.0);
+                let rect = Rect { times: 0.0..payload, names, made: payload };
+                let file = self.load.run_file(self.load.mass(&rect.times, &rect.names, payload));
+                if file > run / 1e3 {
+                    self.push(rect, 8, file, false);
+                }
+            }
+        }
+        self.now = payload;
+    }
+
     /// Appends a log segment of at most this length, and of at most so many agents.
-    pub(super) fn append(&mut self, file_bytes: f64, agents: f64) {
+    pub(super) fn append(&mut self, file_bytes: f64) {
         let all = 0.0..1.0;
         let mut span = file_bytes;
         let mass = |span: f64| self.load.mass(&(self.now..self.now + span), &all, self.now + span);
         for _ in 0..12 {
             let mass = mass(span);
-            let over = (self.load.log_file(mass) / file_bytes).max(mass.agents / agents);
+            let over = (self.load.log_file(mass) / file_bytes).max(mass.agents / AGENTS);
             span = (span / over).max(self.load.entry);
         }
         let span = span.min(self.load.total - self.now).max(self.load.entry);
@@ -253,7 +268,6 @@ impl World {
             quarantined: false,
         });
         self.rects.push(rect);
-        self.most_files = self.most_files.max(self.segments.len());
     }
 
     /// Books what has died since.
@@ -304,8 +318,6 @@ impl World {
             self.push(rect, job.generation, file, false);
         }
         self.written += wrote;
-        self.jobs += 1;
-        self.most_job = self.most_job.max(wrote as u64);
         wrote
     }
 
