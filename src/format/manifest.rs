@@ -188,16 +188,16 @@ impl Manifest {
             clean_end: cursor.u64()?,
             ..Manifest::default()
         };
-        let counted = manifest.incarnation.max(manifest.generation).max(manifest.next_id);
-        if counted.max(manifest.durable).max(manifest.clean_end) > LIMIT {
-            return Err(Fault("the manifest tells of what is beyond all lsns").into());
-        }
         let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
         let defaults = cursor.u32()?;
         manifest.compatible = cursor.u64()?;
         let lacking = features::lacking(cursor.u64()?);
         if lacking != 0 {
             return Err(ManifestFault::Features(lacking));
+        }
+        let counted = manifest.incarnation.max(manifest.generation).max(manifest.next_id);
+        if counted.max(manifest.durable).max(manifest.clean_end) > LIMIT {
+            return Err(Fault("the manifest tells of what is beyond all lsns").into());
         }
         manifest.history = cursor.u64()?;
         if manifest.history == 0 {
@@ -207,7 +207,9 @@ impl Manifest {
         let unbuilt = cursor.bytes(CLAIM_AT - KNOWN_LEN)?;
         manifest.claim = cursor.u64()?;
         let reserved = cursor.bytes(HEADER_LEN - CLAIM_AT - 8)?;
-        if unbuilt.iter().chain(reserved).any(|byte| *byte != 0) {
+        // What a feature that may be ignored put there is no concern of a reader.
+        let unknown = unbuilt.iter().chain(reserved).any(|byte| *byte != 0);
+        if unknown && manifest.compatible == 0 {
             return Err(Fault("reserved bytes of the manifest are in use").into());
         }
         for _ in 0..segments {
@@ -264,7 +266,11 @@ fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
         4 => Role::Draft,
         _ => return Err(Fault("a segment's role is unknown")),
     };
-    let run = cursor.u8()? != 0;
+    let run = match cursor.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(Fault("a segment's layout is unknown")),
+    };
     let _zero = cursor.u16()?;
     if id > LIMIT || base.saturating_add(capacity) > LIMIT {
         return Err(Fault("a segment lies beyond all lsns"));

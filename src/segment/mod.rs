@@ -16,7 +16,9 @@ use std::sync::OnceLock;
 
 use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
-use crate::format::footer::{self, Block, Bounds, FooterRef, NEVER, Sums, TRAILER_LEN, Trailer};
+use crate::format::footer::{
+    self, Block, Bounds, FooterRef, LACKS_FEATURES, NEVER, Sums, TRAILER_LEN, Trailer,
+};
 use crate::format::head::Head;
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use crate::format::manifest::{Listed, Role};
@@ -254,7 +256,7 @@ impl Segment {
         let footer = footer.with_touched(&touched);
         footer.check_directory()?;
         footer.check_filter()?;
-        let mut told = Told { soonest: NEVER, ..Told::default() };
+        let mut told = Told { soonest: NEVER, oldest: NEVER, ..Told::default() };
         let bounds = footer.bounds()?;
         let mut position = footer.first();
         while let Some((name, block)) = footer.entry(position)? {
@@ -264,6 +266,9 @@ impl Segment {
             }
             if bounds.is_some_and(|bounds| !footer::contain(bounds, name)) {
                 return Err(Fault("an agent lies outside the names that the run covers"));
+            }
+            if block.at() != told.end.unwrap_or(footer.trailer().blocks_at) {
+                return Err(Fault("a block does not begin where the one before it ends"));
             }
             told.add(&block)?;
             block.states().check(go_on)?;
@@ -310,8 +315,13 @@ impl Segment {
     pub(crate) fn load_footer(&self, check: Option<u32>) -> Result<()> {
         let start = self.capacity.saturating_sub(TRAILER_LEN as u64);
         let bytes = self.map.get(start, TRAILER_LEN).unwrap_or_default();
-        let trailer = Trailer::read(bytes, self.capacity)
-            .map_err(|Fault(reason)| self.damage(start, reason))?;
+        let trailer = Trailer::read(bytes, self.capacity).map_err(|fault| {
+            if fault == LACKS_FEATURES {
+                Error::features(&self.path, "of its footer")
+            } else {
+                self.damage(start, fault.0)
+            }
+        })?;
         let first = self.base.saturating_add(HEADER_LEN as u64);
         let facts = &trailer.facts;
         if (facts.segment, facts.salt, facts.first_lsn) != (self.id, self.salt, first) {
@@ -594,6 +604,10 @@ struct Told {
     state_bytes: u64,
     weight: u64,
     soonest: u64,
+    oldest: u64,
+    flags: u16,
+    /// Where the last block ends, with its state pages.
+    end: Option<u64>,
 }
 
 impl Told {
@@ -607,11 +621,15 @@ impl Told {
             last = sums;
         }
         self.agents += 1;
+        let (pages_at, facts) = block.pages_at();
+        self.end = Some(pages_at.saturating_add(facts.len));
         self.entries = self.entries.saturating_add(u64::from(block.count()));
         self.bytes = self.bytes.saturating_add(block.bytes());
         self.state_bytes = self.state_bytes.saturating_add(block.states().state_bytes());
         self.weight = self.weight.wrapping_add(block.weight());
         self.soonest = self.soonest.min(block.soonest());
+        self.oldest = self.oldest.min(block.group(0).map_or(NEVER, |group| group.max_at));
+        self.flags |= block.flags();
         Ok(())
     }
 
@@ -622,8 +640,14 @@ impl Told {
         if self.state_bytes != trailer.state_bytes {
             return Err(Fault("the blocks and the trailer count different bytes of state"));
         }
-        let sums = (self.entries, self.bytes, self.weight, self.soonest);
-        if sums != (trailer.entries, trailer.bytes, trailer.weight, trailer.soonest) {
+        if self.end.unwrap_or(trailer.blocks_at) != trailer.prefixes_at {
+            return Err(Fault("the blocks do not end where their section does"));
+        }
+        let dates = (self.soonest, self.oldest, self.flags);
+        let sums = (self.entries, self.bytes, self.weight);
+        if sums != (trailer.entries, trailer.bytes, trailer.weight)
+            || dates != (trailer.soonest, trailer.oldest, trailer.flags)
+        {
             return Err(Fault("the blocks and the trailer have different sums"));
         }
         Ok(())
