@@ -90,6 +90,7 @@ impl OpenPage {
 
 impl PagesBuilder {
     /// The pages of these changes, which are in the order of their keys; `None` of none.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub(crate) fn of<'a>(
         changes: impl IntoIterator<Item = StateChange<'a>>,
     ) -> Result<Option<BuiltPages>, Fault> {
