@@ -240,8 +240,8 @@ fn keys_are_merged_in_few_steps() {
     while let Some((index, change)) = keys.next().unwrap() {
         merged.push((change.key.parse::<usize>().unwrap(), index));
     }
-    let newest = |key: usize| usize::from(key % 3 == 0);
-    let wanted = (0..KEYS).filter(|key| key % 2 == 0 || key % 3 == 0);
+    let newest = |key: usize| usize::from(key.is_multiple_of(3));
+    let wanted = (0..KEYS).filter(|key| key.is_multiple_of(2) || key.is_multiple_of(3));
     assert!(merged.iter().copied().eq(wanted.map(|key| (key, newest(key)))));
 
     // Of an index of many keys only those are looked at that are asked for, and of one of few keys

@@ -4,8 +4,6 @@
 //! what is not proved durable to a fresh segment, `salvage` reads what is left of a damaged store,
 //! and `runs` tells what the runs in it are worth.
 
-#[cfg(all(test, feature = "sim"))]
-mod feature_tests;
 pub(crate) mod files;
 pub(crate) mod replay;
 mod rewrite;
