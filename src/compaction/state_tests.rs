@@ -21,7 +21,7 @@ use crate::recovery;
 use crate::segment::Segment;
 use crate::segment::testing::{HASH, NAME, sealed_in};
 use crate::snapshot::Snapshot;
-use crate::types::{Durability, Kind, Maintenance, Retention};
+use crate::types::{Durability, Kind, Maintenance, Retention, Verify};
 
 fn open(disk: &SimDisk, retention: Retention) -> Arc<Engine> {
     let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(64 << 20);
@@ -204,7 +204,7 @@ fn with_keys(id: u64, keys: impl Iterator<Item = usize>) -> Arc<Segment> {
     let change =
         |key| StateChange { key, revision: id, offset: 8, len: 8, ..StateChange::default() };
     let pages = PagesBuilder::of(keys.iter().map(|key| change(key))).unwrap();
-    sealed_in(16 << 20, id, false, 4096..8192, Verify::OnFirstRead, |builder| {
+    sealed_in(16 << 20, id, false, 4096..8192, Verify::FirstTouch, |builder| {
         builder.facts_mut().record_bytes = 4 << 20;
         let summary = Summary {
             name: NAME,
@@ -287,6 +287,34 @@ fn a_survey_makes_no_agent_resident() {
     assert_eq!(dead, 200 * 50 * 140);
     // What a reader sees is the same.
     assert_eq!(view(&engine, "a/7").floor, 51);
+}
+
+/// The policy of an agent may lie in a segment that is older than the inputs.
+#[test]
+fn a_policy_of_an_older_segment_is_found_without_a_resident() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Retention::new());
+    let payload = [7; 100];
+    let entry = || {
+        let (at, kind, weight, flags, expires) = (5, Kind::USER, 0, 0, None);
+        Change::Append(Append { at, kind, weight, flags, expires, meta: &[], payload: &payload })
+    };
+    let policy = Change::Policy(Some(Retention::new().max_bytes(1000)));
+    put(&engine, "a", [policy, entry()]);
+    engine.seal_active().unwrap();
+    put(&engine, "a", (0..99).map(|_| entry()));
+    engine.seal_active().unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(&disk, Retention::new());
+    let newest = ids(&engine).pop().unwrap();
+    let before = engine.catalog.resident_bytes();
+    let mut job = Job::plan(&engine, &[newest], shape(), &mut |_| Ok(())).unwrap();
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    assert_eq!(engine.catalog.resident_bytes(), before);
+    let written = job.install().unwrap().written;
+    assert_eq!(written.first().unwrap().trailer().unwrap().entries, 10);
+    assert_eq!(view(&engine, "a").floor, 91);
 }
 
 /// Under a policy by bytes the floor follows each append, and is found once a version.
