@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{MAX_LEN, Manifest, ManifestFault};
 use crate::format::{Fault, VERSION, features};
-use crate::io::Io;
+use crate::io::{File, Io};
 use crate::sync::Mutex;
 
 /// The name of the manifest's file.
@@ -29,6 +29,25 @@ pub(crate) enum Failure {
     Unknown(Error),
 }
 
+/// The bytes of the file.
+fn bytes_of(file: &dyn File, path: &Path) -> Result<Vec<u8>> {
+    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
+    if len > MAX_LEN {
+        return Err(Error::damaged(Damage::new(path, 0, "the manifest is too long")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", path, e))?;
+    Ok(bytes)
+}
+
+/// Whether there is an intact manifest that needs features which this crate does not have.
+pub(crate) fn needs_features(io: &Io, dir: &Path) -> Result<bool> {
+    let path = dir.join(NAME);
+    let file = io.fs.open(&path, false).map_err(|e| Error::io("open", &path, e))?;
+    let decoded = Manifest::decode(&bytes_of(&*file, &path)?);
+    Ok(matches!(decoded, Err(ManifestFault::Features(_))))
+}
+
 /// Reads the manifest of the store in `dir`; `None` if there is none.
 ///
 /// # Errors
@@ -40,12 +59,7 @@ pub(crate) fn read(io: &Io, dir: &Path) -> Result<Option<Manifest>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("open", &path, e)),
     };
-    let len = file.len().map_err(|e| Error::io("measure", &path, e))?;
-    if len > MAX_LEN {
-        return Err(Error::damaged(Damage::new(&path, 0, "the manifest is too long")));
-    }
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", &path, e))?;
+    let bytes = bytes_of(&*file, &path)?;
     match Manifest::decode(&bytes) {
         Ok(manifest) => Ok(Some(manifest)),
         Err(ManifestFault::Version(found)) => Err(Error::version(&path, found, VERSION)),

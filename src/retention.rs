@@ -125,3 +125,105 @@ fn bytes_below(timeline: &impl Timeline, piece: &Piece, seq: u64) -> Result<u64>
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::cell::Cell;
+    use std::ops::Range;
+
+    use super::*;
+
+    /// A timeline of entries of these bytes, cut into pieces; counts the entries that are read.
+    struct Model {
+        first: u64,
+        bytes: Vec<u64>,
+        pieces: Vec<Range<usize>>,
+        floor: u64,
+        next: u64,
+        read: Cell<usize>,
+    }
+
+    impl Model {
+        fn sum(&self, range: Range<usize>) -> u64 {
+            self.bytes[range].iter().sum()
+        }
+
+        fn index(&self, seq: u64) -> usize {
+            usize::try_from(seq - self.first).unwrap()
+        }
+
+        /// The floor by the definition.
+        fn wanted(&self, most: u64) -> u64 {
+            let fits = |floor: &u64| self.sum(self.index(*floor)..self.index(self.next)) <= most;
+            (self.floor..=self.next).find(fits).unwrap()
+        }
+    }
+
+    impl Timeline for Model {
+        fn floor(&self) -> u64 {
+            self.floor
+        }
+
+        fn next(&self) -> u64 {
+            self.next
+        }
+
+        fn time(&self) -> u64 {
+            0
+        }
+
+        fn first_since(&self, _time: u64) -> Result<u64> {
+            Ok(self.floor)
+        }
+
+        fn pieces(&self) -> impl Iterator<Item = Piece> {
+            self.pieces.iter().enumerate().rev().map(|(number, range)| Piece {
+                first: self.first + range.start as u64,
+                end: self.first + range.end as u64,
+                bytes: self.sum(range.clone()),
+                number,
+            })
+        }
+
+        fn bytes_before(&self, piece: &Piece, group: u64) -> Result<u64> {
+            let range = self.pieces[piece.number].clone();
+            let end = range.start + usize::try_from(group).unwrap() * GROUP;
+            Ok(self.sum(range.start..end.min(range.end)))
+        }
+
+        fn entry_bytes(&self, seq: u64) -> Result<u64> {
+            self.read.set(self.read.get() + 1);
+            Ok(self.bytes[self.index(seq)])
+        }
+    }
+
+    #[test]
+    fn the_floor_by_bytes_is_the_lowest_and_reads_a_group() {
+        let mut dice = 7_u64;
+        let mut roll = |below: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            (dice >> 33) % below
+        };
+        for _ in 0..3000 {
+            let count = usize::try_from(roll(400)).unwrap();
+            let bytes: Vec<u64> = (0..count).map(|_| roll(50)).collect();
+            let (mut pieces, mut at) = (Vec::new(), 0);
+            while at < count {
+                let end = (at + 1 + usize::try_from(roll(150)).unwrap()).min(count);
+                pieces.push(at..end);
+                at = end;
+            }
+            let first = 1 + roll(9);
+            let floor = first + roll(count as u64 + 1);
+            let next = floor + roll(first + count as u64 - floor + 1);
+            let read = Cell::new(0);
+            let model = Model { first, bytes, pieces, floor, next, read };
+            let most = roll(9000);
+            let policy = Retention::new().max_bytes(most);
+            assert_eq!(floor_under(&policy, &model).unwrap(), model.wanted(most));
+            // Those around the floor, and those behind the last whole group.
+            assert!(model.read.get() <= 2 * GROUP, "{} of {count} were read", model.read.get());
+        }
+    }
+}

@@ -3,6 +3,8 @@
 #[cfg(all(test, feature = "sim"))]
 mod chunk_tests;
 #[cfg(all(test, feature = "sim"))]
+mod feature_tests;
+#[cfg(all(test, feature = "sim"))]
 mod gate;
 #[cfg(all(test, feature = "sim", memlog_shuttle))]
 mod races;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::catalog::base::Base;
 use crate::catalog::part::{Part, Pushed, Spot, StateSlot};
+use crate::error::Result;
 use crate::format::head::Head;
 use crate::format::record::{self, Append, Change};
 use crate::segment::Segment;
@@ -102,6 +104,21 @@ impl Version {
     /// The parts, newest first.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
         self.new.iter().chain(self.old.iter().rev())
+    }
+
+    /// The revision of a key, 0 if it is absent; `None` if sealed segments must be asked, and their
+    /// indices are not at hand.
+    pub(crate) fn revision(&self, base: Option<&Arc<Base>>, key: &str) -> Result<Option<u64>> {
+        // A key that was unset is absent.
+        let revision = |slot: StateSlot| slot.spot.offset().map_or(0, |_| slot.revision);
+        if let Some(slot) = self.parts().find_map(|part| part.state(key, self.lsn)) {
+            return Ok(Some(revision(slot)));
+        }
+        if self.head.flags & Head::STATE == 0 {
+            return Ok(Some(0));
+        }
+        let Some(base) = base.filter(|base| base.life == self.head.life) else { return Ok(None) };
+        Ok(Some(base.state(key)?.map_or(0, |(_, slot)| revision(slot))))
     }
 
     /// The version for a reader who has what footers stand for in a set of this generation.

@@ -209,6 +209,7 @@ impl Engine {
         }
         batch.check_len()?;
         let len = batch.len() as u64;
+        self.warm(batch);
         loop {
             match self.try_order(batch, durability)? {
                 Attempt::Ordered(ordered) => {
@@ -230,6 +231,21 @@ impl Engine {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Reads, under no lock, the pages of state indices that ordering the batch asks for: what the
+    /// values are that its changes overwrite. Under the order lock they are then at hand.
+    fn warm(&self, batch: &Prepared) {
+        if batch.appends_only && batch.revisions.is_empty() {
+            return;
+        }
+        let expected = batch.revisions.iter().map(|expected| (expected.agent, &*expected.key));
+        for (agent, key) in expected.chain(batch.keys()) {
+            let Some(agent) = batch.agents.get(agent) else { continue };
+            let base = agent.resident.lock().base().cloned();
+            // What cannot be read is told where it counts.
+            let _ = base.map(|base| base.state(key).map(drop));
         }
     }
 

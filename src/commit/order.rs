@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::catalog::dead;
-use crate::catalog::part::{Part, Spot, StateLog, StateSlot};
+use crate::catalog::part::{Part, Spot, StateLog};
 use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::roll::Roll;
 use crate::catalog::version::{Applied, Place, Version};
@@ -393,7 +393,8 @@ impl Engine {
             return Ok(Checked::Conflict(error.with_agent(&resident.name), slot.last_pending()));
         }
         for expected in batch.revisions.iter().filter(|r| r.agent == index) {
-            let Some(found) = revision(latest, slot.base(), &expected.key)
+            let Some(found) = latest
+                .revision(slot.base(), &expected.key)
                 .map_err(|e| e.for_agent(&resident.name))?
             else {
                 return Ok(Checked::Unknown);
@@ -527,24 +528,6 @@ fn conflict(message: String) -> Error {
 
 pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the store was closed")
-}
-
-/// The revision of a key; `None` if sealed segments must be asked and nobody has.
-fn revision(
-    latest: &Version,
-    base: Option<&Arc<crate::catalog::base::Base>>,
-    key: &str,
-) -> Result<Option<u64>> {
-    // A key that was unset is absent.
-    let revision = |slot: StateSlot| slot.spot.offset().map_or(0, |_| slot.revision);
-    if let Some(slot) = latest.parts().find_map(|part| part.state(key, latest.lsn)) {
-        return Ok(Some(revision(slot)));
-    }
-    if latest.head.flags & crate::format::head::Head::STATE == 0 {
-        return Ok(Some(0));
-    }
-    let Some(base) = base.filter(|base| base.life == latest.head.life) else { return Ok(None) };
-    Ok(Some(base.state(key)?.map_or(0, |(_, slot)| revision(slot))))
 }
 
 /// Goes through the batch's changes, to see that each names a seq that there is. `nexts` are the

@@ -104,6 +104,23 @@ impl Prepared {
         self.time = None;
     }
 
+    /// The keys that it changes, with the numbers of their agents.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (usize, &str)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let len = record::padded_len(&self.body, at).ok()?;
+                let record = record::decode(self.body.get(at..at.checked_add(len)?)?).ok()?;
+                at = at.checked_add(len)?;
+                if let Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } =
+                    record.change
+                {
+                    return Some((usize::try_from(record.agent).ok()?, key));
+                }
+            }
+        })
+    }
+
     /// True if nothing would be written.
     pub(crate) fn is_empty(&self) -> bool {
         self.records == 0

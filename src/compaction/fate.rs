@@ -225,17 +225,38 @@ impl Knowledge<'_> {
                 ));
             }
         }
-        let Some(own) = own else {
-            // The policy lies in an older segment: the agent is looked up as a reader would.
-            let progress = self.engine.progress();
-            let resident = self.engine.catalog.resident(&Arc::from(name), hash, progress);
-            let snapshot = Snapshot::open_to_erase(self.engine, resident)?;
-            let age = snapshot.policy().unwrap_or(default).max_age;
-            let is_same = snapshot.version.head.life == now.life;
-            return Ok(if is_same { (snapshot.floor, age) } else { (0, None) });
+        let mut older = Vec::new();
+        let own = match own {
+            Some(own) => own,
+            // The policy lies in an older segment.
+            None => match self.older_policy(name, hash, now.life, &mut older)? {
+                Some(own) => own,
+                // What is not known drops nothing.
+                None => return Ok((0, None)),
+            },
         };
         let age = own.unwrap_or(default).max_age;
-        Ok((self.floor_of_blocks(name, hash, now, newer, told)?, age))
+        Ok((self.floor_of_blocks(name, hash, now, newer, told, &older)?, age))
+    }
+
+    /// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
+    /// first, up to that one.
+    fn older_policy<'a>(
+        &'a self,
+        name: &str,
+        hash: u64,
+        life: u64,
+        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+    ) -> Result<Option<Option<Retention>>> {
+        for segment in self.older.iter().rev() {
+            let found = segment.look_up(name, hash)?.map(|(_, block)| block);
+            let Some(block) = found.filter(|block| block.head().life == life) else { continue };
+            blocks.push((segment, block));
+            if let Some(policy) = block.policy() {
+                return Ok(Some(policy));
+            }
+        }
+        Ok(None)
     }
 
     /// The floor under retention by what the segments looked at, newer ones and memory tell: older
@@ -248,8 +269,12 @@ impl Knowledge<'_> {
         now: &Head,
         newer: &Newer<'_>,
         told: &[Told<'_>],
+        older: &[(&Arc<Segment>, Block<'_>)],
     ) -> Result<u64> {
         let mut base = Base::empty(now.life, 0);
+        for (segment, block) in older.iter().rev() {
+            base.add_newer(segment, block);
+        }
         let of_life = |block: &Block<'_>| block.head().life == now.life;
         for Told { segment, block } in told.iter().filter(|told| of_life(&told.block)) {
             base.add_newer(segment, block);

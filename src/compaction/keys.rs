@@ -126,14 +126,22 @@ pub(crate) struct KeyJoin<'a> {
     pages: Vec<Pages<'a>>,
     places: Vec<Place>,
     heap: BinaryHeap<Reverse<(&'a str, usize)>>,
+    /// How often an index was moved on.
+    steps: u64,
 }
 
 impl<'a> KeyJoin<'a> {
     pub(crate) fn new(pages: Vec<Pages<'a>>) -> Self {
         let places = pages.iter().map(Pages::first).collect();
-        let mut join = KeyJoin { pages, places, heap: BinaryHeap::new() };
+        let mut join = KeyJoin { pages, places, heap: BinaryHeap::new(), steps: 0 };
         (0..join.pages.len()).for_each(|index| join.enter(index));
         join
+    }
+
+    /// How often an index was moved on.
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Whether the key is in one of them; it is not below those asked for before.
@@ -143,6 +151,7 @@ impl<'a> KeyJoin<'a> {
                 return next == key;
             }
             self.heap.pop();
+            self.steps += 1;
             let (Some(pages), Some(place)) = (self.pages.get(index), self.places.get_mut(index))
             else {
                 continue;

@@ -21,6 +21,8 @@ pub(crate) mod pick;
 mod plan;
 mod policy;
 mod scan;
+#[cfg(all(test, feature = "sim"))]
+mod state_tests;
 mod stats;
 #[cfg(test)]
 mod sweep;

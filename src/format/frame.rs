@@ -40,6 +40,9 @@ pub(crate) struct FrameHeader {
     pub(crate) durability: u8,
     /// When it was ordered.
     pub(crate) era: Era,
+    /// The header is intact and says what this crate does not understand: it was written, and is no
+    /// torn tail.
+    pub(crate) unknown: bool,
 }
 
 impl FrameHeader {
@@ -207,16 +210,14 @@ pub(crate) fn decode_header(
     let (records, agents) = (cursor.u32()?, cursor.u32()?);
     let flags = cursor.u32()?;
     let era = Era { incarnation: cursor.u32()?, history: cursor.u64()? };
-    let durability = match (flags & DURABILITY) >> 1 {
-        0 => 0,
-        1 => 1,
-        2 => 2,
-        _ => return Err(Fault("a frame asks for an unknown durability")),
+    let (durability, known) = match (flags & DURABILITY) >> 1 {
+        0 => (0, true),
+        1 => (1, true),
+        2 => (2, true),
+        _ => (0, false),
     };
-    if flags & !(LINKED | DURABILITY) != 0 {
-        return Err(Fault("a frame has flags that its segment's features do not name"));
-    }
-    let link = if flags & LINKED != 0 {
+    let unknown = !known || flags & !(LINKED | DURABILITY) != 0 || era.history == 0;
+    let link = if flags & LINKED != 0 && !unknown {
         Some(Link { id: cursor.number()?, end: cursor.number()? })
     } else {
         None
@@ -236,14 +237,21 @@ pub(crate) fn decode_header(
         link,
         durability,
         era,
+        unknown,
     })
 }
+
+/// An intact header says what is not understood.
+const UNKNOWN: Fault = Fault("a frame says what this memlog does not understand");
 
 /// The agents of a frame, in the order of their indices.
 pub(crate) fn agents<'a>(
     frame: &FrameHeader,
     bytes: &'a [u8],
 ) -> Result<Vec<FrameAgent<'a>>, Fault> {
+    if frame.unknown {
+        return Err(UNKNOWN);
+    }
     let start = FRAME_LEN + if frame.link.is_some() { LINK_LEN } else { 0 };
     let table = bytes.get(start..frame.header_len).ok_or(Fault("a frame header is cut short"))?;
     let mut cursor = Cursor::new(table);

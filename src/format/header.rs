@@ -100,11 +100,15 @@ impl Header {
         if lacking != 0 {
             return Err(HeaderFault::Features(lacking));
         }
+        if header.era.history == 0 {
+            return Err(HeaderFault::Damaged(Fault("the segment header names no history")));
+        }
         if header.id > LIMIT || header.base.saturating_add(header.capacity) > LIMIT {
             return Err(HeaderFault::Damaged(Fault("the segment lies beyond all lsns")));
         }
         // An intact header of this version re-encodes to itself; anything else was never written.
-        if header.encode() != *bytes {
+        // What a feature that may be ignored put there is no concern of a reader.
+        if header.compatible == 0 && header.encode() != *bytes {
             return Err(HeaderFault::Damaged(Fault("the segment header has unknown fields")));
         }
         Ok(header)

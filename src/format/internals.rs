@@ -5,7 +5,9 @@
 //! accepted. What is accepted is encoded again, and must read back as the same.
 
 use super::Fault;
-use super::footer::{self, Builder, FooterRef, PagesBuilder, Summary, TRAILER_LEN, Trailer};
+use super::footer::{
+    self, Builder, FooterRef, Pages, PagesBuilder, StateChange, Summary, TRAILER_LEN, Trailer,
+};
 use super::frame::{self, FrameHeader, HeaderBuilder, Place};
 use super::header::Header;
 use super::manifest::Manifest;
@@ -128,22 +130,7 @@ fn walk(footer: &FooterRef<'_>) -> Result<(), Fault> {
         let _ = footer.seek(name)?;
         let offsets: Vec<u32> = (0..block.count()).filter_map(|i| block.offset(i)).collect();
         assert_eq!(offsets.len(), block.count() as usize, "an offset for each entry");
-        let pages = block.states();
-        let state: Vec<_> = pages.all().collect::<Result<_, _>>()?;
-        for change in &state {
-            // In pages that are intact by their checks and out of order it may be missed, but no
-            // other key is given for it.
-            let found = pages.find(change.key, u64::MAX).ok().flatten();
-            assert!(found.is_none_or(|found| found.key == change.key), "another key");
-            let _ = pages.seek(change.key)?;
-        }
-        let mut back = pages.end();
-        let mut backwards = 0_usize;
-        while let Some(before) = pages.before(back)? {
-            (back, backwards) = (before, backwards.saturating_add(1));
-            assert!(backwards <= state.len(), "as many keys backwards as forwards");
-        }
-        let _ = pages.check(&mut || true);
+        let state = states(&block.states())?;
         let redacted: Vec<u64> = block.redacted().collect();
         let at = block.max_at().unwrap_or(0);
         let _ = (block.first_at_or_after(at), block.first_at_or_after(u64::MAX));
@@ -177,6 +164,25 @@ fn walk(footer: &FooterRef<'_>) -> Result<(), Fault> {
     let tail = again.bytes.get(start..).unwrap_or_default();
     assert_eq!(Trailer::read(tail, trailer.file_len), Ok(again.trailer), "it can be read again");
     Ok(())
+}
+
+/// Walks state pages forwards and backwards, and looks up each of their keys.
+fn states<'a>(pages: &Pages<'a>) -> Result<Vec<StateChange<'a>>, Fault> {
+    let state: Vec<_> = pages.all().collect::<Result<_, _>>()?;
+    for change in &state {
+        // In pages that are intact by their checks and out of order it may be missed, but no other
+        // key is given for it.
+        let found = pages.find(change.key, u64::MAX).ok().flatten();
+        assert!(found.is_none_or(|found| found.key == change.key), "another key");
+        let _ = pages.seek(change.key)?;
+    }
+    let (mut back, mut backwards) = (pages.end(), 0_usize);
+    while let Some(before) = pages.before(back)? {
+        (back, backwards) = (before, backwards.saturating_add(1));
+        assert!(backwards <= state.len(), "as many keys backwards as forwards");
+    }
+    let _ = pages.check(&mut || true);
+    Ok(state)
 }
 
 /// Decodes a manifest.

@@ -188,28 +188,14 @@ impl Manifest {
             clean_end: cursor.u64()?,
             ..Manifest::default()
         };
+        let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+        let defaults = cursor.u32()?;
+        manifest.decode_features(&mut cursor)?;
         let counted = manifest.incarnation.max(manifest.generation).max(manifest.next_id);
         if counted.max(manifest.durable).max(manifest.clean_end) > LIMIT {
             return Err(Fault("the manifest tells of what is beyond all lsns").into());
         }
-        let (segments, forgotten, obsolete) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-        let defaults = cursor.u32()?;
-        manifest.compatible = cursor.u64()?;
-        let lacking = features::lacking(cursor.u64()?);
-        if lacking != 0 {
-            return Err(ManifestFault::Features(lacking));
-        }
-        manifest.history = cursor.u64()?;
-        if manifest.history == 0 {
-            return Err(Fault("the manifest names no history").into());
-        }
-        // Fields of features that are not built, and reserved ones.
-        let unbuilt = cursor.bytes(CLAIM_AT - KNOWN_LEN)?;
-        manifest.claim = cursor.u64()?;
-        let reserved = cursor.bytes(HEADER_LEN - CLAIM_AT - 8)?;
-        if unbuilt.iter().chain(reserved).any(|byte| *byte != 0) {
-            return Err(Fault("reserved bytes of the manifest are in use").into());
-        }
+        manifest.decode_rest_of_header(&mut cursor)?;
         for _ in 0..segments {
             manifest.segments.push(decode_listed(&mut cursor)?);
         }
@@ -235,6 +221,35 @@ impl Manifest {
             return Err(Fault("the manifest is too long").into());
         }
         Ok(manifest)
+    }
+}
+
+impl Manifest {
+    /// Reads the feature words.
+    fn decode_features(&mut self, cursor: &mut Cursor<'_>) -> Result<(), ManifestFault> {
+        self.compatible = cursor.u64()?;
+        match features::lacking(cursor.u64()?) {
+            0 => Ok(()),
+            lacking => Err(ManifestFault::Features(lacking)),
+        }
+    }
+
+    /// Reads what stands behind them in the fixed part.
+    fn decode_rest_of_header(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+        self.history = cursor.u64()?;
+        if self.history == 0 {
+            return Err(Fault("the manifest names no history"));
+        }
+        // Fields of features that are not built, and reserved ones.
+        let unbuilt = cursor.bytes(CLAIM_AT - KNOWN_LEN)?;
+        self.claim = cursor.u64()?;
+        let reserved = cursor.bytes(HEADER_LEN - CLAIM_AT - 8)?;
+        // What a feature that may be ignored put there is no concern of a reader.
+        let unknown = unbuilt.iter().chain(reserved).any(|byte| *byte != 0);
+        if unknown && self.compatible == 0 {
+            return Err(Fault("reserved bytes of the manifest are in use"));
+        }
+        Ok(())
     }
 }
 
@@ -264,7 +279,11 @@ fn decode_listed(cursor: &mut Cursor<'_>) -> Result<Listed, Fault> {
         4 => Role::Draft,
         _ => return Err(Fault("a segment's role is unknown")),
     };
-    let run = cursor.u8()? != 0;
+    let run = match cursor.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(Fault("a segment's layout is unknown")),
+    };
     let _zero = cursor.u16()?;
     if id > LIMIT || base.saturating_add(capacity) > LIMIT {
         return Err(Fault("a segment lies beyond all lsns"));

@@ -21,7 +21,10 @@ pub(crate) const REDACTED: u8 = 2;
 /// The entry's bytes were lost; it only keeps its seq.
 pub(crate) const LOST: u8 = 4;
 const EXPIRES: u8 = 8;
+const APPEND_FLAGS: u8 = JOINED | REDACTED | LOST | EXPIRES;
 const CLEARED: u8 = 1;
+
+const UNKNOWN_FLAGS: Fault = Fault("a record has flags that its segment's features do not name");
 
 const NO_AGENT: u32 = u32::MAX;
 
@@ -238,6 +241,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
     let mut cursor = Cursor::new(bytes.get(8..len).ok_or(Fault("a record's length is wrong"))?);
     let (tag, flags, kind) = (cursor.u8()?, cursor.u8()?, Kind::new(cursor.u16()?));
     let agent = cursor.u32()?;
+    let known = match tag {
+        APPEND => APPEND_FLAGS,
+        POLICY => CLEARED,
+        _ => 0,
+    };
+    if flags & !known != 0 {
+        return Err(UNKNOWN_FLAGS);
+    }
     let change = match tag {
         APPEND => Change::Append(decode_append(&mut cursor, flags, kind)?),
         SET => {
@@ -283,6 +294,9 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Option<Append<'_>>, Fault> {
     let [_, _, _, _, l0, l1, l2, l3, tag, flags, k0, k1, ..] = *head;
     if tag != APPEND {
         return Ok(None);
+    }
+    if flags & !APPEND_FLAGS != 0 {
+        return Err(UNKNOWN_FLAGS);
     }
     let [.., w0, w1, w2, w3, m0, m1, m2, m3] = *head;
     let length = |bytes| usize::try_from(u32::from_le_bytes(bytes)).map_err(|_| WRONG);

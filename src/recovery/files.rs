@@ -4,13 +4,17 @@ use std::path::Path;
 
 use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Damage, Error, ErrorKind, Result};
-use crate::format::header::{HEADER_LEN, Header};
+use crate::format::features;
+use crate::format::header::{HEADER_LEN, Header, HeaderFault};
 use crate::format::manifest::{Manifest, Role};
 use crate::io::Io;
 use crate::manifest;
 use crate::recovery::LOCK_FILE;
 use crate::segment::scan::Frames;
 use crate::segment::{file_name, parse_file_name};
+
+/// The page that readers will map: nothing writes it yet, and it is no file of somebody else.
+const HINT_FILE: &str = "HINT";
 
 /// The files in a directory, by what their names say.
 pub(crate) struct Files {
@@ -42,7 +46,7 @@ impl Files {
                 manifest::NAME => files.manifest = true,
                 manifest::TEMP => files.temp = true,
                 RESERVE_FILE => files.reserve = true,
-                LOCK_FILE => {}
+                LOCK_FILE | HINT_FILE => {}
                 other => match parse_file_name(other) {
                     Some(segment) => files.segments.push(segment),
                     None => files.others += 1,
@@ -139,7 +143,12 @@ pub(crate) fn read_segment(io: &Io, path: &Path) -> Result<(Option<Header>, Vec<
     let len = file.len().map_err(|e| Error::io("measure", path, e))?;
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", path, e))?;
-    Ok((Header::decode(&bytes).ok(), bytes))
+    match Header::decode(&bytes) {
+        Ok(header) => Ok((Some(header), bytes)),
+        // It is intact: who cannot read it must not guess what lies behind it.
+        Err(HeaderFault::Features(bits)) => Err(Error::features(path, &features::names(bits))),
+        Err(_) => Ok((None, bytes)),
+    }
 }
 
 /// Whether a log segment holds any frame that can be told as one.

@@ -23,7 +23,7 @@ use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{Forgotten, Listed, Manifest, PastDefault, Role};
-use crate::format::{Era, Fault};
+use crate::format::{Era, Fault, features};
 use crate::io::{Io, Lock};
 use crate::manifest::{self, ManifestFile};
 use crate::options::Options;
@@ -111,6 +111,11 @@ fn try_open(
             created
         }
     };
+    if manifest.compatible != 0 {
+        // To write is to replace it, with what a feature put there left out.
+        let names = format!("to be written, {}", features::names(manifest.compatible));
+        return Err(Error::features(&dir.join(manifest::NAME), &names));
+    }
     files.check_unlisted(&io, dir, &manifest)?;
     // The next manifest is put in force after a sync of the directory: what is gone stays gone.
     manifest.obsolete.retain(|id| files.segments.iter().any(|(there, _)| there == id));

@@ -169,6 +169,9 @@ impl Salvage<'_> {
             Ok(None) => self.damage(&self.dir.join(manifest::NAME), 0, "the manifest is missing"),
             Err(error) => match error.damage() {
                 Some(damage) => self.report.damage.push(damage.clone()),
+                // A feature word is under the check, other than the version: it is not to be guessed
+                // what the store is without it.
+                None if manifest::needs_features(self.io, self.dir)? => return Err(error),
                 None if error.kind() == ErrorKind::Version => {
                     let path = self.dir.join(manifest::NAME);
                     self.damage(&path, 0, "the manifest says that it is of another version");
@@ -196,6 +199,7 @@ impl Salvage<'_> {
             }
             let (header, bytes) = match read_segment(self.io, &path) {
                 Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Version => return Err(error),
                 Err(error) => {
                     self.damage(&path, 0, &error.to_string());
                     continue;
@@ -307,6 +311,11 @@ impl Salvage<'_> {
         // says where the data end.
         let may_have = is_sealed || self.manifest.is_none() || listed.run;
         let footer = if may_have { segment.load_footer(check) } else { Ok(()) };
+        if let Err(error) = &footer
+            && error.kind() == ErrorKind::Version
+        {
+            return Err(error.clone());
+        }
         let mut fault = footer.err().and_then(|error| error.damage().cloned());
         let sound = segment.trailer().is_some() && segment.check_footer().is_ok();
         if let Some(trailer) = segment.trailer().filter(|_| !sound) {

@@ -20,6 +20,8 @@ pub(crate) struct Stretch {
     pub(crate) end: usize,
     /// Why no frame follows.
     fault: Fault,
+    /// A frame follows whose header is intact and not understood.
+    unknown: bool,
 }
 
 impl Stretch {
@@ -30,6 +32,7 @@ impl Stretch {
             frames: Vec::new(),
             end: first_frame(),
             fault: Fault("no frame begins here"),
+            unknown: false,
         };
         loop {
             match frames.frame(stretch.end) {
@@ -39,6 +42,8 @@ impl Stretch {
                 }
                 Err(fault) => {
                     stretch.fault = fault;
+                    let header = frames.header(stretch.end);
+                    stretch.unknown = header.is_ok_and(|(header, _)| header.unknown);
                     return stretch;
                 }
             }
@@ -86,6 +91,9 @@ pub(crate) fn read(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<T
     for segment in segments {
         segment.will_scan(true);
         let stretch = Stretch::walk(segment);
+        if stretch.unknown {
+            return Err(segment.damage(stretch.end as u64, stretch.fault.0));
+        }
         if !stretches.is_empty() && !stretch.frames.is_empty() && !stretch.follows(&stretches) {
             broken = true;
             break;

@@ -1,6 +1,7 @@
 //! A segment: one file, mapped read-only. Log segments are written through a [`LogFile`] beside the
 //! map; sealed ones end with a footer.
 
+mod check;
 mod index;
 pub(crate) mod scan;
 #[cfg(all(test, feature = "sim"))]
@@ -16,7 +17,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Damage, Error, Result};
 use crate::format::codec::u32_at;
-use crate::format::footer::{self, Block, Bounds, FooterRef, NEVER, Sums, TRAILER_LEN, Trailer};
+use crate::format::footer::{self, Bounds, FooterRef, LACKS_FEATURES, TRAILER_LEN, Trailer};
 use crate::format::head::Head;
 use crate::format::header::{HEADER_LEN, Header, HeaderFault, Layout};
 use crate::format::manifest::{Listed, Role};
@@ -226,56 +227,6 @@ impl Segment {
         self.footer.get().is_some_and(|footer| footer.heap.is_none())
     }
 
-    /// Verifies every structure of the footer but the trailer, whatever was verified before.
-    /// `go_on` is asked between two pieces of work, and may end it with an error.
-    pub(crate) fn check_footer_with(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let mut stopped = Ok(());
-        let checked = self.check_parts(&mut || {
-            if stopped.is_ok() {
-                stopped = go_on();
-            }
-            stopped.is_ok()
-        });
-        stopped?;
-        checked.map_err(|fault| self.footer_damage(fault))
-    }
-
-    /// Verifies every structure of the footer but the trailer, whatever was verified before.
-    pub(crate) fn check_footer(&self) -> std::result::Result<(), Fault> {
-        self.check_parts(&mut || true)
-    }
-
-    fn check_parts(&self, go_on: &mut dyn FnMut() -> bool) -> std::result::Result<(), Fault> {
-        const STOPPED: Fault = Fault("the footer was not read to its end");
-        let Some(Ok(footer)) = self.footer() else {
-            return Err(Fault("the footer cannot be read"));
-        };
-        let touched = Touched::new(in_memory(footer.trailer().footer_len()), footer::GRANULE);
-        let footer = footer.with_touched(&touched);
-        footer.check_directory()?;
-        footer.check_filter()?;
-        let mut told = Told { soonest: NEVER, ..Told::default() };
-        let bounds = footer.bounds()?;
-        let mut position = footer.first();
-        while let Some((name, block)) = footer.entry(position)? {
-            let block = footer.block_at(block)?;
-            if block.name() != name {
-                return Err(Fault("the directory leads to the block of another agent"));
-            }
-            if bounds.is_some_and(|bounds| !footer::contain(bounds, name)) {
-                return Err(Fault("an agent lies outside the names that the run covers"));
-            }
-            told.add(&block)?;
-            block.states().check(go_on)?;
-            if !go_on() {
-                return Err(STOPPED);
-            }
-            position = footer.next(position)?;
-        }
-        footer.prefixes()?.try_for_each(|line| line.map(drop))?;
-        told.compare(footer.trailer())
-    }
-
     /// Verifies the trailer again.
     pub(crate) fn reread_footer(&self) -> Result<()> {
         let start = self.capacity.saturating_sub(TRAILER_LEN as u64);
@@ -310,8 +261,13 @@ impl Segment {
     pub(crate) fn load_footer(&self, check: Option<u32>) -> Result<()> {
         let start = self.capacity.saturating_sub(TRAILER_LEN as u64);
         let bytes = self.map.get(start, TRAILER_LEN).unwrap_or_default();
-        let trailer = Trailer::read(bytes, self.capacity)
-            .map_err(|Fault(reason)| self.damage(start, reason))?;
+        let trailer = Trailer::read(bytes, self.capacity).map_err(|fault| {
+            if fault == LACKS_FEATURES {
+                Error::features(&self.path, "of its footer")
+            } else {
+                self.damage(start, fault.0)
+            }
+        })?;
         let first = self.base.saturating_add(HEADER_LEN as u64);
         let facts = &trailer.facts;
         if (facts.segment, facts.salt, facts.first_lsn) != (self.id, self.salt, first) {
@@ -582,51 +538,6 @@ impl Segment {
     /// Tells the system that the segment is about to be read in order, or no longer.
     pub(crate) fn will_scan(&self, scan: bool) {
         self.map.will_scan(scan);
-    }
-}
-
-/// What the blocks of a footer tell together.
-#[derive(Default)]
-struct Told {
-    agents: u64,
-    entries: u64,
-    bytes: u64,
-    state_bytes: u64,
-    weight: u64,
-    soonest: u64,
-}
-
-impl Told {
-    fn add(&mut self, block: &Block<'_>) -> std::result::Result<(), Fault> {
-        let mut last = Sums::default();
-        for group in 0..=block.groups() {
-            let sums = block.sums_before(group)?;
-            if sums.bytes < last.bytes || sums.weight < last.weight {
-                return Err(Fault("the sums of a block fall"));
-            }
-            last = sums;
-        }
-        self.agents += 1;
-        self.entries = self.entries.saturating_add(u64::from(block.count()));
-        self.bytes = self.bytes.saturating_add(block.bytes());
-        self.state_bytes = self.state_bytes.saturating_add(block.states().state_bytes());
-        self.weight = self.weight.wrapping_add(block.weight());
-        self.soonest = self.soonest.min(block.soonest());
-        Ok(())
-    }
-
-    fn compare(&self, trailer: &Trailer) -> std::result::Result<(), Fault> {
-        if self.agents != trailer.agents {
-            return Err(Fault("the directory and the trailer count different agents"));
-        }
-        if self.state_bytes != trailer.state_bytes {
-            return Err(Fault("the blocks and the trailer count different bytes of state"));
-        }
-        let sums = (self.entries, self.bytes, self.weight, self.soonest);
-        if sums != (trailer.entries, trailer.bytes, trailer.weight, trailer.soonest) {
-            return Err(Fault("the blocks and the trailer have different sums"));
-        }
-        Ok(())
     }
 }
 

@@ -37,14 +37,19 @@ impl<'a> Frames<'a> {
         offset: usize,
     ) -> Result<(FrameHeader, Vec<FrameAgent<'a>>), Fault> {
         let bytes = self.bytes.get(offset..).ok_or(Fault("the segment ends here"))?;
-        let header = frame::decode_header(bytes, self.salt, self.base, offset as u64)?;
-        let agents = frame::agents(&header, bytes)?;
+        let mut header = frame::decode_header(bytes, self.salt, self.base, offset as u64)?;
+        // A table that is not understood under a check that matches was written so.
+        let agents = frame::agents(&header, bytes).unwrap_or_default();
+        header.unknown |= agents.len() != header.agents as usize;
         Ok((header, agents))
     }
 
     /// The whole frame at `offset`, every check verified.
     pub(crate) fn frame(&self, offset: usize) -> Result<Frame<'a>, Fault> {
         let (header, agents) = self.header(offset)?;
+        if header.unknown {
+            return Err(Fault("a frame says what this memlog does not understand"));
+        }
         let bytes = self.bytes.get(offset..).ok_or(Fault("the segment ends here"))?;
         let head = bytes.get(..header.header_len).ok_or(Fault("a frame is cut short"))?;
         let body =

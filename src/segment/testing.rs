@@ -22,7 +22,6 @@ pub(crate) const HASH: u64 = 7;
 pub(crate) const OWNER: Owner = Owner { store: 1, era: Era::new(1, 9) };
 
 const CAPACITY: u64 = 128 << 10;
-const DATA_END: u64 = 32 << 10;
 
 /// A sealed segment with the agents that `fill` adds. A run covers `lsns`; those of a log segment
 /// follow from its base, which is the beginning of them.
@@ -48,7 +47,19 @@ pub(crate) fn sealed_as(
     verify: Verify,
     fill: impl FnOnce(&mut Builder),
 ) -> Arc<Segment> {
-    let listed = new_listed(id, id * 77, lsns.start, CAPACITY, Role::Sealed);
+    sealed_in(CAPACITY, id, run, lsns, verify, fill)
+}
+
+/// The same in a file of another length.
+pub(crate) fn sealed_in(
+    capacity: u64,
+    id: u64,
+    run: bool,
+    lsns: Range<u64>,
+    verify: Verify,
+    fill: impl FnOnce(&mut Builder),
+) -> Arc<Segment> {
+    let listed = new_listed(id, id * 77, lsns.start, capacity, Role::Sealed);
     let listed = Listed { run, ..listed };
     let io = SimDisk::new(1).io();
     let file = LogFile::create(&io, Path::new("/"), &OWNER, &listed, verify).unwrap();
@@ -58,14 +69,14 @@ pub(crate) fn sealed_as(
         segment: id,
         salt: listed.salt,
         first_lsn,
-        data_end: DATA_END,
+        data_end: capacity / 4,
         generation: u64::from(run),
         lowest_lsn: lsns.start,
         highest_lsn: lsns.end,
         ..SegmentFacts::default()
     });
     fill(&mut builder);
-    let footer = builder.finish(CAPACITY).unwrap();
+    let footer = builder.finish(capacity).unwrap();
     file.write(&[IoSlice::new(&footer.bytes)], footer.trailer.footer_at).unwrap();
     file.segment.load_footer(None).unwrap();
     file.segment

@@ -73,15 +73,6 @@ impl Snapshot {
         Self::open_as(engine, resident, Which::Latest)
     }
 
-    /// The agent as it is for what destroys: what is of age is so by the confirmed time.
-    ///
-    /// # Errors
-    /// Those of [`open`](Self::open).
-    pub(crate) fn open_to_erase(engine: &Engine, resident: Arc<Resident>) -> Result<Snapshot> {
-        Self::open_as(engine, resident, Which::Erasing)
-    }
-
-    #[inline]
     fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
         let mut asked = false;
         loop {

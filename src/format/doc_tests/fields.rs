@@ -401,7 +401,9 @@ pub(super) const TRAILER_FIELDS: &str = "\
 8 soonest: 1763884801000
 8 annexes_len: 0
 2 flags: those of the first block
-54 reserved";
+6 zero
+8 oldest: 1763884800005
+40 reserved";
 
 pub(super) const MANIFEST_FIELDS: &str = "\
 8 magic: memlogMF

@@ -79,6 +79,7 @@ pub(crate) struct Block<'a> {
     name: &'a str,
     /// Offset in the file.
     at: u64,
+    flags: u16,
     head: Head,
     first_seq: u64,
     count: u32,
@@ -126,21 +127,8 @@ impl<'a> Block<'a> {
         let name_len = usize::from(cursor.u16()?);
         let total = Sums { bytes: cursor.u64()?, weight: cursor.u64()? };
         let head = Head { life, next, floor, flags: flags & HEAD_FLAGS };
-        head.check()?;
-        if first_seq.saturating_add(u64::from(count)) > LIMIT {
-            return Err(Fault("an extent ends beyond the last seq"));
-        }
-        if flags & NOT_BUILT != 0 {
-            return Err(Fault("a block has parts that its segment's features do not name"));
-        }
-        if life == 0 && (count > 0 || flags & !HEAD_FLAGS != 0) {
-            return Err(Fault("an absent agent has content"));
-        }
-        let name = padded(&mut cursor, name_len, 1)?;
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(Fault("the name in a block is empty or too long"));
-        }
-        let name = str::from_utf8(name).map_err(|_| Fault("the name in a block is not UTF-8"))?;
+        check_fields(&head, first_seq, count, flags)?;
+        let name = read_name(&mut cursor, name_len)?;
         let policy = match flags & (POLICY_SET | POLICY_CLEARED) {
             0 => None,
             POLICY_CLEARED => Some(None),
@@ -149,16 +137,8 @@ impl<'a> Block<'a> {
         };
         let facts =
             if flags & HAS_STATES == 0 { PagesFacts::default() } else { read_states(&mut cursor)? };
-        let redactions = if flags & HAS_REDACTIONS == 0 {
-            0
-        } else {
-            let count = cursor.length()?;
-            cursor.u32()?;
-            if count == 0 {
-                return Err(Fault("a block has a list of nothing"));
-            }
-            count
-        };
+        let redactions =
+            if flags & HAS_REDACTIONS == 0 { 0 } else { read_redactions(&mut cursor)? };
         let offsets_at = whole.len().saturating_sub(cursor.rest().len());
         let entries = count as usize;
         let groups = entries.div_ceil(GROUP);
@@ -177,6 +157,7 @@ impl<'a> Block<'a> {
         Ok(Block {
             name,
             at,
+            flags,
             head,
             first_seq,
             count,
@@ -202,6 +183,11 @@ impl<'a> Block<'a> {
     /// Where in the file the block lies.
     pub(crate) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// Its flags, those of the head included.
+    pub(crate) fn flags(&self) -> u16 {
+        self.flags
     }
 
     /// The agent's head at the end of the segment.
@@ -337,6 +323,38 @@ fn padded<'a>(cursor: &mut Cursor<'a>, count: usize, size: usize) -> Result<&'a 
     let list = cursor.bytes(len)?;
     cursor.bytes(align(len).saturating_sub(len))?;
     Ok(list)
+}
+
+/// Refuses what no block says of an agent.
+fn check_fields(head: &Head, first_seq: u64, count: u32, flags: u16) -> Result<(), Fault> {
+    head.check()?;
+    if first_seq.saturating_add(u64::from(count)) > LIMIT {
+        return Err(Fault("an extent ends beyond the last seq"));
+    }
+    if flags & NOT_BUILT != 0 {
+        return Err(Fault("a block has parts that its segment's features do not name"));
+    }
+    if head.life == 0 && (count > 0 || flags & !HEAD_FLAGS != 0) {
+        return Err(Fault("an absent agent has content"));
+    }
+    Ok(())
+}
+
+fn read_name<'a>(cursor: &mut Cursor<'a>, len: usize) -> Result<&'a str, Fault> {
+    let name = padded(cursor, len, 1)?;
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Fault("the name in a block is empty or too long"));
+    }
+    str::from_utf8(name).map_err(|_| Fault("the name in a block is not UTF-8"))
+}
+
+fn read_redactions(cursor: &mut Cursor<'_>) -> Result<usize, Fault> {
+    let count = cursor.length()?;
+    cursor.u32()?;
+    if count == 0 {
+        return Err(Fault("a block has a list of nothing"));
+    }
+    Ok(count)
 }
 
 fn read_states(cursor: &mut Cursor<'_>) -> Result<PagesFacts, Fault> {

@@ -8,7 +8,7 @@ use super::block::{
     POLICY_CLEARED, POLICY_SET,
 };
 use super::directory::Plan;
-use super::pages::BuiltPages;
+use super::paging::BuiltPages;
 use super::{
     MAX_NAME, SegmentFacts, TRAILER_LEN, Trailer, bounds, filter, prefix, put_plain_check, seal,
 };
@@ -61,6 +61,7 @@ pub(crate) struct Builder {
     weight: u64,
     soonest: u64,
     flags: u16,
+    oldest: u64,
 }
 
 /// Where in `blocks` a block starts, in units of 8 bytes, and how long its name is.
@@ -88,6 +89,7 @@ impl Builder {
             weight: 0,
             soonest: NEVER,
             flags: 0,
+            oldest: NEVER,
         }
     }
 
@@ -115,6 +117,7 @@ impl Builder {
         }
         self.soonest = self.soonest.min(agent.soonest());
         self.flags |= agent.flags();
+        self.oldest = self.oldest.min(agent.groups.first().map_or(NEVER, |group| group.max_at));
         (self.entries, self.bytes, self.state_bytes) = (entries, bytes, state_bytes);
         self.places.push(place);
         self.hashes.push(name_hash);
@@ -234,6 +237,7 @@ impl Builder {
             weight: self.weight,
             soonest: self.soonest,
             flags: self.flags,
+            oldest: self.oldest,
         };
         trailer.validate(file_len)?;
         Ok(trailer)

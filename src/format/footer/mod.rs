@@ -14,6 +14,7 @@ mod build;
 mod directory;
 mod filter;
 mod pages;
+mod paging;
 mod prefix;
 mod read;
 #[cfg(test)]
@@ -24,11 +25,10 @@ pub(crate) use block::{Block, GROUP, Group, NEVER, Sums};
 pub(crate) use bound::{Bound, Keys};
 pub(crate) use bounds::{Bounds, contain};
 pub(crate) use build::{Builder, Footer, Summary};
-pub(crate) use pages::{
-    BuiltPages, Pages, PagesBuilder, PagesFacts, PagesIter, Place, StateChange,
-};
+pub(crate) use pages::{Pages, PagesFacts, PagesIter, Place, StateChange};
+pub(crate) use paging::{BuiltPages, PagesBuilder};
 pub(crate) use read::{FooterRef, Position};
-pub(crate) use trailer::{SegmentFacts, TRAILER_LEN, Trailer};
+pub(crate) use trailer::{LACKS_FEATURES, SegmentFacts, TRAILER_LEN, Trailer};
 
 use super::{Fault, check, codec};
 

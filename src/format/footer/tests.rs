@@ -9,6 +9,7 @@ use crate::format::head::Head;
 use crate::types::Retention;
 
 mod rules;
+mod state;
 
 /// SplitMix64.
 struct Random(u64);

@@ -14,6 +14,12 @@ const MAGIC: [u8; 8] = *b"memlogFT";
 /// Where the check is; what lies on both sides of it is covered.
 const CHECK_AT: usize = 12;
 const CHECK_END: usize = 16;
+const FLAGS_END: usize = 266;
+const OLDEST_AT: usize = 272;
+
+/// The footer needs features that this crate does not read.
+pub(crate) const LACKS_FEATURES: Fault =
+    Fault("the footer needs features of the format that this memlog does not have");
 
 /// The least that a block takes: its header and a name of one byte, padded.
 const LEAST_BLOCK: u64 = 72;
@@ -84,6 +90,8 @@ pub(crate) struct Trailer {
     pub(crate) soonest: u64,
     /// The flags of all blocks.
     pub(crate) flags: u16,
+    /// The lowest of the first maxima of the blocks: no group is older; MAX without entries.
+    pub(crate) oldest: u64,
 }
 
 impl Trailer {
@@ -107,12 +115,13 @@ impl Trailer {
             return Err(Fault("the footer is of another version"));
         }
         if features::lacking(incompatible) != 0 {
-            return Err(Fault("the footer needs features that this memlog does not have"));
+            return Err(LACKS_FEATURES);
         }
         if annexes_len != 0 {
             return Err(Fault("the footer has annexes, and its segment no such feature"));
         }
-        if cursor.rest().iter().any(|&byte| byte != 0) {
+        // What a feature that may be ignored put there is no concern of a reader.
+        if trailer.compatible == 0 && cursor.rest().iter().any(|&byte| byte != 0) {
             return Err(Fault("reserved bytes of the footer's trailer are in use"));
         }
         trailer.validate(file_len)?;
@@ -156,6 +165,7 @@ impl Trailer {
             weight: 0,
             soonest: 0,
             flags: 0,
+            oldest: 0,
         };
         trailer.facts.record_bytes = cursor.u64()?;
         trailer.facts.cleaned = cursor.u64()?;
@@ -166,6 +176,8 @@ impl Trailer {
         (trailer.weight, trailer.soonest) = (cursor.u64()?, cursor.u64()?);
         let annexes_len = cursor.u64()?;
         trailer.flags = cursor.u16()?;
+        cursor.bytes(OLDEST_AT - FLAGS_END)?;
+        trailer.oldest = cursor.u64()?;
         Ok((trailer, incompatible, annexes_len))
     }
 
@@ -217,6 +229,8 @@ impl Trailer {
             out.extend_from_slice(&value.to_le_bytes());
         }
         out.extend_from_slice(&self.flags.to_le_bytes());
+        out.resize(OLDEST_AT, 0);
+        out.extend_from_slice(&self.oldest.to_le_bytes());
         out.resize(TRAILER_LEN, 0);
         let check = self.check(&out, self.file_len)?;
         if let Some(field) = out.get_mut(CHECK_AT..CHECK_END) {
