@@ -15,7 +15,7 @@ use crate::world::{Tally, World};
 
 pub const MONTH: u64 = 30 * DAY;
 /// How long a failure is shrunk.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// Panics are part of a search, and say nothing.
