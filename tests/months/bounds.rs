@@ -7,7 +7,6 @@ use memlog::Stats;
 
 use crate::flavor::{DAY, HOUR};
 use crate::model::{Item, Life, Span, Value};
-use crate::skip::Check;
 
 /// Bytes that an entry costs besides its payload: its record, its place in an index.
 const ENTRY: u64 = 48 + 8;
@@ -90,8 +89,7 @@ pub const CLOSE: Duration = Duration::from_secs(1);
 /// The time that the store may go by, if the true time is `now` and the clock shows `wall`. A clock
 /// that is ahead by more than an hour is not believed.
 pub fn believed(before: Span, now: u64, wall: u64) -> Span {
-    let most = if Check::Clock.is_on() { now + HOUR } else { u64::MAX };
-    let hi = now.max(wall.min(most));
+    let hi = now.max(wall.min(now + HOUR));
     Span { lo: before.lo.max(now.min(wall)), hi: before.hi.max(hi) }
 }
 

@@ -22,7 +22,7 @@ pub enum Check {
     Settle,
     /// Calls return within a simulated time.
     Starve,
-    /// A clock that jumps ahead hides and drops nothing.
+    /// A clock that jumps ahead hides and drops nothing. Without this, clocks are right.
     Clock,
     /// The background reports no error without a fault.
     Health,
