@@ -111,6 +111,17 @@ impl Newer<'_> {
     }
 }
 
+/// What retention makes of an agent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Retained {
+    floor: u64,
+    /// The age that the policy in force allows.
+    age: Option<u64>,
+    /// Bytes were counted for the floor. Once the entries below it are gone, what is left may seem to
+    /// have room for them: the floor does not follow from it, as one by entries or by age does.
+    by_bytes: bool,
+}
+
 impl Knowledge<'_> {
     /// What lives of an agent, of which the segments in `told`, oldest first, tell. `manners` is
     /// told now and then that it goes on.
@@ -145,15 +156,17 @@ impl Knowledge<'_> {
         let known = told.iter().map(|told| told.block.head()).filter(|head| head.life == now.life);
         let blocks = living.newer.blocks_of(now.life).map(Block::head);
         let floor = known.chain(blocks).map(|head| head.floor).fold(now.floor, u64::max);
-        let (retained, age) = self.retained(name, hash, &now, &living, told)?;
-        let floor = floor.max(retained);
+        let retained = self.retained(name, hash, &now, &living, told)?;
+        let floor = floor.max(retained.floor);
         living.cut(floor, last.next);
-        living.next_death = age.and_then(|age| living.oldest_death(told, age));
+        living.next_death = retained.age.and_then(|age| living.oldest_death(told, age));
+        let told_by_newer = living.newer.blocks_of(now.life).map(|block| block.head().floor).max();
+        let must_tell = retained.by_bytes && told_by_newer.is_none_or(|told| told < floor);
         let empty = living.entries.is_empty()
             && living.state.records == 0
             && living.policy.is_none()
             && living.redacted.is_empty();
-        if !(empty && is_sealed && !older) {
+        if !(empty && is_sealed && !older && !must_tell) {
             living.head = Some(Head { floor: floor.min(last.next), ..last });
         }
         Ok(living)
@@ -191,8 +204,7 @@ impl Knowledge<'_> {
         Ok(false)
     }
 
-    /// The floor that the policy in force, and those that were, make; and the age that the policy in
-    /// force allows.
+    /// What the policy in force, and those that were, make of the agent.
     fn retained(
         &self,
         name: &str,
@@ -200,11 +212,11 @@ impl Knowledge<'_> {
         now: &Head,
         living: &Living<'_>,
         told: &[Told<'_>],
-    ) -> Result<(u64, Option<u64>)> {
+    ) -> Result<Retained> {
         let newer = &living.newer;
         if newer.is_partial {
             // Its policy may be another one by now: nothing is dropped by the one that is known.
-            return Ok((0, None));
+            return Ok(Retained::default());
         }
         let own = if now.flags & Head::POLICY != 0 {
             newer.policy().or(living.policy)
@@ -219,10 +231,8 @@ impl Knowledge<'_> {
         {
             let policy = own.unwrap_or(default);
             if policy.max_bytes.is_none() && policy.max_age.is_none() {
-                return Ok((
-                    policy.max_entries.map_or(0, |most| now.next.saturating_sub(most)),
-                    None,
-                ));
+                let floor = policy.max_entries.map_or(0, |most| now.next.saturating_sub(most));
+                return Ok(Retained { floor, ..Retained::default() });
             }
         }
         let mut older = Vec::new();
@@ -232,11 +242,12 @@ impl Knowledge<'_> {
             None => match self.older_policy(name, hash, now.life, &mut older)? {
                 Some(own) => own,
                 // What is not known drops nothing.
-                None => return Ok((0, None)),
+                None => return Ok(Retained::default()),
             },
         };
-        let age = own.unwrap_or(default).max_age;
-        Ok((self.floor_of_blocks(name, hash, now, newer, told, &older)?, age))
+        let policy = own.unwrap_or(default);
+        let floor = self.floor_of_blocks(name, hash, now, newer, told, &older)?;
+        Ok(Retained { floor, age: policy.max_age, by_bytes: past || policy.max_bytes.is_some() })
     }
 
     /// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
@@ -249,7 +260,11 @@ impl Knowledge<'_> {
         blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
     ) -> Result<Option<Option<Retention>>> {
         for segment in self.older.iter().rev() {
-            let found = segment.look_up(name, hash)?.map(|(_, block)| block);
+            // One that cannot be read may hold the policy.
+            let Some(found) = readable(segment, segment.look_up(name, hash))? else {
+                return Ok(None);
+            };
+            let found = found.map(|(_, block)| block);
             let Some(block) = found.filter(|block| block.head().life == life) else { continue };
             blocks.push((segment, block));
             if let Some(policy) = block.policy() {

@@ -199,7 +199,8 @@ fn rested(facts: &Facts, last: &Scanned) -> bool {
 
 /// How long a possible death may stay unknown, in ms.
 fn wait(facts: &Facts) -> u64 {
-    facts.erase_within.map_or(facts.interval, |within| within / LOOKS_A_DEADLINE)
+    let deadline = facts.erase_within.map_or(u64::MAX, |within| within / LOOKS_A_DEADLINE);
+    facts.interval.min(deadline)
 }
 
 fn rest(facts: &Facts, last: &Scanned) -> Duration {

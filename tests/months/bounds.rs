@@ -45,11 +45,12 @@ pub fn constant(segment: u64, largest: u64) -> u64 {
 
 /// Files of segments at most.
 pub fn segments(live: u64, segment: u64) -> u64 {
-    48 + 4 * live / segment
+    128 + 4 * live / segment
 }
 
-/// Log segments, sealed or not, at most in a store that has settled.
-pub const SETTLED_LOGS: u64 = 14;
+/// Log segments, sealed or not, at most in a store that has settled: 31 tiers whose extents are not
+/// small wait for one more, and there are the active segment and its spares.
+pub const SETTLED_LOGS: u64 = 31 + 4;
 
 /// Dead bytes at most in a store that has settled.
 pub fn settled_dead(live: u64, segment: u64) -> u64 {
@@ -75,9 +76,11 @@ pub fn erased_after(within: u64) -> u64 {
     within + (within / 8).max(HOUR)
 }
 
-/// Simulated time that one call takes at most, for so many bytes.
+/// Simulated time that one call takes at most, for so many bytes. A step of compaction that runs
+/// meanwhile comes to its end first, which is an artefact of the simulation: one stack for all.
 pub fn call(bytes: u64, rate: u64) -> Duration {
-    Duration::from_secs(1) + Duration::from_secs(bytes * 8 / rate.max(1))
+    let step = Duration::from_millis((4 << 20) * 1000 / rate.max(1));
+    Duration::from_secs(1) + 2 * step + Duration::from_secs(bytes * 8 / rate.max(1))
 }
 
 /// Simulated time that a close takes at most.

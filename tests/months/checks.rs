@@ -1,6 +1,6 @@
 //! What is looked at each simulated hour, and what happens in the middle of background work.
 
-use memlog::{Error, Stats};
+use memlog::Stats;
 
 use crate::bounds;
 use crate::flavor::HOUR;
@@ -60,6 +60,7 @@ impl World {
         let settled = quiet >= bounds::SETTLES;
         let segment = self.flavor.segment;
         let segments = stats.segments + stats.unsealed_segments;
+        self.check_health(calm, settled);
         if Check::Segments.is_on() && calm {
             let most = bounds::segments(live, segment);
             assert!(segments <= most, "{}", told("segments", segments, most));
@@ -180,9 +181,15 @@ impl World {
     }
 
     /// Nothing may have gone wrong in the background without a fault.
-    pub fn check_health(&self, error: Option<&Error>) {
-        if Check::Health.is_on() && !self.trapped() && !self.full {
-            assert!(error.is_none(), "health: {error:?}");
+    fn check_health(&self, calm: bool, settled: bool) {
+        let health = self.store().health();
+        if Check::Health.is_on() {
+            assert!(!health.poisoned && health.quarantined_bytes == 0, "health: {health:?}");
+            assert!(!calm || health.last_error.is_none(), "health: {health:?}");
+        }
+        if Check::Settle.is_on() && settled {
+            let backlog = health.clustering_backlog_bytes;
+            assert!(backlog == 0, "settle: {backlog} bytes are yet to be clustered: {health:?}");
         }
     }
 

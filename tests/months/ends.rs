@@ -109,6 +109,9 @@ impl World {
     }
 
     fn die(&mut self, failed: bool) {
+        self.span();
+        // How much of the time was on the disk is not known: the clock is right again.
+        self.driver.set_offset(0);
         let killed = self.rng.one_in(3);
         let seed = self.rng.next();
         self.note(|| format!("dies: killed={killed} failed={failed}"));
@@ -164,6 +167,8 @@ impl World {
 
     /// After a phase: there is room, the clock is right, nothing is to go wrong any more.
     pub fn calm(&mut self) -> Outcome {
+        // The store may have seen the clock as it is now.
+        self.span();
         if self.full || self.driver.offset != 0 {
             self.driver.disk.set_capacity(16 << 30);
             self.full = false;

@@ -45,11 +45,6 @@ impl Ledger {
         &self.now
     }
 
-    /// Whether batches are under way that may be lost.
-    pub fn is_settled(&self) -> bool {
-        self.tail.is_empty()
-    }
-
     /// A batch took its place in the order. Gives its number.
     pub fn ordered(&mut self, done: Done) -> u64 {
         self.now.apply(&done);

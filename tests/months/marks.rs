@@ -90,11 +90,6 @@ impl Marks {
         }
     }
 
-    /// What is dead and still in a file, by how long it has been dead: for figures.
-    pub fn dead(&self) -> usize {
-        self.dead.len()
-    }
-
     /// Looks for marks in all files of a directory. Gives those that came back, and those that have
     /// been dead since before `due`. What is in no file any more must never come back.
     pub fn scan(&mut self, disk: &SimDisk, dir: &str, now: u64, due: Option<u64>) -> Vec<Left> {

@@ -6,6 +6,7 @@ use memlog::sim::SimFault;
 
 use crate::flavor::{DAY, HOUR};
 use crate::model::Policy;
+use crate::skip::Check;
 use crate::world::{Outcome, World};
 
 const MINUTE: u64 = 60_000;
@@ -464,6 +465,12 @@ fn clock(world: &mut World) -> Outcome {
     let hours = *world.rng.pick(&[1, 2, 24, 24 * 30, 24 * 3650]);
     let ahead = world.rng.one_in(2);
     let offset = (hours * HOUR) as i64 + world.rng.below(HOUR) as i64;
+    if !Check::Clock.is_on() {
+        return Ok(());
+    }
+    // The store has seen the time as it is.
+    world.append_some(1)?;
+    world.span();
     world.driver.set_offset(if ahead { offset } else { -offset });
     world.note(|| format!("the clock is wrong by {hours} h, ahead: {ahead}"));
     trickle_short(world)?;

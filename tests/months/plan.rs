@@ -14,8 +14,8 @@ use crate::rng::Rng;
 use crate::world::{Tally, World};
 
 pub const MONTH: u64 = 30 * DAY;
-/// How long a failure is shrunk.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How many seconds a failure is shrunk, if `MEMLOG_SHRINK` names no others.
+const PATIENCE: u64 = 60;
 
 thread_local! {
     /// Panics are part of a search, and say nothing.
@@ -119,7 +119,8 @@ impl Case {
 
     /// The fewest steps that were found to fail too.
     fn shrink(&self, like: &str) -> Case {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = crate::number("MEMLOG_SHRINK").unwrap_or(PATIENCE);
+        let deadline = Instant::now() + Duration::from_secs(patience);
         let mut best = self.steps.clone().unwrap_or_default();
         let mut chunk = best.len().div_ceil(2);
         while chunk > 0 && Instant::now() < deadline {

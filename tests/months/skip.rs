@@ -22,11 +22,13 @@ pub enum Check {
     Settle,
     /// Calls return within a simulated time.
     Starve,
+    /// A clock that jumps ahead hides and drops nothing. Without this, clocks are right.
+    Clock,
     /// The background reports no error without a fault.
     Health,
 }
 
-const ALL: [(Check, &str); 10] = [
+const ALL: [(Check, &str); 11] = [
     (Check::Segments, "segments"),
     (Check::Stats, "stats"),
     (Check::Manifest, "manifest"),
@@ -36,6 +38,7 @@ const ALL: [(Check, &str); 10] = [
     (Check::Revive, "revive"),
     (Check::Settle, "settle"),
     (Check::Starve, "starve"),
+    (Check::Clock, "clock"),
     (Check::Health, "health"),
 ];
 

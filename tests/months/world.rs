@@ -441,22 +441,27 @@ impl World {
     }
 }
 
+/// A batch in words, with the numbers of its marks.
 fn describe(done: &Done) -> String {
-    let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let mut counts: BTreeMap<String, (u64, u64, u64)> = BTreeMap::new();
     for (name, op) in &done.ops {
-        let (what, len) = match op {
-            Op::Append(item) => ("append".to_owned(), item.len),
-            Op::Set(_, value) => ("set".to_owned(), value.len),
-            Op::Unset(key) => (format!("unset {key}"), 0),
-            op => (format!("{op:?}"), 0),
+        let (what, len, id) = match op {
+            Op::Append(item) => {
+                let until = item.expires.map(|time| format!(" until {time}"));
+                (format!("append{}", until.unwrap_or_default()), item.len, item.id)
+            }
+            Op::Set(_, value) => ("set".to_owned(), value.len, value.id),
+            Op::Unset(key) => (format!("unset {key}"), 0, 0),
+            op => (format!("{op:?}"), 0, 0),
         };
-        let (times, bytes) = counts.entry(format!("{name} {what}")).or_default();
+        let (times, bytes, last) = counts.entry(format!("{name} {what}")).or_default();
         *times += 1;
         *bytes += u64::from(len);
+        *last = id;
     }
-    let parts = counts.iter().take(8).map(|(what, (times, bytes))| match (times, bytes) {
+    let parts = counts.iter().take(8).map(|(what, (times, bytes, last))| match (times, bytes) {
         (1, 0) => what.clone(),
-        (times, bytes) => format!("{what} x{times} of {bytes} bytes"),
+        (times, bytes) => format!("{what} x{times} of {bytes} bytes up to #{last}"),
     });
     parts.collect::<Vec<_>>().join(", ")
 }
