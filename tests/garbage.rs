@@ -350,3 +350,28 @@ fn no_policy_drops_anything_beside_a_footer_that_cannot_be_read() {
         assert!(view.get(seq).unwrap().is_some(), "seq {seq}");
     }
 }
+
+/// No death and no seal says that an append has pushed an entry out.
+#[test]
+fn what_an_append_pushes_out_of_a_store_at_rest_is_erased_within_the_time() {
+    for by_default in [false, true] {
+        let policy = Retention::new().max_entries(3);
+        let mut options = options().erase_within(WITHIN);
+        if by_default {
+            options = options.retention(policy);
+        }
+        let world = World::new(&options);
+        let agent = world.store.agent("t/victim").unwrap();
+        agent.append(NewEntry::user("first")).unwrap();
+        if !by_default {
+            agent.set_retention(Some(policy)).unwrap();
+        }
+        agent.append(NewEntry::new(Kind::USER, SECRET)).unwrap();
+        world.tasks.run_for(WITHIN * 6);
+        assert!(!world.holders().is_empty());
+        (0..5).for_each(|number| drop(agent.append(NewEntry::user(&format!("{number}"))).unwrap()));
+        world.tasks.run_for(WITHIN);
+        let holders = world.holders();
+        assert!(holders.is_empty(), "by default {by_default}: {holders:?}");
+    }
+}

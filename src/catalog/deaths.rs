@@ -1,6 +1,6 @@
 //! A count of what died since the store was opened, with the dates that the garbage scan goes by.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Deaths since the store was opened.
 ///
@@ -14,6 +14,8 @@ pub(crate) struct Deaths {
     /// first one since the last scan that was not booked.
     first: AtomicU64,
     first_unbooked: AtomicU64,
+    /// Compaction rests without a date at which to look for what appends push out.
+    rests: AtomicBool,
 }
 
 impl Deaths {
@@ -33,6 +35,17 @@ impl Deaths {
         self.unbooked.fetch_add(1, Ordering::Relaxed);
         let earliest = |date| (date == 0 || date > time).then_some(time.max(1));
         let _ = self.first_unbooked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earliest);
+    }
+
+    /// Whether the next append is to wake compaction, since it may push entries out.
+    pub(crate) fn rest(&self, yes: bool) {
+        self.rests.store(yes, Ordering::SeqCst);
+    }
+
+    /// Whether compaction is to be woken for an append: for the first one only.
+    #[inline]
+    pub(crate) fn take_rest(&self) -> bool {
+        self.rests.load(Ordering::SeqCst) && self.rests.swap(false, Ordering::SeqCst)
     }
 
     /// How many changes killed something.

@@ -6,7 +6,8 @@ use crate::catalog::part::Spot;
 use crate::catalog::resident::Progress;
 use crate::catalog::version::{Applied, Place};
 use crate::commit::Engine;
-use crate::commit::order::{Order, Ordered, TABLE_ENTRY, table_bytes};
+use crate::commit::costs::{TABLE_ENTRY, table_bytes};
+use crate::commit::order::{Order, Ordered};
 use crate::commit::prepared::Prepared;
 use crate::format::footer::Bound;
 use crate::format::record;
@@ -72,7 +73,7 @@ impl Engine {
         while let Some((len, append)) = record::entry_at(&batch.body, at) {
             let spot = Spot::at(body_at + at as u64);
             if let Some(date) = append.expires {
-                segment.note_expiry(date);
+                self.note_expiry(segment, date);
             }
             version.apply(&Applied::append(&append), &Place { segment, spot, lsn, ordinal });
             at += len;

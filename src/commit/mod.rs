@@ -8,6 +8,7 @@
 mod at_once;
 pub(crate) mod clock;
 mod close;
+mod costs;
 mod desk;
 pub(crate) mod health;
 pub(crate) mod log;

@@ -10,6 +10,7 @@ use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::roll::Roll;
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
+use crate::commit::costs::{TABLE_ENTRY, count_changes, fresh_bound, table_bytes};
 use crate::commit::log::Queue;
 use crate::commit::pace::Scarce;
 use crate::commit::prepared::{Prepared, Records};
@@ -20,6 +21,7 @@ use crate::format::Era;
 use crate::format::footer::Bound;
 use crate::format::frame::{FRAME_LEN, HeaderBuilder, LINK_LEN, Link};
 use crate::format::record::{Append, Change};
+use crate::segment::Segment;
 use crate::segment::writer::{FIRST_FRAME, LogFile};
 use crate::sync::Mutex;
 use crate::types::{Durability, Lsn};
@@ -29,8 +31,6 @@ use crate::types::{Durability, Lsn};
 pub(crate) const RESERVE: u64 = 32 << 10;
 /// A segment is sealed when its table of agents takes about this much memory.
 const TABLE_LIMIT: usize = 32 << 20;
-/// Of it, about what an entry takes.
-pub(super) const TABLE_ENTRY: usize = 6;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 
@@ -454,6 +454,13 @@ impl Engine {
         }
     }
 
+    /// Notes an entry's expiry; compaction is woken for the first one of a segment.
+    pub(super) fn note_expiry(&self, segment: &Segment, date: u64) {
+        if segment.note_expiry(date) {
+            self.task(Worker::Compaction).wake();
+        }
+    }
+
     /// Queues each agent as it is after the batch.
     fn place_agents(
         &self,
@@ -480,7 +487,9 @@ impl Engine {
                 let spot = Spot::at(body_at + at as u64);
                 let ordinal = ordinal as u64;
                 match record.change {
-                    Change::Append(Append { expires: Some(date), .. }) => segment.note_expiry(date),
+                    Change::Append(Append { expires: Some(date), .. }) => {
+                        self.note_expiry(&segment, date);
+                    }
                     Change::Policy(_) => {
                         segment.note_policy();
                         // Under a stricter one entries die at once.
@@ -557,53 +566,4 @@ fn check_seqs(batch: &Prepared, mut nexts: Vec<u64>) -> std::result::Result<(), 
         }
     }
     Ok(())
-}
-
-/// About what an agent takes of the table in memory.
-pub(super) fn table_bytes(name: &str) -> usize {
-    700 + 2 * name.len()
-}
-
-/// Counts what the batch adds to the footer; gives about what it adds to the table in memory.
-fn count_changes(batch: &Prepared, bound: &mut Bound) -> usize {
-    let mut table = 0;
-    if batch.appends_only {
-        let entries = usize::try_from(batch.records).unwrap_or(usize::MAX);
-        bound.add_entries(entries);
-        return entries.saturating_mul(TABLE_ENTRY);
-    }
-    for (_, record) in Records::of(&batch.body) {
-        table += match record.change {
-            Change::Append(_) => {
-                bound.add_entry();
-                TABLE_ENTRY
-            }
-            Change::Set { key, .. } | Change::Kept { key, .. } | Change::Unset { key } => {
-                bound.add_state(key.len());
-                96 + key.len()
-            }
-            Change::Redact { .. } => {
-                bound.add_redaction();
-                16
-            }
-            Change::Policy(_) => {
-                bound.add_policy();
-                64
-            }
-            Change::ForgetPrefix { prefix } | Change::KeptPrefix { prefix, .. } => {
-                bound.add_prefix(prefix.len());
-                64 + prefix.len()
-            }
-            Change::Truncate { .. } | Change::Forget => 0,
-        };
-    }
-    table
-}
-
-/// What the footer of a segment with nothing but this batch may take.
-fn fresh_bound(batch: &Prepared) -> u64 {
-    let mut bound = Bound::new();
-    batch.agents.iter().for_each(|agent| bound.add_agent(agent.resident.name.len()));
-    count_changes(batch, &mut bound);
-    bound.bytes()
 }

@@ -51,6 +51,9 @@ impl Engine {
         if self.work.asleep.load(Ordering::SeqCst) {
             self.task(Worker::Log).wake();
         }
+        if self.catalog.deaths.take_rest() {
+            self.task(Worker::Compaction).wake();
+        }
     }
 
     /// Asks for a batch that no call waits for.

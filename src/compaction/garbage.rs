@@ -158,6 +158,11 @@ impl Schedule {
         (facts.now >= date.saturating_add(wait(facts)) && rested(facts, last)).then_some(due)
     }
 
+    /// Whether the next append may push entries out that no scan is due for yet.
+    pub(super) fn waits_for_appends(&self, facts: &Facts) -> bool {
+        facts.policies && facts.end == self.last.end
+    }
+
     /// How long until a scan is due, if nothing else happens.
     pub(super) fn pause(&self, facts: &Facts) -> Option<Duration> {
         let last = &self.last;
@@ -355,7 +360,11 @@ impl Compactor {
 
     /// How long compaction may sleep if nothing happens.
     pub(super) fn pause(&self, busy: &Busy) -> Option<Duration> {
+        // First, so that an append behind the facts is not missed.
+        let deaths = &self.engine.catalog.deaths;
+        deaths.rest(true);
         let facts = self.facts();
+        deaths.rest(busy.schedule.waits_for_appends(&facts));
         let scan = busy.schedule.pause(&facts);
         let until = |date: u64| Duration::from_millis(date.saturating_sub(facts.now));
         let look = self.engine.catalog.deaths.first();

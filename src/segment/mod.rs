@@ -388,10 +388,10 @@ impl Segment {
         self.add_dead(bytes, time);
     }
 
-    /// An entry with this expiry was added.
+    /// An entry with this expiry was added. True for the first one that has any.
     #[inline]
-    pub(crate) fn note_expiry(&self, date: u64) {
-        self.next_expiry.fetch_min(date.max(1), Ordering::Relaxed);
+    pub(crate) fn note_expiry(&self, date: u64) -> bool {
+        self.next_expiry.fetch_min(date, Ordering::Relaxed) == u64::MAX
     }
 
     /// The lowest expiry of its entries that have their bytes, in ms since the epoch; MAX: none has
