@@ -246,6 +246,13 @@ impl Knowledge<'_> {
             },
         };
         let policy = own.unwrap_or(default);
+        // An age is held against the oldest entries first, wherever they are.
+        if (policy.max_age.is_some() || past)
+            && living.older
+            && !self.older_blocks(name, hash, now.life, &mut older)?
+        {
+            return Ok(Retained::default());
+        }
         let floor = self.floor_of_blocks(name, hash, now, newer, told, &older)?;
         Ok(Retained { floor, age: policy.max_age, by_bytes: past || policy.max_bytes.is_some() })
     }
@@ -274,9 +281,28 @@ impl Knowledge<'_> {
         Ok(None)
     }
 
-    /// The floor under retention by what the segments looked at, newer ones and memory tell: older
-    /// segments hold nothing that it depends on, since it is counted from the newest entry back. The
-    /// agent is not made resident.
+    /// Finds what all older segments hold of a life, newest first. False if one cannot be read.
+    fn older_blocks<'a>(
+        &'a self,
+        name: &str,
+        hash: u64,
+        life: u64,
+        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+    ) -> Result<bool> {
+        blocks.clear();
+        for segment in self.older.iter().rev() {
+            let Some(found) = readable(segment, segment.look_up(name, hash))? else {
+                return Ok(false);
+            };
+            let block = found.map(|(_, block)| block).filter(|block| block.head().life == life);
+            blocks.extend(block.map(|block| (segment, block)));
+        }
+        Ok(true)
+    }
+
+    /// The floor under retention by what the segments looked at, older and newer ones and memory
+    /// tell. Without an age older segments bear on no floor, since it is counted from the newest
+    /// entry back. The agent is not made resident.
     fn floor_of_blocks(
         &self,
         name: &str,
