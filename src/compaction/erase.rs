@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::commit::worker::Worker;
 use crate::compaction::field::LARGEST_JOB;
-use crate::compaction::garbage::Due;
 use crate::compaction::job::{Installed, Job, Shape};
 use crate::compaction::pick::{SegmentStats, is_valid};
 use crate::compaction::{Busy, Compactor, ErasureReport, STEP, stats_of};
@@ -26,9 +25,8 @@ impl Compactor {
         self.engine.sync()?;
         self.engine.seal_active()?;
         let facts = self.facts();
-        let date = busy.schedule.due_now(&facts).map_or(facts.now, |due| due.date);
-        let scan =
-            self.scan(&mut busy, &facts, Due { date, expired: true }, &mut || self.go_on())?;
+        let date = busy.schedule.due_now(&facts).unwrap_or(facts.now);
+        let scan = self.scan(&mut busy, &facts, date, &mut || self.go_on())?;
         let dirty = scan.segments.into_iter().filter(|(_, found)| found.dirty);
         let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
         let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
@@ -58,8 +56,7 @@ impl Compactor {
         if self.engine.catalog.forgotten_prefixes() > 0 {
             // What was held against them is gone: so are their lines, behind another scan.
             let facts = self.facts();
-            let due = Due { date: facts.now, expired: false };
-            self.scan(&mut busy, &facts, due, &mut || self.go_on())?;
+            self.scan(&mut busy, &facts, facts.now, &mut || self.go_on())?;
         }
         report.agents = agents.into_iter().collect();
         let set = self.engine.catalog.segments();

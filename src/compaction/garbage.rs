@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::compaction::scan::{self, Scan, Scope};
+use crate::compaction::scan::{self, Scan};
 use crate::compaction::{Busy, Compactor};
 use crate::error::Result;
 use crate::format::manifest::Forgotten;
@@ -90,15 +90,6 @@ pub(super) struct Facts {
     pub(super) erase_within: Option<u64>,
 }
 
-/// A scan that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Due {
-    /// The date of the first death that it may find.
-    pub(super) date: u64,
-    /// Entries may have expired.
-    pub(super) expired: bool,
-}
-
 impl Schedule {
     /// The store was opened: what was not booked before is due after a rest, so that processes
     /// that open a store for a moment do not scan it.
@@ -135,21 +126,22 @@ impl Schedule {
         self.last.installed = true;
     }
 
-    /// The scan that an explicit call needs: whatever may be dead and is not booked.
-    pub(super) fn due_now(&self, facts: &Facts) -> Option<Due> {
+    /// Whether an explicit call needs a scan: something may be dead and is not booked. Gives the date
+    /// of the first death that it may find.
+    pub(super) fn due_now(&self, facts: &Facts) -> Option<u64> {
         let last = &self.last;
         let date = first_death(facts, last);
         // Segments that were sealed since hold what no footer told of before.
         let sealed = (facts.seals != last.seals && facts.policies).then_some(last.at);
         let date = date.or(sealed)?;
-        Some(Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.time })
+        Some(date.min(facts.now))
     }
 
-    /// The scan that is due in the background.
-    pub(super) fn due(&self, facts: &Facts) -> Option<Due> {
+    /// Whether a scan is due in the background, and the date of the first death that it may find.
+    pub(super) fn due(&self, facts: &Facts) -> Option<u64> {
         let last = &self.last;
         let date = first_death(facts, last)?;
-        let due = Due { date: date.min(facts.now), expired: facts.next_expiry <= facts.time };
+        let due = date.min(facts.now);
         let appended = facts.end.saturating_sub(last.end) >= facts.each;
         let dies_by_appends = facts.policies || facts.unbooked != last.unbooked;
         if appended && dies_by_appends {
@@ -280,7 +272,7 @@ impl Compactor {
         let facts = self.facts();
         let due = if now { busy.schedule.due_now(&facts) } else { busy.schedule.due(&facts) };
         match due {
-            Some(due) => self.scan(busy, &facts, due, &mut || manners(0)).map(drop),
+            Some(date) => self.scan(busy, &facts, date, &mut || manners(0)).map(drop),
             None => Ok(()),
         }
     }
@@ -290,15 +282,14 @@ impl Compactor {
         &self,
         busy: &mut Busy,
         facts: &Facts,
-        due: Due,
+        date: u64,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Scan> {
         self.scans.fetch_add(1, Ordering::Relaxed);
         let deaths = &self.engine.catalog.deaths;
         let (unbooked, all) = (deaths.begin_scan(), deaths.all());
         let (_, booked) = self.content();
-        let scope = Scope { expired: due.expired, date: due.date };
-        let scan = scan::scan(&self.engine, scope, go_on).inspect_err(|_| {
+        let scan = scan::scan(&self.engine, date, go_on).inspect_err(|_| {
             // What it was to find is still unknown.
             deaths.abandon_scan(unbooked);
         })?;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Due, Facts, Schedule};
+use super::{Facts, Schedule};
 
 const MINUTE: u64 = 60_000;
 
@@ -48,7 +48,7 @@ fn a_death_that_was_not_booked_is_looked_for_within_the_interval_without_any_app
     assert_eq!(schedule.due(&died), None);
     assert_eq!(schedule.pause(&died), Some(Duration::from_secs(30)));
     let due = schedule.due(&later(&died, MINUTE / 2));
-    assert_eq!(due, Some(Due { date: died.now, expired: false }));
+    assert_eq!(due, Some(died.now));
     // A deadline for erasure is shorter.
     let dated = Facts { erase_within: Some(MINUTE), ..died };
     assert_eq!(schedule.due(&later(&dated, MINUTE / 4 - 1)), None);
@@ -63,7 +63,7 @@ fn an_expiry_makes_a_scan_due_by_its_date_alone() {
     assert_eq!(schedule.due(&facts), None);
     assert_eq!(schedule.pause(&facts), Some(Duration::from_secs(630)));
     let due = later(&facts, 10 * MINUTE + MINUTE / 2);
-    assert_eq!(schedule.due(&due), Some(Due { date, expired: true }));
+    assert_eq!(schedule.due(&due), Some(date));
     schedule.scanned(&due, Duration::ZERO, None, None);
     assert_eq!(schedule.due(&Facts { next_expiry: u64::MAX, ..due }), None);
 }
@@ -114,8 +114,8 @@ fn what_died_before_an_opening_is_looked_for_after_a_rest() {
     let unscanned = Facts { unbooked: 0, ..unknown };
     assert_eq!(schedule.pause(&unscanned), Some(Duration::from_secs(30)));
     let due = schedule.due(&later(&unknown, MINUTE));
-    assert_eq!(due, Some(Due { date: 7, expired: true }));
-    assert_eq!(schedule.due_now(&unknown), Some(Due { date: 7, expired: true }));
+    assert_eq!(due, Some(7));
+    assert_eq!(schedule.due_now(&unknown), Some(7));
 }
 
 #[test]

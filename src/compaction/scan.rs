@@ -40,31 +40,23 @@ pub(crate) struct Scan {
     pub(crate) settled: Vec<Forgotten>,
 }
 
-/// What a scan looks for.
-#[derive(Clone, Copy)]
-pub(crate) struct Scope {
-    /// Expired entries count as dead: the records of agents that may have some are read.
-    pub(crate) expired: bool,
-    /// The date of what is found dead and was not booked, in ms since the epoch.
-    pub(crate) date: u64,
-}
-
-/// Scans the sealed segments and books what is dead on them. A segment whose footer proves damaged
-/// is quarantined, and the scan begins again without it.
+/// Scans the sealed segments and books what is dead on them; `date`, in ms since the epoch, is that
+/// of what is found dead and was not booked. A segment whose footer proves damaged is quarantined,
+/// and the scan begins again without it.
 ///
 /// # Errors
 /// What reading footers met other than damage, or what `go_on` answered.
 pub(crate) fn scan(
     engine: &Arc<Engine>,
-    scope: Scope,
+    date: u64,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Scan> {
     loop {
         let set = engine.catalog.segments();
-        match scan_set(engine, &set, scope, go_on) {
+        match scan_set(engine, &set, go_on) {
             Ok(scan) => {
                 for (segment, found) in &scan.segments {
-                    segment.set_dead(found.dead, scope.date);
+                    segment.set_dead(found.dead, date);
                     segment.set_next_expiry(found.next_expiry);
                 }
                 return Ok(scan);
@@ -87,14 +79,12 @@ pub(crate) fn blamed<'s>(set: &'s SegmentSet, error: &Error) -> Option<&'s Arc<S
 fn scan_set(
     engine: &Arc<Engine>,
     set: &SegmentSet,
-    scope: Scope,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Scan> {
     let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
     let segments: Vec<Arc<Segment>> = sound.cloned().collect();
     let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };
-    let found: Result<Vec<Found>> =
-        segments.iter().map(|segment| begin(segment, scope.expired)).collect();
+    let found: Result<Vec<Found>> = segments.iter().map(|segment| begin(segment)).collect();
     let mut found = found?;
     let mut merge = Merge::new(&segments)?;
     let mut lines = Lines::new(engine, set);
@@ -112,7 +102,7 @@ fn scan_set(
             let Some(found) = found.get_mut(*of) else { continue };
             let head = told.block.head();
             lines.hold(&name, head.life);
-            look(found, index, told, &living, scope.expired.then_some(time))?;
+            look(found, index, told, &living, time)?;
         }
         if living.head.is_some() {
             bounds.live(&name);
@@ -137,12 +127,12 @@ fn look(
     index: usize,
     told: &Told<'_>,
     living: &Living<'_>,
-    expired: Option<u64>,
+    time: u64,
 ) -> Result<()> {
     let dead = content(&told.block).saturating_sub(living.content_of(index, &told.block));
     found.dead += dead;
     found.dirty |= living.leaves_out_of(index, told);
-    match living.hollow_of(index, told, expired) {
+    match living.hollow_of(index, told, Some(time)) {
         Ok(hollow) => {
             found.dead += hollow.bytes;
             found.dirty |= hollow.bytes > 0;
@@ -156,8 +146,8 @@ fn look(
 }
 
 /// What was dead when the segment was sealed, which its footer has no blocks for.
-fn begin(segment: &Segment, expired: bool) -> Result<Found> {
-    let next_expiry = if expired { u64::MAX } else { segment.next_expiry() };
+fn begin(segment: &Segment) -> Result<Found> {
+    let next_expiry = u64::MAX;
     let Some(trailer) = segment.trailer() else {
         return Ok(Found { dead: 0, dirty: false, next_expiry });
     };

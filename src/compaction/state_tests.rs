@@ -10,7 +10,7 @@ use crate::commit::scratch::Scratch;
 use crate::compaction::job::{Job, Shape};
 use crate::compaction::keys::{KeyJoin, KeyMerge};
 use crate::compaction::merge::Told;
-use crate::compaction::scan::{Scope, scan};
+use crate::compaction::scan::scan;
 use crate::error::{Error, ErrorKind};
 use crate::format::footer::{PagesBuilder, StateChange, Summary};
 use crate::format::head::Head;
@@ -282,8 +282,7 @@ fn a_scan_makes_no_agent_resident() {
     drop(engine);
     let engine = open(&disk, Retention::new().max_bytes(2000));
     let before = engine.catalog.resident_bytes();
-    let scope = Scope { expired: false, date: 1 };
-    let found = scan(&engine, scope, &mut || Ok(())).unwrap().segments;
+    let found = scan(&engine, 1, &mut || Ok(())).unwrap().segments;
     assert_eq!(engine.catalog.resident_bytes(), before);
     let dead: u64 = found.iter().map(|(_, found)| found.dead).sum();
     // 50 of 70 entries each, of 140 bytes with what an entry costs.
