@@ -43,14 +43,13 @@ pub fn constant(segment: u64, largest: u64) -> u64 {
     20 * segment + (1 << 20) + 2 * largest
 }
 
-/// Files of segments at most.
-pub fn segments(live: u64, segment: u64) -> u64 {
-    128 + 4 * live / segment
-}
+/// Files of segments at most: some 300, log segments aside, and 128 of those before appends are
+/// slowed down.
+pub const SEGMENTS: u64 = 300 + 128 + 8;
 
-/// Log segments, sealed or not, at most in a store that has settled: 31 tiers whose extents are not
-/// small wait for one more, and there are the active segment and its spares.
-pub const SETTLED_LOGS: u64 = 31 + 4;
+/// Log segments at most in a store that has settled: 31 whose extents are long wait for one more, 6
+/// more while much dies, and there are the active segment and its spares.
+pub const SETTLED_LOGS: u64 = 31 + 6 + 4;
 
 /// Dead bytes at most in a store that has settled.
 pub fn settled_dead(live: u64, segment: u64) -> u64 {
@@ -86,11 +85,17 @@ pub fn call(bytes: u64, rate: u64) -> Duration {
 /// Simulated time that a close takes at most.
 pub const CLOSE: Duration = Duration::from_secs(1);
 
-/// The time that the store may go by, if the true time is `now` and the clock shows `wall`. A clock
-/// that is ahead by more than an hour is not believed.
-pub fn believed(before: Span, now: u64, wall: u64) -> Span {
+/// A reading of the wall clock is confirmed after so long, and a little more for what looks at it.
+pub const CONFIRMS: u64 = HOUR + HOUR / 10;
+
+/// The time that the store may go by, by the rule of docs/format.md. The true time is `now`, the
+/// clock shows `wall`; the store was opened at `opened`, and had recorded `recorded` at least by
+/// then. A clock that is ahead by more than an hour is not believed before it is confirmed, which
+/// also holds for the right time where the store had been closed, or at rest before a crash.
+pub fn believed(before: Span, now: u64, wall: u64, (opened, recorded): (u64, u64)) -> Span {
+    let least = if now < opened + CONFIRMS { recorded } else { now };
     let hi = now.max(wall.min(now + HOUR));
-    Span { lo: before.lo.max(now.min(wall)), hi: before.hi.max(hi) }
+    Span { lo: before.lo.max(least.min(now).min(wall)), hi: before.hi.max(hi) }
 }
 
 /// An idle store is looked at so often.

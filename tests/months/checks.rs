@@ -1,6 +1,6 @@
 //! What is looked at each simulated hour, and what happens in the middle of background work.
 
-use memlog::Stats;
+use memlog::{ErrorKind, Stats};
 
 use crate::bounds;
 use crate::flavor::HOUR;
@@ -16,7 +16,7 @@ impl World {
             return live;
         }
         let span = self.span();
-        self.ledger.trim(span);
+        self.ledger.trim(self.recorded);
         let model = self.ledger.now();
         let of = |(name, life): (&String, &crate::model::Life)| {
             let floor = life.floor_at(model.default, span.hi);
@@ -56,13 +56,13 @@ impl World {
         let told = |what: &str, is: u64, most: u64| {
             format!("{what}: {is} where {most} are the most; {live} bytes live; {stats:?}")
         };
-        let calm = self.driver.now() - self.calm_since >= HOUR;
+        let calm = self.driver.now() - self.calm_since >= 2 * HOUR;
         let settled = quiet >= bounds::SETTLES;
         let segment = self.flavor.segment;
         let segments = stats.segments + stats.unsealed_segments;
         self.check_health(calm, settled);
         if Check::Segments.is_on() && calm {
-            let most = bounds::segments(live, segment);
+            let most = bounds::SEGMENTS;
             assert!(segments <= most, "{}", told("segments", segments, most));
         }
         if Check::Stats.is_on() {
@@ -146,7 +146,8 @@ impl World {
         self.marks.sweep(self.ledger.now(), span, now);
         let after = self.flavor.erase.map(bounds::erased_after);
         let due = after.and_then(|after| now.checked_sub(after));
-        let due = due.filter(|due| *due >= self.calm_since && Check::Erase.is_on() && !self.full);
+        let due = due.filter(|due| *due >= self.calm_since + bounds::CONFIRMS && Check::Erase.is_on());
+        let due = due.filter(|_| !self.full);
         let left = self.marks.scan(&self.driver.disk, DIR, now, due);
         for one in &left {
             let (file, offset, id) = (&one.file, one.offset, one.id);
@@ -185,7 +186,10 @@ impl World {
         let health = self.store().health();
         if Check::Health.is_on() {
             assert!(!health.poisoned && health.quarantined_bytes == 0, "health: {health:?}");
-            assert!(!calm || health.last_error.is_none(), "health: {health:?}");
+            // What found no room stands until it is tried again, which may be long in a store at rest.
+            let error = health.last_error.as_ref();
+            let error = error.filter(|e| e.kind() != ErrorKind::DiskFull || !self.was_full);
+            assert!(!calm || error.is_none(), "health: {health:?}");
         }
         if Check::Settle.is_on() && settled {
             let backlog = health.clustering_backlog_bytes;
@@ -228,7 +232,10 @@ fn what_lived_in_the_last_hour_counts() {
 }
 
 #[test]
-fn a_clock_that_is_ahead_by_more_than_an_hour_is_not_believed() {
-    let span = bounds::believed(Span { lo: 5, hi: 5 }, 10, 10 + 2 * HOUR);
-    assert_eq!((span.lo, span.hi), (10, 10 + HOUR));
+fn a_clock_is_believed_when_it_may_be() {
+    let (before, opened) = (Span { lo: 5, hi: 5 }, 100 * HOUR);
+    let span = |now, wall| bounds::believed(before, now, wall, (opened, 7));
+    let (lo, hi) = (opened + 2 * HOUR, opened + 3 * HOUR);
+    assert_eq!(span(lo, lo + 9 * HOUR), Span { lo, hi });
+    assert_eq!(span(opened, opened), Span { lo: 7, hi: opened });
 }

@@ -16,7 +16,11 @@ impl World {
         self.tally.openings += 1;
         self.store = Some(store.clone());
         self.trap = None;
+        self.was_full = false;
         self.calm_since = self.driver.now();
+        // Until the clock is confirmed the store may go by what was on the disk.
+        (self.opened, self.recorded_then) = (self.calm_since, self.recorded);
+        self.span.lo = self.recorded;
         self.accept(&store, end);
         Ok(())
     }
@@ -170,6 +174,7 @@ impl World {
         // The store may have seen the clock as it is now.
         self.span();
         if self.full || self.driver.offset != 0 {
+            // A clock that was behind stood still for the store; it is looked at anew.
             self.driver.disk.set_capacity(16 << 30);
             self.full = false;
             self.driver.set_offset(0);

@@ -73,9 +73,9 @@ impl Ledger {
     }
 
     /// Time has passed: what policies have dropped for good is forgotten.
-    pub fn trim(&mut self, span: Span) {
-        self.base.trim(span);
-        self.now.trim(span);
+    pub fn trim(&mut self, time: u64) {
+        self.base.trim(time);
+        self.now.trim(time);
     }
 
     /// The names of agents that batches after `base` touch.

@@ -40,7 +40,7 @@ pub struct Policy {
 }
 
 /// The time that the store may go by, in milliseconds since the epoch: the earliest and the latest.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     pub lo: u64,
     pub hi: u64,
@@ -256,11 +256,11 @@ impl Model {
         names.take_while(|name| name.starts_with(prefix)).cloned().collect()
     }
 
-    /// Lets go of what policies have dropped for good by the earliest time that the store may have.
-    pub fn trim(&mut self, span: Span) {
+    /// Lets go of what policies have dropped for good by a time that is on the disk.
+    pub fn trim(&mut self, time: u64) {
         let default = self.default;
         for life in self.agents.values_mut() {
-            life.raise(life.floor_at(default, span.lo));
+            life.raise(life.floor_at(default, time));
         }
     }
 

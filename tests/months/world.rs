@@ -64,7 +64,13 @@ pub struct World {
     pub trap: Option<u64>,
     /// There is little room on the disk.
     pub full: bool,
+    /// There was little room since the store was opened.
+    pub was_full: bool,
     pub span: Span,
+    /// When the store was opened, and the time that was on the disk by then, at least; and by now.
+    pub opened: u64,
+    pub recorded_then: u64,
+    pub recorded: u64,
     /// Since when nothing has disturbed the store: it was opened, a disk was full, a clock jumped.
     pub calm_since: u64,
     /// The last change, true time.
@@ -96,7 +102,11 @@ impl World {
             held: Vec::new(),
             trap: None,
             full: false,
+            was_full: false,
             span: Span { lo: now, hi: now },
+            opened: now,
+            recorded_then: now,
+            recorded: now,
             calm_since: now,
             changed: now,
             next_look: now,
@@ -134,16 +144,17 @@ impl World {
     pub fn span(&mut self) -> Span {
         let now = self.driver.now();
         let wall = now.saturating_add_signed(self.driver.offset);
-        self.span = bounds::believed(self.span, now, wall);
+        self.span = bounds::believed(self.span, now, wall, (self.opened, self.recorded_then));
         self.span
     }
 
     /// The same, without noting it.
     pub fn spans(&self) -> impl Fn() -> Span + use<> {
         let (driver, before) = (self.driver.clone(), self.span);
+        let opened = (self.opened, self.recorded_then);
         move || {
             let now = driver.now();
-            bounds::believed(before, now, now.saturating_add_signed(driver.offset))
+            bounds::believed(before, now, now.saturating_add_signed(driver.offset), opened)
         }
     }
 
@@ -229,7 +240,10 @@ impl World {
                 done.lsn = lsn;
                 let number = self.ordered(done);
                 match durability {
-                    Durability::Sync => self.ledger.durable(number),
+                    Durability::Sync => {
+                        self.recorded = self.recorded.max(self.span().lo);
+                        self.ledger.durable(number);
+                    }
                     Durability::Write => self.ledger.written(number),
                     _ => {}
                 }
@@ -393,8 +407,7 @@ impl World {
 
     /// Everything that the store shows against the model.
     pub fn check_all(&mut self) {
-        let span = self.span();
-        self.ledger.trim(span);
+        self.ledger.trim(self.recorded);
         self.live = None;
         if let Err(why) = compare(&self.store(), self.ledger.now(), self.spans()) {
             panic!("the store differs: {why}");
