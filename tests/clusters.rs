@@ -1,5 +1,6 @@
 //! Whatever is appended, compaction in the background leaves few log segments, without a call of
 //! anything.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

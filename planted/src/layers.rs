@@ -43,6 +43,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("stepped"),
     layer("panics"),
     layer("clocks"),
+    layer("clusters"),
     layer("compaction"),
     layer("compaction_ends"),
     layer("compaction_forgotten"),

@@ -144,7 +144,6 @@ pub(super) fn large() -> Vec<Shape> {
     };
     let mut all = vec![
         grown("16 TB, the last of them", load(1e7, 2e3, 15.0 * TB), 14.9 * TB),
-        grown("16 TB of one agent", load(1.0, 20e3, 15.0 * TB), 14.9 * TB),
         grown("16 TB of 20 MB", load(1e6, 20e6, 15.0 * TB), 14.9 * TB),
     ];
     if std::env::var_os("MEMLOG_SWEEP").is_some() {
