@@ -73,6 +73,7 @@ impl Snapshot {
         Self::open_as(engine, resident, Which::Latest)
     }
 
+    #[inline]
     fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
         let mut asked = false;
         loop {
