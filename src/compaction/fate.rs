@@ -166,7 +166,7 @@ impl Knowledge<'_> {
             && living.state.records == 0
             && living.policy.is_none()
             && living.redacted.is_empty();
-        if !(empty && is_sealed && !older && !must_tell) {
+        if !empty || !is_sealed || older || must_tell {
             living.head = Some(Head { floor: floor.min(last.next), ..last });
         }
         Ok(living)

@@ -214,9 +214,7 @@ impl Job {
             older: std::mem::take(&mut self.older),
         };
         let outcome = (|| {
-            let told: Result<Vec<Option<Told<'_>>>> =
-                self.places.iter().map(|place| self.merge.told(*place)).collect();
-            let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+            let told = self.merge.told_by(&self.places)?;
             // What was resident when the outputs were planned may have been sealed and let go of
             // since: its footer tells it now. Whoever knows less than the plan did keeps more than
             // it has room for.

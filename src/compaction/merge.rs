@@ -84,6 +84,12 @@ impl Merge {
         Ok(Some(Told { segment, block }))
     }
 
+    /// What all of these places tell, in their order.
+    pub(crate) fn told_by(&self, places: &[(usize, u64)]) -> Result<Vec<Told<'_>>> {
+        let told: Result<Vec<_>> = places.iter().map(|place| self.told(*place)).collect();
+        Ok(told?.into_iter().flatten().collect())
+    }
+
     /// Notes where a cursor stands, and moves it on.
     fn pass(&mut self, index: usize, places: &mut Vec<(usize, u64)>) -> Result<()> {
         let Some(cursor) = self.cursors.get_mut(index) else { return Ok(()) };

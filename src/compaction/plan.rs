@@ -56,6 +56,16 @@ impl Draft {
         }
     }
 
+    /// Counts what each output has, whatever agents go to it.
+    fn open(&mut self, prefixes: &[usize]) {
+        for len in prefixes {
+            self.data += RECORD_COST + 8 + align(*len) as u64;
+            self.footer.add_prefix(*len);
+        }
+        self.footer.add_bounds(MAX_NAME, MAX_NAME);
+        self.data += FRAME_LEN as u64;
+    }
+
     fn close(&mut self, to: Option<Box<str>>, outputs: &mut Vec<Output>) {
         let next = Draft::new(to.clone().unwrap_or_default());
         let done = std::mem::replace(self, next);
@@ -84,21 +94,11 @@ pub(crate) fn outputs(
     let mut merge = Merge::new(inputs)?;
     let (mut outputs, mut places) = (Vec::new(), Vec::new());
     let mut draft = Draft::new(from);
-    let open = |draft: &mut Draft| {
-        for len in &prefixes {
-            draft.data += RECORD_COST + 8 + align(*len) as u64;
-            draft.footer.add_prefix(*len);
-        }
-        draft.footer.add_bounds(MAX_NAME, MAX_NAME);
-        draft.data += FRAME_LEN as u64;
-    };
-    open(&mut draft);
+    draft.open(&prefixes);
     let (mut first, mut last): (Option<Box<str>>, Option<Box<str>>) = (None, None);
     while let Some(name) = merge.next(&mut places)? {
         manners(0)?;
-        let told: Result<Vec<Option<Told<'_>>>> =
-            places.iter().map(|place| merge.told(*place)).collect();
-        let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+        let told = merge.told_by(&places)?;
         let living = knowledge.living(&name, &told, manners)?;
         if living.head.is_none() {
             // Nothing is written of it: its name is no bound either.
@@ -125,7 +125,7 @@ pub(crate) fn outputs(
             let (to, from) = between.unwrap_or_else(|| (name.clone(), name.clone()));
             draft.close(Some(to), &mut outputs);
             (draft.from, draft.began_between) = (from, began_between);
-            open(&mut draft);
+            draft.open(&prefixes);
             footer = draft.footer;
             bound(&mut footer, &name, &living);
         }

@@ -94,9 +94,7 @@ fn scan_set(
     let time = engine.confirmed_now();
     let (mut places, mut agents) = (Vec::new(), 0u64);
     while let Some(name) = merge.next(&mut places)? {
-        let told: Result<Vec<Option<Told<'_>>>> =
-            places.iter().map(|place| merge.told(*place)).collect();
-        let told: Vec<Told<'_>> = told?.into_iter().flatten().collect();
+        let told = merge.told_by(&places)?;
         let living = knowledge.living(&name, &told, &mut |_| go_on())?;
         for (index, ((of, _), told)) in places.iter().zip(&told).enumerate() {
             let Some(found) = found.get_mut(*of) else { continue };
