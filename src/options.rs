@@ -152,7 +152,9 @@ impl Options {
     /// a changed policy, after the last append under a policy, and after an expiry, the footers of
     /// all sealed segments are scanned for garbage within about this time, and what is found is
     /// reclaimed. A scan reads a page or less an agent; scans take at most a sixteenth of the time,
-    /// so that they come more seldom in a store where one takes long. Default: 30 s. At least 1 s.
+    /// so that they come more seldom in a store where one takes long. A store that nothing was
+    /// appended to for this long is idle: what is left of its log is then clustered without waiting
+    /// for more. Default: 30 s. At least 1 s.
     pub fn scan_interval(mut self, interval: Duration) -> Self {
         self.scan_interval = interval.max(Duration::from_secs(1));
         self

@@ -369,9 +369,31 @@ fn what_an_append_pushes_out_of_a_store_at_rest_is_erased_within_the_time() {
         agent.append(NewEntry::new(Kind::USER, SECRET)).unwrap();
         world.tasks.run_for(WITHIN * 6);
         assert!(!world.holders().is_empty());
-        (0..5).for_each(|number| drop(agent.append(NewEntry::user(&format!("{number}"))).unwrap()));
+        for number in 0..5 {
+            agent.append(NewEntry::user(&format!("{number}"))).unwrap();
+        }
         world.tasks.run_for(WITHIN);
         let holders = world.holders();
         assert!(holders.is_empty(), "by default {by_default}: {holders:?}");
     }
+}
+
+/// Log segments do not wait for more of them for ever.
+#[test]
+fn the_log_of_a_store_at_rest_is_clustered() {
+    let world = World::new(&options());
+    // Fewer segments than a job in a busy store takes.
+    for number in 0..200 {
+        world.append(&format!("a/{}", number % 100), &[7; 4000]);
+    }
+    let before = world.store.stats();
+    assert!(before.segments >= 2, "{before:?}");
+    assert_eq!(before.compaction_bytes, 0);
+    world.tasks.run_for(MINUTE * 2);
+    let after = world.store.stats();
+    let logs = world.disk.files().into_iter().filter(|f| f.extension().is_some_and(|x| x == "log"));
+    assert_eq!(logs.count() as u64, after.unsealed_segments, "{after:?}");
+    let calls = world.disk.calls();
+    world.tasks.run_for(MINUTE * 60 * 24);
+    assert_eq!(world.disk.calls(), calls, "it has settled");
 }

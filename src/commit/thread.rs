@@ -104,7 +104,8 @@ impl Engine {
         self.ordered_end.load(Ordering::SeqCst)
     }
 
-    fn content_end(&self) -> u64 {
+    /// Where the last frame with records in it ends.
+    pub(crate) fn content_end(&self) -> u64 {
         self.order.lock().content_end
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::compaction::scan::{self, Scan};
-use crate::compaction::{Busy, Compactor};
+use crate::compaction::{Busy, Compactor, How};
 use crate::error::Result;
 use crate::format::manifest::Forgotten;
 use crate::sync::atomic::Ordering;
@@ -54,6 +54,16 @@ struct Scanned {
     next_death: Option<u64>,
     /// A job was installed since: lines of forgotten prefixes may be of no use any more.
     installed: bool,
+}
+
+/// Since when nothing was appended.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    /// Where the log's last records ended, and since when, on the monotonic clock.
+    end: u64,
+    since: Duration,
+    /// What is left was looked at since: the store has settled.
+    settled: bool,
 }
 
 /// The schedule of scans.
@@ -240,6 +250,24 @@ impl Compactor {
         self.engine.now().max(time.saturating_add(millis(passed)))
     }
 
+    /// How a job is picked in the background: a store that nothing was appended to for the interval
+    /// of scans is idle.
+    pub(super) fn how(&self, quiet: &mut Quiet) -> How {
+        let (end, now) = (self.engine.content_end(), self.engine.io.clock.monotonic());
+        if quiet.end != end {
+            *quiet = Quiet { end, since: now, settled: false };
+        }
+        quiet.settled = now.saturating_sub(quiet.since) >= self.engine.options.scan_interval;
+        if quiet.settled { How::Idle } else { How::Busy }
+    }
+
+    /// How long until the store is idle, and is to settle.
+    fn settles_in(&self, quiet: &Quiet, now: Duration) -> Option<Duration> {
+        let waits = !quiet.settled && self.engine.catalog.segments().sealed.len() > 1;
+        let due = quiet.since.saturating_add(self.engine.options.scan_interval);
+        waits.then(|| due.saturating_sub(now))
+    }
+
     fn has_policies(&self) -> bool {
         let engine = &self.engine;
         if engine.options.retention != Retention::new() || !engine.past_defaults.is_empty() {
@@ -367,7 +395,8 @@ impl Compactor {
             let date = dates.chain(self.active_death()).min()?;
             Some(until(date.saturating_add(within / 2)).max(NAP))
         });
-        [scan, look, erase].into_iter().flatten().min()
+        let settle = self.settles_in(&busy.quiet, facts.monotonic);
+        [scan, look, erase, settle].into_iter().flatten().min()
     }
 
     /// Begins a look at what died, at most one in a second: deaths from here on wake compaction.

@@ -39,7 +39,7 @@ use crate::commit::Engine;
 use crate::commit::order::closed;
 use crate::commit::worker::Worker;
 use crate::compaction::debt::Debt;
-use crate::compaction::garbage::Schedule;
+use crate::compaction::garbage::{Quiet, Schedule};
 use crate::compaction::job::{Installed, Job, Shape, names};
 use crate::compaction::pick::{Pick, SegmentStats, pick};
 use crate::error::{Error, ErrorKind, Result};
@@ -98,6 +98,18 @@ struct Busy {
     debt: Debt,
     /// When the last job was done, or there was nothing to do.
     worked_since: Duration,
+    quiet: Quiet,
+}
+
+/// How thoroughly a job is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// In the background of a store that is appended to.
+    Busy,
+    /// In the background of one that nothing was appended to for a while.
+    Idle,
+    /// By a call.
+    Thorough,
 }
 
 /// What a turn of work came to.
@@ -193,7 +205,8 @@ impl Compactor {
         }
         if busy.job.is_none() {
             let stats = self.stats();
-            let policy = self.policy(thorough, &stats);
+            let how = if thorough { How::Thorough } else { self.how(&mut busy.quiet) };
+            let policy = self.policy(how, &stats);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
             match self.begin(busy, &picked, manners) {
                 Ok(Some(full)) => return Ok(full),

@@ -1,8 +1,8 @@
 //! What picking aims at: how large jobs and runs are, for the store as it is.
 
-use crate::compaction::Compactor;
 use crate::compaction::field::LARGEST_JOB;
 use crate::compaction::stats::SegmentStats;
+use crate::compaction::{Compactor, How};
 use crate::options::Options;
 
 /// A job in the background writes at most this part of what lives,
@@ -94,7 +94,6 @@ impl Default for Policy {
 impl Policy {
     /// The policy for a store to which nothing has been appended for long: what is left is clustered
     /// without waiting for more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the scheduler of an idle store asks for it"))]
     pub(crate) fn while_idle(self) -> Self {
         let (log_fan_in, run_fan_in, wide_fan_in, least_fan_in) = (2, 4, 8, 2);
         Self { log_fan_in, run_fan_in, wide_fan_in, least_fan_in, lag: 0, idle: true, ..self }
@@ -137,8 +136,10 @@ fn max_run(options: &Options) -> u64 {
 }
 
 impl Compactor {
-    pub(super) fn policy(&self, thorough: bool, stats: &[SegmentStats]) -> Policy {
+    pub(super) fn policy(&self, how: How, stats: &[SegmentStats]) -> Policy {
+        let thorough = how == How::Thorough;
         let policy = Policy::of(&self.engine.options, thorough, stats);
+        let policy = if how == How::Idle { policy.while_idle() } else { policy };
         Policy { erase_before: self.erase_before().filter(|_| !thorough), ..policy }
     }
 

@@ -146,7 +146,8 @@ impl World {
         self.marks.sweep(self.ledger.now(), span, now);
         let after = self.flavor.erase.map(bounds::erased_after);
         let due = after.and_then(|after| now.checked_sub(after));
-        let due = due.filter(|due| *due >= self.calm_since + bounds::CONFIRMS && Check::Erase.is_on());
+        let due =
+            due.filter(|due| *due >= self.calm_since + bounds::CONFIRMS && Check::Erase.is_on());
         let due = due.filter(|_| !self.full);
         let left = self.marks.scan(&self.driver.disk, DIR, now, due);
         for one in &left {
