@@ -13,6 +13,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::recovery::files::Files;
 use crate::segment::{Segment, file_name};
 
+/// What a purge has done so far.
+#[derive(Default)]
+struct Erased {
+    agents: BTreeSet<String>,
+    /// Files that are gone and have names elsewhere, or may have.
+    linked: Vec<PathBuf>,
+    /// Files that the purge has written.
+    ours: BTreeSet<PathBuf>,
+}
+
 impl Compactor {
     /// Erases what is dead by now from all files of the store.
     pub(crate) fn purge(&self) -> Result<ErasureReport> {
@@ -24,19 +34,46 @@ impl Compactor {
         busy.job = None;
         self.engine.sync()?;
         self.engine.seal_active()?;
+        let (mut erased, mut report) = (Erased::default(), ErasureReport::default());
+        // What the first round has erased is what forgotten prefixes were held against: the second
+        // takes their names out of the runs that kept them.
+        for _ in 0..2 {
+            if !self.erase_dirty(&mut busy, &mut erased, &mut report)? {
+                break;
+            }
+        }
+        self.unlink_leftovers()?;
+        report.agents = erased.agents.into_iter().collect();
+        let set = self.engine.catalog.segments();
+        let damaged = set.sealed.iter().filter(|segment| segment.is_quarantined());
+        report.damaged = damaged.map(|segment| segment.path().to_owned()).collect();
+        report.pinned = self.engine.catalog.retired().iter().map(|s| s.path().to_owned()).collect();
+        report.pinned.extend(erased.linked);
+        report.pinned.sort();
+        report.pinned.dedup();
+        Ok(report)
+    }
+
+    /// Scans, and rewrites each segment in which anything is dead, however little. False if there was
+    /// none.
+    fn erase_dirty(
+        &self,
+        busy: &mut Busy,
+        erased: &mut Erased,
+        report: &mut ErasureReport,
+    ) -> Result<bool> {
         let facts = self.facts();
         let date = busy.schedule.due_now(&facts).unwrap_or(facts.now);
-        let scan = self.scan(&mut busy, &facts, date, &mut || self.go_on())?;
+        let scan = self.scan(busy, &facts, date, &mut || self.go_on())?;
         let dirty = scan.segments.into_iter().filter(|(_, found)| found.dirty);
         let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
-        let (mut agents, mut report) = (BTreeSet::new(), ErasureReport::default());
-        let mut gone: Vec<PathBuf> = Vec::new();
         let groups = self.groups(&dirty);
         // Or it would itself be what holds them.
         drop(dirty);
+        let is_dirty = !groups.is_empty();
         for inputs in groups {
-            gone.extend(self.linked_elsewhere(&inputs));
-            let installed = match self.erase(&mut busy, &inputs) {
+            let linked = self.linked_elsewhere(&inputs);
+            let installed = match self.erase(busy, &inputs) {
                 // Damage keeps nothing else from being erased.
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     let _ = self.quarantine(&inputs, error);
@@ -44,29 +81,20 @@ impl Compactor {
                 }
                 installed => installed?,
             };
-            agents.extend(installed.erased);
+            erased.linked.extend(linked);
+            erased.agents.extend(installed.erased);
+            // What this call has written itself is not reported when it is written again.
+            let replaced =
+                installed.replaced.into_iter().filter(|path| !erased.ours.contains(path));
             let into = if installed.written.is_empty() {
                 &mut report.unlinked
             } else {
                 &mut report.rewritten
             };
-            into.extend(installed.replaced);
+            into.extend(replaced);
+            erased.ours.extend(installed.written.iter().map(|run| run.path().to_owned()));
         }
-        self.unlink_leftovers()?;
-        if self.engine.catalog.forgotten_prefixes() > 0 {
-            // What was held against them is gone: so are their lines, behind another scan.
-            let facts = self.facts();
-            self.scan(&mut busy, &facts, facts.now, &mut || self.go_on())?;
-        }
-        report.agents = agents.into_iter().collect();
-        let set = self.engine.catalog.segments();
-        let damaged = set.sealed.iter().filter(|segment| segment.is_quarantined());
-        report.damaged = damaged.map(|segment| segment.path().to_owned()).collect();
-        report.pinned = self.engine.catalog.retired().iter().map(|s| s.path().to_owned()).collect();
-        report.pinned.extend(gone);
-        report.pinned.sort();
-        report.pinned.dedup();
-        Ok(report)
+        Ok(is_dirty)
     }
 
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {

@@ -113,6 +113,7 @@ fn scan_set(
             go_on()?;
         }
     }
+    lines.mark(&segments, &mut found)?;
     let settled = lines.settled();
     bounds.mark(&mut found);
     let segments = segments.into_iter().zip(found).collect();
@@ -230,6 +231,26 @@ impl<'e> Lines<'e> {
                 *held = true;
             }
         }
+    }
+
+    /// A run that keeps a prefix that nothing is held against any more holds that name.
+    fn mark(&self, segments: &[Arc<Segment>], found: &mut [Found]) -> Result<()> {
+        for (segment, found) in segments.iter().zip(found).filter(|(segment, _)| segment.run) {
+            let Some(footer) = segment.footer() else { continue };
+            let damage = |fault| segment.footer_damage(fault);
+            for line in footer?.prefixes().map_err(damage)? {
+                let (_, prefix) = line.map_err(damage)?;
+                found.dirty |= !self.holds(prefix);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something is held against a prefix, or may be.
+    fn holds(&self, prefix: &str) -> bool {
+        let found = self.lines.binary_search_by(|line| line.prefix.as_str().cmp(prefix));
+        let line = found.ok().and_then(|at| self.lines.get(at).zip(self.held.get(at)));
+        line.is_some_and(|(line, held)| *held || line.lsn >= self.below)
     }
 
     /// The lines that nothing is held against any more.
