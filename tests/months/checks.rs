@@ -146,7 +146,8 @@ impl World {
         self.marks.sweep(self.ledger.now(), span, now);
         let after = self.flavor.erase.map(bounds::erased_after);
         let due = after.and_then(|after| now.checked_sub(after));
-        let due = due.filter(|due| *due >= self.calm_since + bounds::CONFIRMS && Check::Erase.is_on());
+        let due =
+            due.filter(|due| *due >= self.calm_since + bounds::CONFIRMS && Check::Erase.is_on());
         let due = due.filter(|_| !self.full);
         let left = self.marks.scan(&self.driver.disk, DIR, now, due);
         for one in &left {
@@ -224,8 +225,7 @@ impl Recent {
 
 #[test]
 fn what_lived_in_the_last_hour_counts() {
-    let mut recent = Recent::default();
-    recent.appended = 10;
+    let mut recent = Recent { before: 0, appended: 10 };
     assert_eq!(recent.roll(3), 10);
     assert_eq!(recent.roll(1), 3);
     assert_eq!(recent.roll(1), 1);
