@@ -225,8 +225,7 @@ impl Recent {
 
 #[test]
 fn what_lived_in_the_last_hour_counts() {
-    let mut recent = Recent::default();
-    recent.appended = 10;
+    let mut recent = Recent { before: 0, appended: 10 };
     assert_eq!(recent.roll(3), 10);
     assert_eq!(recent.roll(1), 3);
     assert_eq!(recent.roll(1), 1);

@@ -45,7 +45,8 @@ impl Flavor {
             .extent_bytes(*rng.pick(&[4 << 10, 16 << 10, 64 << 10]))
             .dead_share(*rng.pick(&[30, 50, 50]))
             .verify(if rng.one_in(4) { Verify::Always } else { Verify::FirstTouch })
-            .retention(retention(default));
+            .retention(retention(default))
+            .scan_interval(Duration::from_secs(*rng.pick(&[30, 30, 300, 1200])));
         if let Some(within) = erase {
             options = options.erase_within(Duration::from_millis(within));
         }

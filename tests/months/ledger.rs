@@ -188,7 +188,7 @@ pub fn compare(store: &Store, model: &Model, span: impl Fn() -> Span) -> Result<
     if told.len() != names.len() || !names.iter().is_sorted() {
         return Err("agents() gives a name twice, or out of order".to_owned());
     }
-    for name in model.agents.keys().filter(|name| !told.contains(name)) {
+    if let Some(name) = model.agents.keys().find(|name| !told.contains(name)) {
         return Err(format!("{name} is not listed"));
     }
     for name in &names {

@@ -35,8 +35,10 @@ use std::time::{Duration, Instant};
 
 use plan::Case;
 
-/// Seeds that once found something, with their months.
-const REGRESSIONS: &[(u64, u64)] = &[];
+/// Seeds that once found something, with their months, in histories as they were thrown then:
+/// expired entries that a scan which did not look for such took for living again, appends under a
+/// policy that woke nothing, and a floor by bytes that nothing told of any more.
+const REGRESSIONS: &[(u64, u64)] = &[(10, 1), (15, 1), (16, 1)];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
@@ -45,7 +47,7 @@ fn number(name: &str) -> Option<u64> {
 /// So many months of so many seeds, or as many seeds as there is time for.
 #[test]
 fn campaign() {
-    let (months, seeds) = if cfg!(debug_assertions) { (1, 2) } else { (2, 8) };
+    let (months, seeds) = if cfg!(debug_assertions) { (1, 1) } else { (1, 8) };
     let months = number("MEMLOG_MONTHS").unwrap_or(months);
     if let Some(seed) = number("MEMLOG_SEED") {
         let mut case = Case::new(seed, months);
@@ -90,7 +92,9 @@ fn campaign() {
 
 #[test]
 fn seeds_that_once_found_something() {
-    for (seed, months) in REGRESSIONS {
+    // What debug builds check besides takes its time.
+    let all = if cfg!(debug_assertions) { 1 } else { REGRESSIONS.len() };
+    for (seed, months) in &REGRESSIONS[REGRESSIONS.len() - all..] {
         Case::new(*seed, *months).run();
     }
 }
