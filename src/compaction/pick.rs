@@ -375,7 +375,7 @@ impl<'a> Picker<'a> {
             few: 0,
             oldest: true,
             admits: &|_, other| other.generation == 0,
-            worth: &|_, sums, _| (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves()),
+            worth: &|_, sums, _| self.saves_extents(sums),
         })
     }
 
@@ -386,8 +386,12 @@ impl<'a> Picker<'a> {
             few: 0,
             oldest: false,
             admits: &|_, _| true,
-            worth: &|_, sums, _| (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves()),
+            worth: &|_, sums, _| self.saves_extents(sums),
         })
+    }
+
+    fn saves_extents(&self, sums: &Sums) -> Option<Ratio> {
+        (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves())
     }
 
     fn is_young(&self, segment: &SegmentStats) -> bool {
