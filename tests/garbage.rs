@@ -104,10 +104,10 @@ fn kill(death: Death, cold: bool, options: &Options) -> World {
     }
     let victim = world.store.agent("t/victim").unwrap();
     match death {
-        Death::Forget => drop(victim.forget().unwrap()),
+        Death::Forget => victim.forget().unwrap(),
         Death::ForgetPrefix => drop(world.store.forget_prefix("t/").unwrap()),
-        Death::Truncate => drop(victim.truncate_before(5).unwrap()),
-        Death::Redact => drop(victim.redact(1).unwrap()),
+        Death::Truncate => victim.truncate_before(5).unwrap(),
+        Death::Redact => victim.redact(1).unwrap(),
         Death::Policy => {
             victim.set_retention(Some(Retention::new().max_entries(3))).unwrap();
         }
