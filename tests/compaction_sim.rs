@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use memlog::sim::{SimDisk, SimFault};
-use memlog::{CompactOutcome, Durability, Kind, Maintenance, NewEntry, Options, Result, Store};
+use memlog::{
+    CompactOutcome, Durability, Kind, Maintenance, NewEntry, Options, Result, Retention, Store,
+};
 
 const DIR: &str = "/mem";
 
@@ -227,4 +229,53 @@ fn every_agent_of_a_run_with_many_pages_of_names_is_found() {
         assert_eq!((view.next_seq(), view.iter().filter(|e| e.is_ok()).count()), (4, 3));
     }
     assert_eq!(store.agents("").count(), 200);
+}
+
+/// The seqs that an agent shows.
+fn shown(store: &Store, name: &str) -> Vec<u64> {
+    let view = store.agent(name).unwrap().view().unwrap();
+    let seqs: Result<Vec<u64>> = view.iter().map(|entry| entry.map(|entry| entry.seq())).collect();
+    let seqs = seqs.unwrap();
+    assert_eq!(seqs.first().copied().unwrap_or(view.next_seq()), view.floor());
+    seqs
+}
+
+#[test]
+fn a_floor_by_bytes_stays_when_all_below_it_has_left_its_segment() {
+    let disk = SimDisk::new(8);
+    let store = options().retention(Retention::new().max_bytes(64 << 10)).open_on(&disk, DIR);
+    let store = store.unwrap();
+    // The first entry lies alone in its segment, which is the only one that a purge rewrites.
+    for (len, others) in [(27 << 10, 4), (1 << 10, 4), (40 << 10, 0)] {
+        append(&store, "a", "", len);
+        for i in 0..others {
+            append(&store, &format!("b/{len}/{i}"), "", 60 << 10);
+        }
+    }
+    assert_eq!(shown(&store, "a"), [2, 3]);
+    store.purge().unwrap();
+    assert_eq!(shown(&store, "a"), [2, 3]);
+    store.close().unwrap();
+    let store = options().retention(Retention::new().max_bytes(64 << 10)).open_on(&disk, DIR);
+    assert_eq!(shown(&store.unwrap(), "a"), [2, 3]);
+}
+
+#[test]
+fn a_floor_by_age_is_none_where_older_segments_hold_entries() {
+    let disk = SimDisk::new(9);
+    let aged = options().retention(Retention::new().max_age(Duration::from_secs(86_400)));
+    let store = aged.open_on(&disk, DIR).unwrap();
+    // Each segment holds some entries of the agent; a purge rewrites the second one alone.
+    for round in 0..3 {
+        append(&store, "a", "", 1 << 10);
+        append(&store, &format!("dies/{round}"), "", 1 << 10);
+        for i in 0..4 {
+            append(&store, &format!("b/{round}/{i}"), "", 60 << 10);
+        }
+    }
+    store.agent("dies/1").unwrap().forget().unwrap();
+    store.purge().unwrap();
+    assert_eq!(shown(&store, "a"), [1, 2, 3]);
+    disk.advance(Duration::from_secs(90_000));
+    assert_eq!(shown(&store, "a"), [0_u64; 0]);
 }
