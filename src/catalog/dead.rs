@@ -122,7 +122,7 @@ impl Dying<'_> {
                 source.book(u64::from(slot.len));
                 true
             }
-            // What cannot be read is for the next survey to find.
+            // What cannot be read is for the next garbage scan to find.
             Some(Err(_)) => false,
         }
     }

@@ -39,9 +39,9 @@ pub(super) struct Debt {
     reclaimed: u64,
     written: u64,
     time: Duration,
-    /// The end of the log at the last survey.
-    surveyed_to: u64,
-    /// Of a thousand bytes appended between two surveys, so many killed others without a notice.
+    /// The end of the log at the last garbage scan.
+    scanned_to: u64,
+    /// Of a thousand bytes appended between two scans, so many killed others without a notice.
     unheard: u64,
     /// The end of the log when it was last asked, and the dead bytes by then, reclaimed ones included.
     seen: Option<(u64, u64)>,
@@ -64,22 +64,22 @@ pub(super) struct State {
     pub(super) log_bytes: u64,
     /// The end of the log.
     pub(super) end: u64,
-    /// Bytes that are appended between two surveys.
-    pub(super) survey_each: u64,
+    /// Bytes that are appended between two scans.
+    pub(super) scan_each: u64,
     pub(super) segment_bytes: u64,
     /// The rate of compaction, for want of a measured one.
     pub(super) rate: u64,
 }
 
 impl Debt {
-    /// A survey found so many bytes dead of which `booked` were known, when the log ended at `end`.
-    pub(super) fn surveyed(&mut self, end: u64, booked: u64, found: u64) {
-        let appended = end.saturating_sub(self.surveyed_to);
-        if self.surveyed_to > 0 && appended > 0 {
+    /// A scan found so many bytes dead of which `booked` were known, when the log ended at `end`.
+    pub(super) fn scanned(&mut self, end: u64, booked: u64, found: u64) {
+        let appended = end.saturating_sub(self.scanned_to);
+        if self.scanned_to > 0 && appended > 0 {
             let new = found.saturating_sub(booked).saturating_mul(1000) / appended;
             self.unheard = u64::midpoint(self.unheard, new.min(1000));
         }
-        self.surveyed_to = end;
+        self.scanned_to = end;
     }
 
     /// A job that reclaimed and wrote so much is done; since the last one it took so long.
@@ -98,7 +98,7 @@ impl Debt {
 
     /// What appenders are to be told.
     pub(super) fn owed(&mut self, state: &State) -> Owed {
-        let since = state.end.saturating_sub(self.surveyed_to);
+        let since = state.end.saturating_sub(self.scanned_to);
         let unheard = since.saturating_mul(self.unheard) / 1000;
         let dead = state.dead.saturating_add(unheard);
         self.forgive(state, dead);
@@ -141,12 +141,12 @@ impl Debt {
     }
 
     /// Forgives deaths that outnumber the bytes appended. Some of those are heard of late: appended
-    /// bytes are held ready for them, as many as come between two surveys or so.
+    /// bytes are held ready for them, as many as come between two scans or so.
     fn forgive(&mut self, state: &State, dead: u64) {
         let died = dead.saturating_add(self.reclaimed_ever);
         let (end_before, died_before) = self.seen.unwrap_or((state.end, 0));
         self.seen = Some((state.end, died.max(died_before)));
-        let most = state.survey_each.saturating_mul(2);
+        let most = state.scan_each.saturating_mul(2);
         self.credit = (self.credit + state.end.saturating_sub(end_before)).min(most);
         let new = died.saturating_sub(died_before);
         let excess = new.saturating_sub(self.credit);
@@ -169,7 +169,7 @@ mod tests {
             logs: 0,
             log_bytes: 0,
             end: end * MIB,
-            survey_each: 100 * MIB,
+            scan_each: 100 * MIB,
             segment_bytes: 16 * MIB,
             rate: 7 * MIB,
         }
@@ -204,13 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn deaths_that_only_a_survey_finds_are_expected() {
+    fn deaths_that_only_a_scan_finds_are_expected() {
         let mut debt = Debt::default();
-        debt.surveyed(1000 * MIB, 0, 0);
+        debt.scanned(1000 * MIB, 0, 0);
         debt.owed(&state(1000, 1000, 0));
         // Heard of late, but no more than was appended.
         debt.owed(&state(1100, 1100, 0));
-        debt.surveyed(1100 * MIB, 0, 100 * MIB);
+        debt.scanned(1100 * MIB, 0, 100 * MIB);
         assert_eq!(debt.owed(&state(1100, 1000, 100)).dead, 100 * MIB);
         // Half of what is appended is expected to kill now.
         assert_eq!(debt.owed(&state(1200, 1100, 100)).dead, 150 * MIB);

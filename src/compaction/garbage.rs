@@ -327,7 +327,7 @@ impl Compactor {
         }
         let took = self.engine.io.clock.monotonic().saturating_sub(facts.monotonic);
         busy.schedule.scanned(facts, took, scan.least_age, scan.next_death);
-        busy.debt.surveyed(facts.end, booked, self.content().1);
+        busy.debt.scanned(facts.end, booked, self.content().1);
         self.drop_lines(&scan.settled)?;
         Ok(scan)
     }

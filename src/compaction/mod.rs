@@ -75,7 +75,7 @@ const HEAD_ROOM: u64 = 1 << 20;
 /// What compacts a store.
 pub(crate) struct Compactor {
     pub(crate) engine: Arc<Engine>,
-    /// One at a time compacts, surveys, erases or backs up.
+    /// One at a time compacts, scans, erases or backs up.
     busy: Mutex<Busy>,
     stop: AtomicBool,
     /// Somebody waits for `busy`: a job in the background makes way at its next turn.

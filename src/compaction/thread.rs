@@ -89,7 +89,7 @@ impl Compactor {
         }
     }
 
-    /// Waits until nothing else is compacted, surveyed, erased or backed up. A job in the background
+    /// Waits until nothing else is compacted, scanned, erased or backed up. A job in the background
     /// makes way.
     pub(super) fn take_busy(&self) -> Holding<'_> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
@@ -173,7 +173,7 @@ struct Round {
     pace: Pace,
 }
 
-/// What a call holds that compacts, surveys, erases or backs up.
+/// What a call holds that compacts, scans, erases or backs up.
 pub(super) struct Holding<'c> {
     // Dropped in this order.
     busy: MutexGuard<'c, Busy>,
@@ -220,7 +220,7 @@ impl Compactor {
             logs,
             log_bytes,
             end: engine.ordered_end(),
-            survey_each: self.scan_each(),
+            scan_each: self.scan_each(),
             segment_bytes: engine.options.segment_bytes,
             rate: engine.options.compaction_rate,
         };

@@ -379,7 +379,7 @@ impl Segment {
         }
     }
 
-    /// Takes what a survey at `time` found.
+    /// Takes what a scan at `time` found.
     pub(crate) fn set_dead(&self, bytes: u64, time: u64) {
         self.dead.store(0, Ordering::Relaxed);
         if bytes == 0 {
