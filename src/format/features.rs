@@ -18,7 +18,7 @@ const NAMES: [&str; 10] = [
 pub(crate) const KNOWN: u64 = 0;
 
 /// The bits of a file's incompatible word that this crate does not read; 0: it reads the file.
-pub(crate) const fn lacking(incompatible: u64) -> u64 {
+pub(crate) fn lacking(incompatible: u64) -> u64 {
     incompatible & !KNOWN
 }
 
