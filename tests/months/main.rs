@@ -47,7 +47,7 @@ fn number(name: &str) -> Option<u64> {
 /// So many months of so many seeds, or as many seeds as there is time for.
 #[test]
 fn campaign() {
-    let (months, seeds) = if cfg!(debug_assertions) { (1, 1) } else { (1, 5) };
+    let (months, seeds) = if cfg!(debug_assertions) { (1, 1) } else { (1, 4) };
     let months = number("MEMLOG_MONTHS").unwrap_or(months);
     if let Some(seed) = number("MEMLOG_SEED") {
         let mut case = Case::new(seed, months);
