@@ -14,6 +14,11 @@ const LOGS_A_JOB: u64 = 4;
 /// in runs of this part of a job, if they are to be merged again.
 const SLICES_A_JOB: u64 = 6;
 const THOROUGH_SLICES_A_JOB: u64 = 8;
+/// A run that is to be merged again may have so much in any case: beside it, its footer is small.
+const LEAST_SLICE: u64 = 256 << 10;
+/// So many segments are left as they are, and one more for each so many bytes that live.
+const LEAST_SEGMENTS: usize = 256;
+const BYTES_A_SEGMENT: u64 = LARGEST_JOB / SLICES_A_JOB;
 /// A run is not rewritten to gain less than this part of a job.
 const LEAST_GAIN: u64 = 64;
 /// While entries die young, so much of the log is left alone: this part of what lives, up to so many
@@ -113,7 +118,7 @@ impl Policy {
         } else {
             (JOB_SHARE, options.segment_bytes.saturating_mul(2), SLICES_A_JOB)
         };
-        let least = least.max(log.saturating_mul(LOGS_A_JOB));
+        let least = least.max(log.saturating_mul(LOGS_A_JOB)).max(LEAST_SLICE * slices);
         let max_job = (lives / share).max(least).min(LARGEST_JOB);
         let max_slice = max_job / slices;
         Policy {
@@ -122,6 +127,7 @@ impl Policy {
             max_run: long.max(max_job / SLICES_A_JOB),
             max_job,
             max_slice,
+            max_segments: LEAST_SEGMENTS + usize::try_from(lives / BYTES_A_SEGMENT).unwrap_or(0),
             least_gain: max_job / LEAST_GAIN,
             lag: (lives / LAG_SHARE).min(options.segment_bytes.saturating_mul(LAG_SEGMENTS)),
             thorough,

@@ -15,8 +15,15 @@ pub struct Bytes {
     known: BTreeMap<u64, u64>,
     /// Numbers whose bytes were purged.
     purged: BTreeSet<u64>,
-    /// The last backup, and what it has.
-    pub backup: Option<(PathBuf, Model)>,
+    pub backup: Option<Backup>,
+}
+
+/// The last backup, what it has, and when it was made.
+#[derive(Clone)]
+pub struct Backup {
+    pub path: PathBuf,
+    pub model: Model,
+    pub periods: u64,
 }
 
 impl Bytes {

@@ -264,7 +264,8 @@ fn salvage(disk: &SimDisk, ledger: &Ledger, flavor: &Flavor, file: &Path) -> boo
         Ok(store) => store,
         Err(error) => {
             // Without a segment that holds anything there is nothing to be had.
-            let is_log = |f: &PathBuf| f.extension().is_some_and(|e| e == "log");
+            let is_log =
+                |f: &PathBuf| f.starts_with(DIR) && f.extension().is_some_and(|e| e == "log");
             let mut others = disk.files().into_iter().filter(|f| is_log(f) && f != file);
             let holds = |f: PathBuf| disk.read_file(f).unwrap().iter().skip(512).any(|b| *b != 0);
             assert!(!others.any(holds), "salvage, {file:?}: {error:?}");

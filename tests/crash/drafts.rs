@@ -106,6 +106,17 @@ impl World {
             }
             _ => self.append(&mut draft.batch, &agent),
         };
+        self.note_op(draft, name, op);
+    }
+
+    /// Adds an entry of an agent to a batch.
+    pub fn change_by_entry(&mut self, draft: &mut Draft, name: &str) {
+        let agent = self.store().agent(name).unwrap();
+        let op = self.append(&mut draft.batch, &agent);
+        self.note_op(draft, name, op);
+    }
+
+    fn note_op(&mut self, draft: &mut Draft, name: &str, op: Op) {
         let op = (name.to_owned(), op);
         model::apply(&mut draft.model, &self.ledger.done(vec![op.clone()]));
         draft.ops.push(op);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memlog::{Entry, Store, View};
 
-use crate::bytes::Bytes;
+use crate::bytes::{Backup, Bytes};
 use crate::model::{
     self, Done, Item, Life, Model, Op, Seen, Value, agrees, apply, differences, hash,
 };
@@ -42,8 +42,8 @@ pub struct Ledger {
     pub default: Option<u64>,
     /// What is known of the bytes on the disk.
     pub bytes: Bytes,
-    /// Hours that have passed.
-    pub hours: u64,
+    /// Periods that have passed.
+    pub periods: u64,
     /// Up to when entries have expired.
     time: u64,
 }
@@ -62,7 +62,7 @@ impl Ledger {
             ever: None,
             default: None,
             bytes: Bytes::default(),
-            hours: 0,
+            periods: 0,
             time: 0,
         }
     }
@@ -111,8 +111,11 @@ impl Ledger {
 
     /// What a backup of that moment shows now.
     pub fn backed_up(&self) -> Option<(std::path::PathBuf, Model)> {
-        let (path, mut model) = self.bytes.backup.clone()?;
-        model::expire(&mut model, self.time);
+        let Backup { path, mut model, periods } = self.bytes.backup.clone()?;
+        // A clock that is more than an hour ahead of what it recorded is not believed.
+        if self.periods <= periods + 1 {
+            model::expire(&mut model, self.time);
+        }
         let new = Op::Default(self.default);
         apply(&mut model, &self.done(vec![(String::new(), new)]));
         Some((path, model))

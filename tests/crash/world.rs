@@ -229,6 +229,16 @@ impl World {
         if submit { self.submit(draft) } else { self.commit(draft) }
     }
 
+    /// A batch of one entry.
+    pub fn commit_one(&mut self, durability: Durability) -> Result<(), Error> {
+        let mut draft = self.draft();
+        let name = self.name();
+        self.change_by_entry(&mut draft, &name);
+        draft.durability = durability;
+        draft.batch.durability(durability);
+        self.commit(draft)
+    }
+
     fn commit(&mut self, mut draft: Draft) -> Result<(), Error> {
         let seqs = self.expected_seqs(&draft);
         let done = self.ledger.done(std::mem::take(&mut draft.ops));
