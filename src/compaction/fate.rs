@@ -46,8 +46,8 @@ pub(crate) struct Living<'a> {
     pub(crate) policy: Option<Option<Retention>>,
     /// Older segments may hold something of the name.
     pub(crate) older: bool,
-    /// When the oldest of its entries dies next by the age that a policy allows, at the latest.
-    pub(crate) next_death: Option<u64>,
+    /// The age that the policy in force allows, in ms.
+    age: Option<u64>,
     newer: Newer<'a>,
 }
 
@@ -159,7 +159,7 @@ impl Knowledge<'_> {
         let retained = self.retained(name, hash, &now, &living, told)?;
         let floor = floor.max(retained.floor);
         living.cut(floor, last.next);
-        living.next_death = retained.age.and_then(|age| living.oldest_death(told, age));
+        living.age = retained.age;
         let told_by_newer = living.newer.blocks_of(now.life).map(|block| block.head().floor).max();
         let must_tell = retained.by_bytes && told_by_newer.is_none_or(|told| told < floor);
         let empty = living.entries.is_empty()
@@ -435,14 +435,24 @@ impl<'a> Living<'a> {
         Ok(())
     }
 
-    /// When the oldest of the entries dies of an age, at the latest: the running maximum of its group
-    /// tells.
-    fn oldest_death(&self, told: &[Told<'_>], age: u64) -> Option<u64> {
-        let (index, seqs) = self.entries.first()?;
-        let block = &told.get(*index)?.block;
-        let within = seqs.start.saturating_sub(block.first_seq());
-        let group = usize::try_from(within / GROUP as u64).ok()?;
-        Some(block.group(group)?.max_at.saturating_add(age))
+    /// When the oldest of the entries dies of its age, in ms since the epoch. Unless that is to be
+    /// exact, which reads a record, it is at the latest then: the running maximum of its group tells.
+    pub(crate) fn next_death(&self, told: &[Told<'_>], exact: bool) -> Result<Option<u64>> {
+        let Some((age, (index, seqs))) = self.age.zip(self.entries.first()) else {
+            return Ok(None);
+        };
+        let Some(told) = told.get(*index) else { return Ok(None) };
+        let block = &told.block;
+        let group = seqs.start.saturating_sub(block.first_seq()) / GROUP as u64;
+        let group = usize::try_from(group).ok().and_then(|group| block.group(group));
+        let entry = if exact { told.entry(seqs.start) } else { Ok(None) };
+        let at = match entry {
+            Ok(entry) => entry.map(|entry| entry.at).or(group.map(|group| group.max_at)),
+            // The job that copies the record reports it.
+            Err(error) if error.kind() == ErrorKind::Damaged => group.map(|group| group.max_at),
+            Err(error) => return Err(error),
+        };
+        Ok(at.map(|at| at.saturating_add(age)))
     }
 
     /// Leaves out what does not lie between the floor and the next seq.

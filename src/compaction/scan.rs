@@ -1,6 +1,6 @@
 //! The garbage scan: finds what of each sealed segment is dead, from all footers at once, laid under
-//! what is resident. Records are read only of redacted entries, and of agents with entries that
-//! have expired or will.
+//! what is resident. Records are read only of redacted entries, of agents with entries that have
+//! expired or will, and with a time to erase within the oldest one of each agent under an age.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,6 +90,7 @@ fn scan_set(
     let mut lines = Lines::new(engine, set);
     let mut bounds = Bounds::of(&segments)?;
     let (mut least_age, mut next_death) = (engine.options.retention.max_age, None);
+    let exact = engine.options.erase_within.is_some();
     // What expires is destroyed by the confirmed time: until then it is not dead.
     let time = engine.confirmed_now();
     let (mut places, mut agents) = (Vec::new(), 0u64);
@@ -107,7 +108,7 @@ fn scan_set(
         }
         let age = living.policy.flatten().and_then(|policy| policy.max_age);
         least_age = age.into_iter().chain(least_age).min();
-        next_death = living.next_death.into_iter().chain(next_death).min();
+        next_death = living.next_death(&told, exact)?.into_iter().chain(next_death).min();
         agents += 1;
         if agents.is_multiple_of(AGENTS_A_TURN) {
             go_on()?;
