@@ -1,6 +1,7 @@
 //! What is dead is found and given back without any call, on a simulated clock.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use memlog::sim::{SimDisk, SimTasks};
@@ -270,26 +271,28 @@ fn a_damaged_footer_keeps_nothing_else_from_compaction_nor_from_erasure() {
 fn thousands_of_forgotten_prefixes_leave_the_manifest_by_themselves() {
     let world = World::new(&options());
     let manifest = || world.disk.read_file(format!("{DIR}/MANIFEST")).unwrap().len();
-    (0..500).for_each(|number| world.append(&format!("live/{}", number % 50), &[7; 2000]));
     // Nothing is held against these.
     for number in 0..3000 {
         world.store.forget_prefix(&format!("tenant-{number:08}/")).unwrap();
     }
-    // A few bytes of garbage in much that lives: too little to reclaim.
+    // A few bytes of garbage among much that lives: too little to reclaim.
     for number in 0..1500 {
-        world.append(&format!("gone-{number:08}/a"), b"x");
+        world.append(&format!("t-{number:08}/gone/a"), b"x");
+        world.append(&format!("t-{number:08}/live"), &[7; 2000]);
     }
-    world.append("live/0", &[7; 200_000]);
+    // In runs nothing but erasure takes it away.
+    world.store.compact().unwrap();
     for number in 0..1500 {
-        world.store.forget_prefix(&format!("gone-{number:08}/")).unwrap();
+        world.store.forget_prefix(&format!("t-{number:08}/gone/")).unwrap();
     }
-    world.append("live/0", &[7; 200_000]);
+    // The forgettings are sealed, and their lines listed.
+    (0..300).for_each(|_| world.append("t-00000000/live", &[7; 2000]));
     world.tasks.run_for(MINUTE * 5);
-    assert!(manifest() < 80_000, "{} bytes of manifest", manifest());
+    assert!(manifest() < 20_000, "{} bytes of manifest", manifest());
     // No run makes room for prefixes that it will not have.
     let stats = world.store.stats();
     assert!(stats.footer_bytes < 600_000, "{stats:?}");
-    assert_eq!(world.store.agents("").count(), 50);
+    assert_eq!(world.store.agents("").count(), 1500);
 }
 
 #[test]
@@ -383,7 +386,8 @@ fn what_an_append_pushes_out_of_a_store_at_rest_is_erased_within_the_time() {
 #[test]
 fn the_oldest_of_many_entries_is_erased_within_the_time_of_its_own_death() {
     let age = MINUTE * 120;
-    let world = World::new(&options().erase_within(WITHIN).retention(Retention::new().max_age(age)));
+    let world =
+        World::new(&options().erase_within(WITHIN).retention(Retention::new().max_age(age)));
     world.append("t/victim", SECRET);
     for number in 0..40 {
         world.append("t/victim", format!("{number}").as_bytes());
@@ -394,6 +398,39 @@ fn the_oldest_of_many_entries_is_erased_within_the_time_of_its_own_death() {
     world.tasks.run_for(MINUTE * 2 + WITHIN);
     assert!(world.holders().is_empty(), "{:?}", world.holders());
     assert!(world.store.agent("t/victim").unwrap().view().unwrap().iter().count() > 20);
+}
+
+/// A run that another one follows ends at the name that the other begins with.
+#[test]
+fn a_purge_leaves_no_forgotten_name_as_a_bound_of_a_run() {
+    let world = World::new(&options());
+    let name = |number: u64| format!("tenant/{number:06}/agent");
+    (0..1500).for_each(|number| world.append(&name(number), &[7; 2000]));
+    world.store.compact().unwrap();
+    let runs = || {
+        let files = world.disk.files().into_iter();
+        let runs = files.filter(|file| file.extension().is_some_and(|x| x == "run"));
+        runs.map(|run| world.disk.read_file(run).unwrap()).collect::<Vec<_>>()
+    };
+    // The names in each run.
+    let names = |run: &Vec<u8>| -> BTreeSet<Vec<u8>> {
+        let starts = (0..run.len()).filter(|at| run[*at..].starts_with(b"tenant/"));
+        starts.map(|at| run[at..run.len().min(at + 19)].to_vec()).collect()
+    };
+    let mut bounds: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for names in runs().iter().map(names) {
+        bounds.extend(names.intersection(&seen).cloned());
+        seen.extend(names);
+    }
+    assert!(!bounds.is_empty());
+    for name in &bounds {
+        world.store.agent(std::str::from_utf8(name).unwrap()).unwrap().forget().unwrap();
+    }
+    world.store.purge().unwrap();
+    for names in runs().iter().map(names) {
+        assert!(names.is_disjoint(&bounds), "{bounds:?}");
+    }
 }
 
 /// Log segments do not wait for more of them for ever.

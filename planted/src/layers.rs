@@ -49,7 +49,6 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("compaction_forgotten"),
     layer("compaction_sim"),
     layer("garbage"),
-    layer("stepped"),
     layer("months"),
     layer("damage"),
     layer("damage_files"),

@@ -229,3 +229,28 @@ fn thorough_picks_end_with_one_tier() {
         }
     }
 }
+
+/// What a run takes beside its data must stay a small part of it.
+#[test]
+fn small_stores_have_long_runs_and_few_of_them() {
+    let options = crate::options::Options::new().segment_bytes(256 << 10);
+    let small = |place: u64| {
+        let length = 256 << 10;
+        SegmentStats { file_bytes: length, live_bytes: length, agents: 60, ..log(place, 0) }
+    };
+    let segments: Vec<SegmentStats> = (0..32).map(small).collect();
+    let policy = Policy::of(&options, false, &segments);
+    let job = pick(&segments, &policy).unwrap();
+    assert!(job.run_bytes >= 200 << 10, "{job:?}");
+    // Erasures leave a little of each of the runs of one tier.
+    let left = |number: u64| {
+        let names = (format!("{number:04}"), format!("{:04}", number + 1));
+        let whole = run(number + 1, 0..600, (&names.0, &names.1), 1);
+        SegmentStats { file_bytes: 20 << 10, live_bytes: 8 << 10, ..whole }
+    };
+    let tier: Vec<SegmentStats> = (0..400).map(left).collect();
+    let policy = Policy::of(&options, false, &tier);
+    let job = pick(&tier, &policy).unwrap();
+    assert_eq!(job.reason, Reason::Gather);
+    assert!(job.inputs.len() > 10, "{job:?}");
+}

@@ -220,7 +220,22 @@ impl Manifest {
         if !cursor.rest().is_empty() {
             return Err(Fault("the manifest is too long").into());
         }
+        manifest.check_ids()?;
         Ok(manifest)
+    }
+
+    /// Every id is given out once: a file of one that is to come would stand in the way.
+    fn check_ids(&self) -> Result<(), Fault> {
+        let listed = self.segments.iter().map(|listed| listed.id);
+        let mut ids: Vec<u64> = listed.chain(self.obsolete.iter().copied()).collect();
+        ids.sort_unstable();
+        if ids.last().is_some_and(|last| *last >= self.next_id) {
+            return Err(Fault("the manifest lists an id that is not given out yet"));
+        }
+        if ids.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+            return Err(Fault("the manifest lists an id twice"));
+        }
+        Ok(())
     }
 }
 
@@ -322,7 +337,7 @@ mod tests {
                 dead_since: 1_763_884_800_000,
             }],
             forgotten: vec![Forgotten { prefix: "acme/".into(), lsn: 8 }],
-            obsolete: vec![12],
+            obsolete: vec![3],
             defaults: vec![PastDefault {
                 until: 9,
                 time: 10,
@@ -351,5 +366,9 @@ mod tests {
         assert!(beyond(|manifest| manifest.segments[0].id = LIMIT + 1));
         assert!(beyond(|manifest| manifest.forgotten[0].lsn = LIMIT + 1));
         assert!(beyond(|manifest| manifest.obsolete[0] = LIMIT + 1));
+        assert!(beyond(|manifest| manifest.obsolete[0] = 4));
+        assert!(beyond(|manifest| manifest.next_id = 3));
+        assert!(beyond(|manifest| manifest.obsolete[0] = 1));
+        assert!(!beyond(|manifest| manifest.obsolete[0] = 2));
     }
 }

@@ -1,5 +1,5 @@
-//! Hostile directories that fuzzing once found something with. Each is an input of the fuzz target
-//! `open_bytes`, and goes through all that the target does.
+//! Hostile directories: stores with a field that says something else, and checks that are right.
+//! Each goes through all that the fuzz target `open_bytes` does with its inputs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,27 +20,57 @@ mod open;
 #[path = "../bits/store.rs"]
 mod store;
 
-use std::path::Path;
-
 use memlog::sim::SimDisk;
 use memlog::{Damage, NewEntry, Retention};
 
 use directory::{Directory, File};
-use store::DIR;
+use store::{DIR, End};
 
 /// As in the fuzz targets: an input's checks are made right.
 const CHECKED: u8 = 1;
 
+/// One value in so many is tried, unless `MEMLOG_HOSTILE_STRIDE` says otherwise.
+const STRIDE: usize = if cfg!(debug_assertions) { 97 } else { 7 };
+/// What a field of 4 or 8 bytes is replaced by.
+const VALUES: [u64; 6] = [0, 1, 7, 1 << 31, 1 << 40, u64::MAX];
+
+/// Each field of each file is given hostile values, and all checks are made right behind it.
 #[test]
-fn hostile_directories_end_in_errors_and_soon() {
-    let inputs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/inputs");
-    let mut files: Vec<_> = inputs.read_dir().unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty());
-    for file in files {
-        println!("{}", file.display());
-        open::all(&std::fs::read(file).unwrap());
+fn hostile_fields_end_in_errors_and_soon() {
+    let stride = std::env::var("MEMLOG_HOSTILE_STRIDE").ok().and_then(|n| n.parse().ok());
+    let stride: usize = stride.unwrap_or(STRIDE);
+    let (mut number, mut tried) = (0, 0);
+    for end in [End::Closed, End::Killed, End::KilledEarly, End::KilledLate] {
+        let disk = store::make(end, &mut |_| {}).unwrap();
+        let whole = Directory::of(&disk, DIR);
+        for (index, file) in whole.files.iter().enumerate() {
+            let bytes = file.contents();
+            for (at, value, len) in fields(&bytes) {
+                number += 1;
+                if number % stride != 0 {
+                    continue;
+                }
+                let mut hostile = whole.clone();
+                let mut bytes = bytes.clone();
+                bytes[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+                hostile.files[index] = File::new(file.sort, file.id, &bytes);
+                let outcome = std::panic::catch_unwind(|| open::all(&hostile.write()));
+                let name = file.name();
+                assert!(outcome.is_ok(), "{end:?}: {value} in {len} bytes at {at} of {name}");
+                tried += 1;
+            }
+        }
     }
+    println!("{tried} of {number} hostile values");
+    assert!(tried > 100, "{tried} of {number} values");
+}
+
+/// Where fields of a file may be, and what each is to become: only what is not blank is a field.
+fn fields(bytes: &[u8]) -> impl Iterator<Item = (usize, u64, usize)> + '_ {
+    let places = (0..bytes.len() / 8).map(|place| place * 8);
+    let places = places.filter(|at| bytes[*at..at + 8].iter().any(|byte| *byte != 0));
+    let places = places.flat_map(|at| [(at, 8), (at, 4), (at + 4, 4)]);
+    places.flat_map(|(at, len)| VALUES.map(|value| (at, value, len)))
 }
 
 /// A frame says that the next seq of its agent is far beyond all that there is.
