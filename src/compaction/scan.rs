@@ -130,11 +130,11 @@ fn look(
     time: u64,
 ) -> Result<()> {
     let dead = content(&told.block).saturating_sub(living.content_of(index, &told.block));
-    found.dead += dead;
+    found.dead = found.dead.saturating_add(dead);
     found.dirty |= living.leaves_out_of(index, told);
     match living.hollow_of(index, told, Some(time)) {
         Ok(hollow) => {
-            found.dead += hollow.bytes;
+            found.dead = found.dead.saturating_add(hollow.bytes);
             found.dirty |= hollow.bytes > 0;
             found.next_expiry = found.next_expiry.min(hollow.next_expiry.unwrap_or(u64::MAX));
         }

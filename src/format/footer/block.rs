@@ -5,8 +5,8 @@ use std::str;
 use super::super::codec::{Cursor, u32_at, u64_at};
 use super::super::head::Head;
 use super::super::{ALIGN, Fault, LIMIT, align};
-use super::MAX_NAME;
 use super::pages::{Home, Pages, PagesFacts};
+use super::{MAX_FILE, MAX_NAME};
 use crate::types::Retention;
 
 /// Entries that share running sums and a running maximum of `at`.
@@ -128,6 +128,9 @@ impl<'a> Block<'a> {
         let total = Sums { bytes: cursor.u64()?, weight: cursor.u64()? };
         let head = Head { life, next, floor, flags: flags & HEAD_FLAGS };
         check_fields(&head, first_seq, count, flags)?;
+        if total.bytes > MAX_FILE {
+            return Err(TOO_MUCH);
+        }
         let name = read_name(&mut cursor, name_len)?;
         let policy = match flags & (POLICY_SET | POLICY_CLEARED) {
             0 => None,
@@ -315,6 +318,7 @@ impl<'a> Block<'a> {
     }
 }
 
+const TOO_MUCH: Fault = Fault("a block tells of more bytes than a file has");
 const OUTSIDE: Fault = Fault("a block's state pages reach beyond its section");
 
 /// A list of `count` things of `size` bytes, and the zeros that align what follows.
@@ -362,6 +366,9 @@ fn read_states(cursor: &mut Cursor<'_>) -> Result<PagesFacts, Fault> {
     let facts = PagesFacts { count, root, len: cursor.u64()?, bytes: cursor.u64()? };
     if facts.count == 0 || !facts.len.is_multiple_of(ALIGN as u64) {
         return Err(Fault("a block's state pages have an impossible length"));
+    }
+    if facts.bytes > MAX_FILE {
+        return Err(TOO_MUCH);
     }
     Ok(facts)
 }

@@ -34,6 +34,8 @@ use super::{Fault, check, codec};
 
 /// The longest name of an agent, and of a prefix, in bytes.
 pub(crate) const MAX_NAME: usize = 512;
+/// The longest file: positions in it are kept as 32-bit numbers of 8 bytes.
+const MAX_FILE: u64 = super::ALIGN as u64 * (1 << 32);
 
 /// The granule of a footer's [`Touched`](super::touched::Touched): no two of its structures start
 /// closer to each other.

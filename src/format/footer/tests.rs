@@ -101,7 +101,7 @@ fn agent(random: &mut Random, busy: u64) -> Agent {
             (last.joined, last.soonest) = (0, NEVER);
         }
         last.max_at += random.below(3);
-        last.bytes += random.below(1 << (20 + first % 20));
+        last.bytes += random.below(1 << (10 + first % 12));
         last.weight += random.below(1 << 32);
         last.unweighted += u32::try_from(random.below(2)).unwrap();
         last.joined |= u32::try_from(random.below(2)).unwrap() << place;
@@ -214,7 +214,7 @@ fn facts(random: &mut Random, state_bytes: u64) -> SegmentFacts {
         max_at: random.below(2),
         record_bytes,
         cleaned: random.below(LIMIT),
-        hidden: random.next(),
+        hidden: random.below(MAX_FILE + 1),
     }
 }
 

@@ -2,13 +2,11 @@
 
 use super::super::codec::Cursor;
 use super::super::{ALIGN, Fault, LIMIT, PAGE, VERSION, check, features};
-use super::{filter, in_memory, prefix};
+use super::block::OFFSET;
+use super::{MAX_FILE, filter, in_memory, prefix};
 
 /// The length of the trailer.
 pub(crate) const TRAILER_LEN: usize = 320;
-
-/// The longest file: positions in it are kept as 32-bit numbers of 8 bytes.
-const MAX_FILE: u64 = ALIGN as u64 * (1 << 32);
 
 const MAGIC: [u8; 8] = *b"memlogFT";
 /// Where the check is; what lies on both sides of it is covered.
@@ -269,10 +267,12 @@ impl Trailer {
             && self.leaf_pages <= self.directory_pages
             && self.directory_pages.checked_sub(1) == Some(self.root)
             && u64::from(self.filter_pages) == filter::pages(self.agents)
-            && self.agents <= self.blocks_len / LEAST_BLOCK;
+            && self.agents <= self.blocks_len / LEAST_BLOCK
+            && self.entries <= self.blocks_len / OFFSET as u64;
         // So that what is dead can be told from what is not by subtraction.
         let sums = self.state_bytes <= self.facts.record_bytes
-            && self.facts.record_bytes <= self.facts.data_end;
+            && self.facts.record_bytes <= self.facts.data_end
+            && self.bytes.max(self.facts.hidden) <= MAX_FILE;
         let SegmentFacts {
             segment, first_lsn, generation, lowest_lsn, highest_lsn, cleaned, ..
         } = self.facts;
