@@ -171,7 +171,8 @@ fn a_purge_leaves_nothing_of_what_a_recovery_has_moved() {
         let store = whole.open_on(&disk, DIR).unwrap();
         assert_eq!(store.agent("dies").unwrap().view().unwrap().next_seq(), 2);
         store.agent("dies").unwrap().forget().unwrap();
-        assert!(store.purge().unwrap().is_complete());
+        let report = store.purge().unwrap();
+        assert!(report.is_complete(), "{len}: {report:?} {:?}", store.health());
         assert_eq!(holds(&disk, b"SECRET"), [""; 0]);
         assert_eq!(store.agent("lives").unwrap().view().unwrap().next_seq(), 3);
     }

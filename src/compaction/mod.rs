@@ -29,6 +29,7 @@ mod sweep;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod thread;
+mod trust;
 mod writer;
 
 use std::path::PathBuf;
@@ -86,6 +87,8 @@ pub(crate) struct Compactor {
     began: (u64, Duration),
     /// Garbage scans since the store was opened.
     scans: AtomicU64,
+    /// The segments that the opening found were held against each other.
+    weighed: AtomicBool,
     /// Changes when `busy` is let go of, when a call wants it, and when compaction is to stop.
     changed: Notify,
 }
@@ -136,6 +139,7 @@ impl Compactor {
             written: AtomicU64::new(0),
             began: (engine.now(), engine.io.clock.monotonic()),
             scans: AtomicU64::new(0),
+            weighed: AtomicBool::new(false),
             changed: Notify::default(),
         });
         compactor.busy.lock().schedule.opened(&compactor.facts());
@@ -284,6 +288,7 @@ impl Compactor {
         let (since, began) = job.deaths_before();
         let dropped = job.dropped();
         let installed = self.engine.guarded(Worker::Compaction, || job.install())?;
+        debug_assert!(trust::contradictions(&self.stats()).is_empty(), "{:?}", self.stats());
         let written = installed.written.iter().map(|run| run.disk_len()).sum();
         self.written.fetch_add(written, Ordering::Relaxed);
         let now = self.engine.io.clock.monotonic();
@@ -327,7 +332,20 @@ impl Compactor {
 
     /// What is known of each sealed segment.
     fn stats(&self) -> Vec<SegmentStats> {
-        self.engine.catalog.segments().sealed.iter().map(stats_of).collect()
+        let set = self.engine.catalog.segments();
+        let mut stats: Vec<SegmentStats> = set.sealed.iter().map(stats_of).collect();
+        if !self.weighed.swap(true, Ordering::AcqRel) {
+            // What is sealed from here on follows from these.
+            for index in trust::contradictions(&stats) {
+                let (Some(segment), Some(stats)) = (set.sealed.get(index), stats.get_mut(index))
+                else {
+                    continue;
+                };
+                segment.quarantine();
+                stats.quarantined = true;
+            }
+        }
+        stats
     }
 }
 

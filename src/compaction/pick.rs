@@ -68,7 +68,7 @@ pub(crate) fn is_valid(inputs: &[&SegmentStats], all: &[SegmentStats]) -> bool {
     })
 }
 
-fn share_names(one: &SegmentStats, other: &SegmentStats) -> bool {
+pub(super) fn share_names(one: &SegmentStats, other: &SegmentStats) -> bool {
     let below = |name: &str, to: &Option<Box<str>>| to.as_deref().is_none_or(|to| name < to);
     below(&one.from, &other.to) && below(&other.from, &one.to)
 }
