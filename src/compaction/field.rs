@@ -299,24 +299,29 @@ impl<'a> Field<'a> {
         admits: Admits<'_>,
     ) -> Result<(), End> {
         let (mut names, mut lsns) = (window.names.clone(), window.lsns.clone());
-        let (mut added, mut output) = (Vec::new(), window.sums.output);
-        let mut starts = window.sums.tiers;
-        let mut missing = Some(index);
-        while let Some(index) = missing {
-            let place = self.places.get(index).ok_or(End::Blocked)?;
-            if place.segment.quarantined || !admits(place.segment) {
-                return Err(End::Blocked);
+        let mut added: Vec<usize> = Vec::new();
+        let (mut output, mut starts) = (window.sums.output, window.sums.tiers);
+        let mut missing = vec![index];
+        // What goes along may reach further, so that more has to.
+        while !missing.is_empty() {
+            for index in &missing {
+                let place = self.places.get(*index).ok_or(End::Blocked)?;
+                if place.segment.quarantined || !admits(place.segment) {
+                    return Err(End::Blocked);
+                }
+                output += place.segment.output_bytes();
+                starts += 1;
+                let is_few = starts <= self.policy.least_fan_in;
+                let limit = if is_few { few.max(self.policy.max_job) } else { self.policy.max_job };
+                let at = added.partition_point(|added| added < index);
+                added.insert(at, *index);
+                let inputs = window.members.len() + added.len();
+                if output > limit.min(LARGEST_JOB) || inputs > MAX_INPUTS {
+                    return Err(End::Large);
+                }
+                names = hull(&names, &place.names);
+                lsns = hull(&lsns, &place.segment.lsns);
             }
-            output += place.segment.output_bytes();
-            starts += 1;
-            let is_few = starts <= self.policy.least_fan_in;
-            let limit = if is_few { few.max(self.policy.max_job) } else { self.policy.max_job };
-            if output > limit.min(LARGEST_JOB) || window.members.len() + added.len() >= MAX_INPUTS {
-                return Err(End::Large);
-            }
-            added.push(index);
-            names = hull(&names, &place.names);
-            lsns = hull(&lsns, &place.segment.lsns);
             missing = self.missing(window, &added, &names, &lsns);
         }
         for index in added {
@@ -325,22 +330,23 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    /// A place that shares these names and lies within these lsns, and is neither a member nor
-    /// added.
+    /// The places that share these names and lie within these lsns, and are neither members nor
+    /// added; at most as many as a job has.
     fn missing(
         &self,
         window: &Window,
         added: &[usize],
         names: &Range<usize>,
         lsns: &Range<u64>,
-    ) -> Option<usize> {
+    ) -> Vec<usize> {
         let end = self.places.partition_point(|place| place.segment.lsns.start < lsns.end);
         let start = self.places.partition_point(|place| place.reach <= lsns.start);
-        self.meeting(start..end, names).find(|index| {
+        let lies_within = |index: &usize| {
             self.segment(*index).is_some_and(|segment| segment.lsns.end > lsns.start)
                 && window.members.binary_search(index).is_err()
-                && !added.contains(index)
-        })
+                && added.binary_search(index).is_err()
+        };
+        self.meeting(start..end, names).filter(lies_within).take(MAX_INPUTS).collect()
     }
 
     /// How many tiers of a generation follow each other from this place on, over its names.
