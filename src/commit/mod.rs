@@ -198,6 +198,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Refuses work in a fork, before it waits for what another thread held when the process forked.
+    pub(crate) fn check_own(&self) -> Result<()> {
+        if self.io.fs.is_own() {
+            return Ok(());
+        }
+        let message = "this process is a fork of the one that opened the store: it changes nothing";
+        Err(Error::new(ErrorKind::Io, message))
+    }
+
     /// Gives a batch its place in the log. It is not written yet.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ impl Compactor {
         let engine = &self.engine;
         engine.check_open()?;
         engine.check_writable()?;
+        engine.check_own()?;
         let io = &engine.io;
         self.check_target(dir)?;
         // Nothing is compacted meanwhile; appends and seals go on.

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use memlog::{Durability, ErrorKind, NewEntry, Options, Store};
+use memlog::{CompactOutcome, Durability, ErrorKind, NewEntry, Options, Store};
 
 use crate::linux::fork::fork;
 use crate::linux::writer::options;
@@ -25,6 +26,9 @@ pub struct ProcessArgs {
 pub struct HolderArgs {
     #[arg(long)]
     dir: PathBuf,
+    /// No file is merged with others.
+    #[arg(long)]
+    manual: bool,
 }
 
 type Check = fn(&Path);
@@ -35,6 +39,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("a killed holder leaves no lock behind", killed_holder),
     ("a fork changes nothing of the store", forks_that_write),
     ("a fork that closes the store, or just ends, changes nothing of it", forks_that_close),
+    ("a fork does not wait for what its parent maintains", forks_in_maintenance),
     ("a fork that lives on keeps the lock of a holder that was killed", fork_outlives),
     ("a file that was cut under its map ends the process; the store says so then", cut_file),
     ("a file that was removed is read on, and missed at the next opening", removed_file),
@@ -134,7 +139,8 @@ fn killed_holder(dir: &Path) {
 /// What the fork does with a store that its parent has open. The parent goes on all the same.
 fn forked(dir: &Path, what: impl Fn(Store)) {
     make(dir);
-    let store = options(false).open(dir).unwrap();
+    // The parent merges no files meanwhile.
+    let store = options(true).open(dir).unwrap();
     append_to_all(&store).unwrap();
     let before = contents(dir);
     let copy = store.clone();
@@ -147,7 +153,7 @@ fn forked(dir: &Path, what: impl Fn(Store)) {
     assert!(changed.is_empty(), "the fork changed {changed:?}");
     in_use(dir);
     append_to_all(&store).unwrap();
-    store.compact().unwrap();
+    while store.compact().unwrap() == CompactOutcome::More {}
     assert_whole(&store, 2);
     store.close().unwrap();
     assert_whole(&options(false).open(dir).unwrap(), 2);
@@ -194,6 +200,33 @@ fn forks_that_close(dir: &Path) {
     });
 }
 
+/// Calls that wait until nothing else is compacted or erased: in a fork that would be for ever.
+fn forks_in_maintenance(dir: &Path) {
+    make(dir);
+    let store = options(false).open(dir).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                store.purge().unwrap();
+            }
+        });
+        let outcomes: Vec<Option<i32>> = (0..20)
+            .map(|_| {
+                let child = fork(|| {
+                    assert!(store.purge().is_err());
+                    assert!(store.compact().is_err());
+                    assert!(store.backup(dir.with_extension("backup")).is_err());
+                });
+                child.wait(Duration::from_secs(10))
+            })
+            .collect();
+        ended.store(true, Ordering::Relaxed);
+        assert!(outcomes.iter().all(|outcome| *outcome == Some(0)), "{outcomes:?}");
+    });
+    assert_whole(&store, 0);
+}
+
 fn fork_outlives(dir: &Path) {
     make(dir);
     let mut holder = Holder::start(dir);
@@ -220,7 +253,7 @@ fn sealed(dir: &Path) -> PathBuf {
 fn cut_file(dir: &Path) {
     make(dir);
     let path = sealed(dir);
-    let mut holder = Holder::start(dir);
+    let mut holder = Holder::start_manual(dir);
     OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
     let status = holder.ends_at("read");
     assert_eq!(status.signal(), Some(7), "SIGBUS, and not {status}");
@@ -230,7 +263,7 @@ fn cut_file(dir: &Path) {
 fn removed_file(dir: &Path) {
     make(dir);
     let path = sealed(dir);
-    let mut holder = Holder::start(dir);
+    let mut holder = Holder::start_manual(dir);
     fs::remove_file(&path).unwrap();
     assert_eq!(holder.ask("read"), "ok");
     assert_eq!(holder.ask("append"), "ok");
@@ -267,8 +300,20 @@ struct Holder {
 
 impl Holder {
     fn start(dir: &Path) -> Holder {
+        Self::start_with(dir, false)
+    }
+
+    /// One whose store merges no files.
+    fn start_manual(dir: &Path) -> Holder {
+        Self::start_with(dir, true)
+    }
+
+    fn start_with(dir: &Path, manual: bool) -> Holder {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("holder").arg("--dir").arg(dir);
+        if manual {
+            command.arg("--manual");
+        }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let mut holder = Holder { child, lines };
@@ -306,7 +351,7 @@ impl Holder {
 
 /// The other side of that.
 pub fn hold(args: &HolderArgs) -> bool {
-    let store = options(false).open(&args.dir).unwrap();
+    let store = options(args.manual).open(&args.dir).unwrap();
     println!("open");
     for line in std::io::stdin().lines() {
         let outcome = match line.unwrap().as_str() {
