@@ -242,11 +242,14 @@ impl Slot {
     }
 
     /// Moves batches that have been published, and whose bytes can be read, out of the queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn settle(&mut self, progress: Progress) {
-        if self.pending.is_empty() {
-            return;
+        if !self.pending.is_empty() {
+            self.settle_pending(progress);
         }
+    }
+
+    fn settle_pending(&mut self, progress: Progress) {
         while let Some(first) = self.pending.front() {
             let readable = first.end <= progress.written;
             if !readable || !progress.reached(first.end, first.durability) {

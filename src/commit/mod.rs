@@ -250,6 +250,10 @@ impl Engine {
         if batch.appends_only && batch.revisions.is_empty() {
             return;
         }
+        let mut residents = batch.agents.iter().map(|agent| &agent.resident);
+        if !residents.any(|agent| agent.lock().base().is_some_and(|base| !base.states.is_empty())) {
+            return;
+        }
         let expected = batch.revisions.iter().map(|expected| (expected.agent, &*expected.key));
         for (agent, key) in expected.chain(batch.keys()) {
             let Some(agent) = batch.agents.get(agent) else { continue };

@@ -73,7 +73,7 @@ impl Snapshot {
         Self::open_as(engine, resident, Which::Latest)
     }
 
-    #[inline]
+    #[inline(always)]
     fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
         let mut asked = false;
         loop {
@@ -114,11 +114,10 @@ impl Snapshot {
             if let Some(base) = base {
                 // Where a footer stands for a part already, the base has it.
                 let version = version.seen(base.generation);
-                let memo = slot.floor_memo();
                 drop(slot);
                 // What came in between may be in memory only.
                 engine.write_for_reader(end).map_err(|e| e.for_agent(&resident.name))?;
-                return Snapshot::assemble(engine, resident, version, base, (memo, which));
+                return Snapshot::assemble(engine, resident, version, base, which);
             }
             let head = version.head;
             drop(slot);
@@ -127,13 +126,13 @@ impl Snapshot {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn assemble(
         engine: &Engine,
         resident: Arc<Resident>,
         version: Seen,
         base: Arc<Base>,
-        (memo, which): (Option<FloorMemo>, Which),
+        which: Which,
     ) -> Result<Snapshot> {
         // What lies below the base's floor may have been left out when a run was made.
         let floor = version.head.floor.max(base.floor).min(version.head.next);
@@ -156,25 +155,31 @@ impl Snapshot {
                 Which::Erasing => engine.confirmed_now(),
             };
         }
-        // Under a policy by bytes the floor takes some reading, and is the same for a version.
-        let key = (policy.max_bytes.is_some() && !ages).then(|| FloorMemo {
-            version: (snapshot.version.head, snapshot.version.lsn),
-            generation: snapshot.base.generation,
-            policy,
-            floor: 0,
-        });
-        if let (Some(key), Some(memo)) = (&key, &memo)
-            && *key == (FloorMemo { floor: 0, ..*memo })
-        {
-            snapshot.floor = memo.floor;
-            return Ok(snapshot);
-        }
-        snapshot.floor = retained::floor(&snapshot, engine, &policy)?;
-        if let Some(key) = key {
-            let memo = FloorMemo { floor: snapshot.floor, ..key };
-            snapshot.resident.lock().keep_floor(memo);
+        if policy.max_bytes.is_some() && !ages {
+            snapshot.raise_floor_by_bytes(engine, &policy)?;
+        } else {
+            snapshot.floor = retained::floor(&snapshot, engine, &policy)?;
         }
         Ok(snapshot)
+    }
+
+    /// The floor under a policy by bytes takes some reading, and is the same for a version.
+    #[inline(never)]
+    fn raise_floor_by_bytes(&mut self, engine: &Engine, policy: &Retention) -> Result<()> {
+        let key = FloorMemo {
+            version: (self.version.head, self.version.lsn),
+            generation: self.base.generation,
+            policy: *policy,
+            floor: 0,
+        };
+        let memo = self.resident.lock().floor_memo();
+        if let Some(memo) = memo.filter(|memo| key == (FloorMemo { floor: 0, ..*memo })) {
+            self.floor = memo.floor;
+            return Ok(());
+        }
+        self.floor = retained::floor(self, engine, policy)?;
+        self.resident.lock().keep_floor(FloorMemo { floor: self.floor, ..key });
+        Ok(())
     }
 
     /// An agent as some of its blocks and what is in memory tell, for whoever must evaluate it and
@@ -188,7 +193,7 @@ impl Snapshot {
         version: Seen,
         base: Base,
     ) -> Result<Snapshot> {
-        Snapshot::assemble(engine, resident, version, Arc::new(base), (None, Which::Erasing))
+        Snapshot::assemble(engine, resident, version, Arc::new(base), Which::Erasing)
     }
 
     /// The agent's name.

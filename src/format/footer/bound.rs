@@ -125,9 +125,8 @@ impl Bound {
 
     /// A set or unset of a key.
     pub(crate) fn add_state(&mut self, key_len: usize) {
-        let mut keys = Keys::default();
-        keys.add(key_len);
-        self.add_states(&keys);
+        self.states = self.states.saturating_add(1);
+        self.keys.add(key_len);
     }
 
     /// So many keys, whose lengths were summed up and compared.
@@ -192,6 +191,9 @@ impl Bound {
     /// The most that the state pages of so many agents take.
     fn state_pages(&self, with_state: u64) -> u64 {
         let Keys { items, longest, large, large_items, largest, .. } = self.keys;
+        if items == 0 {
+            return 0;
+        }
         let most = longest.max(largest);
         // A leaf that was closed lacked room for the item behind it; where that is long, the two leaves
         // have a page of items between them.
