@@ -49,21 +49,18 @@ impl Engine {
         if first {
             table += table_bytes(&resident.name);
         }
-        let add = |bound: &mut Bound| {
-            bound.add_entries(entries);
-            if first {
-                bound.add_agent(resident.name.len());
-            }
-        };
-        let mut bound = order.bound;
-        add(&mut bound);
-        if !order.has_room(len, &bound, table, false) {
+        let agent_too = |bound: &mut Bound| bound.add_agent(resident.name.len());
+        let more = first.then_some(&agent_too as &dyn Fn(&mut Bound));
+        if !order.has_room_for_entries(len, entries, table, more) {
             return None;
         }
         let (segment, lsn, end) = (&order.active.segment, order.end(), order.end() + len);
         let version = slot.change_at_once(segment, end)?;
         // In place and not as a whole: a copy of what was just changed in parts waits for the parts.
-        add(&mut order.bound);
+        order.bound.add_entries(entries);
+        if first {
+            agent_too(&mut order.bound);
+        }
         order.table_bytes += table;
         batch.header.set_head(agent.head_at, &version.head);
         agent.seqs.start = version.head.next;

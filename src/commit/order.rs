@@ -10,7 +10,7 @@ use crate::catalog::resident::{Progress, Resident};
 use crate::catalog::roll::Roll;
 use crate::catalog::version::{Applied, Place, Version};
 use crate::commit::Engine;
-use crate::commit::costs::{TABLE_ENTRY, count_changes, fresh_bound, table_bytes};
+use crate::commit::costs::{TABLE_ENTRY, fresh_bound, table_bytes};
 use crate::commit::log::Queue;
 use crate::commit::pace::Scarce;
 use crate::commit::prepared::{Prepared, Records};
@@ -29,8 +29,6 @@ use crate::types::{Durability, Lsn};
 /// Room in each log segment that only changes which take away may use: so that a full disk can be
 /// relieved.
 pub(crate) const RESERVE: u64 = 32 << 10;
-/// A segment is sealed when its table of agents takes about this much memory.
-const TABLE_LIMIT: usize = 32 << 20;
 /// Segments that may wait for their footers; with more, appenders wait.
 const MAX_SEALING: usize = 4;
 
@@ -41,6 +39,10 @@ pub(crate) struct Order {
     pub(crate) tail: u64,
     /// The most that the active segment's footer may take.
     pub(crate) bound: Bound,
+    /// Bytes that are surely left for entries of agents that the active segment knows, and for what
+    /// they take of its footer, as long as the tail is at `left_at`.
+    pub(super) left: u64,
+    pub(super) left_at: u64,
     /// Memory that the active segment's table of agents takes, roughly.
     pub(crate) table_bytes: usize,
     /// The agents with changes in the active segment.
@@ -124,6 +126,8 @@ impl Order {
             active,
             tail,
             bound: Bound::new(),
+            left: 0,
+            left_at: 0,
             table_bytes: 0,
             touched: Roll::default(),
             prefixes: Vec::new(),
@@ -164,19 +168,6 @@ impl Order {
         self.active.segment.base + self.tail
     }
 
-    /// Whether a frame of `len` bytes fits, with a footer within `bound` behind it.
-    fn fits(&self, len: u64, bound: &Bound, erasing: bool) -> bool {
-        let reserve = if erasing { 0 } else { RESERVE };
-        self.tail + len + bound.bytes() + reserve <= self.active.segment.capacity
-    }
-
-    /// Whether there is room for a frame of `len` bytes, with which the footer is within `bound` and the
-    /// table of agents takes `table` bytes more.
-    pub(super) fn has_room(&self, len: u64, bound: &Bound, table: usize, erasing: bool) -> bool {
-        let full = self.table_bytes + table > TABLE_LIMIT && self.tail > FIRST_FRAME + 4096;
-        !full && self.fits(len, bound, erasing)
-    }
-
     /// Makes the next spare the active segment. The one so far is left to be sealed.
     pub(crate) fn switch(&mut self, time: u64) -> bool {
         if self.sealing.len() >= MAX_SEALING {
@@ -191,6 +182,7 @@ impl Order {
         self.left_early = data_end < file.segment.capacity / 4;
         self.last_filled = data_end;
         self.bound = Bound::new();
+        self.left_at = 0;
         self.table_bytes = 0;
         self.begun = 0;
         let header = HeaderBuilder::start(Vec::new(), Some(link)).finish(0, 0, 0);
@@ -248,7 +240,7 @@ impl Order {
 
     /// Queues a frame without records: it bears witness of how far the log is durable.
     pub(crate) fn enqueue_witness(&mut self, time: u64) -> bool {
-        if !self.fits(FRAME_LEN as u64, &self.bound, true) {
+        if self.room_behind(FRAME_LEN as u64, &self.bound, true).is_none() {
             return false;
         }
         let header = HeaderBuilder::start(Vec::new(), None).finish(0, 0, 0);
@@ -313,8 +305,7 @@ impl Engine {
         time: u64,
     ) -> Result<Attempt> {
         let mut raised = if batch.forgets { Durability::Sync } else { durability };
-        let mut bound = order.bound;
-        let mut table = 0;
+        let (mut table, mut new_names) = (0, Vec::new());
         let mut nexts = Vec::new();
         for index in 0..batch.agents.len() {
             match self.check_agent(batch, index, progress, order.active.segment.id)? {
@@ -324,7 +315,7 @@ impl Engine {
                     }
                     raised = raised.max(strongest.unwrap_or(Durability::Buffer));
                     if first && let Some(agent) = batch.agents.get(index) {
-                        bound.add_agent(agent.resident.name.len());
+                        new_names.push(agent.resident.name.len());
                         table += table_bytes(&agent.resident.name);
                     }
                 }
@@ -348,15 +339,11 @@ impl Engine {
             let scarce = Scarce::default();
             return Ok(Attempt::Ordered(Ordered { lsn, end, durability: raised, scarce }));
         }
-        table += count_changes(batch, &mut bound);
-        let len = batch.len() as u64;
-        if !order.has_room(len, &bound, table, batch.erasing) {
+        if !order.take_room(batch, &new_names, table) {
             let link = (FRAME_LEN + LINK_LEN) as u64;
-            let room = FIRST_FRAME + link + len + fresh_bound(batch) + RESERVE;
+            let room = FIRST_FRAME + link + batch.len() as u64 + fresh_bound(batch) + RESERVE;
             return Ok(Attempt::NoRoom { active: order.active.segment.id, room });
         }
-        order.bound = bound;
-        order.table_bytes += table;
         Ok(Attempt::Ordered(self.place(order, batch, raised, time)))
     }
 

@@ -38,6 +38,10 @@ const LEAF_COST: u64 = 32;
 /// What an inner page takes beyond its items.
 const INNER_COST: u64 = 40;
 
+/// The most that an entry of an agent that was added already brings: its position, the padding of a
+/// list that it begins, and a group that it begins.
+pub(crate) const ENTRY_MOST: u64 = (super::super::ALIGN + MAXIMUM + TRAITS + MAXIMUM + SUMS) as u64;
+
 /// What many keys take of a footer, summed up before it is known whether they go there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keys {

@@ -22,7 +22,7 @@ mod tests;
 mod trailer;
 
 pub(crate) use block::{Block, GROUP, Group, NEVER, Sums};
-pub(crate) use bound::{Bound, Keys};
+pub(crate) use bound::{Bound, ENTRY_MOST, Keys};
 pub(crate) use bounds::{Bounds, contain};
 pub(crate) use build::{Builder, Footer, Summary};
 pub(crate) use pages::{Pages, PagesFacts, PagesIter, Place, StateChange};
