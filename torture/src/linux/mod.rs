@@ -10,6 +10,7 @@ mod lane;
 mod medium;
 mod processes;
 mod rng;
+mod soak;
 mod trail;
 mod trap;
 mod writer;
@@ -41,6 +42,8 @@ enum What {
     Processes(processes::ProcessArgs),
     /// Power failures, errors and want of room under a real file system (needs root)
     Medium(medium::MediumArgs),
+    /// A store in use for hours, with figures for each minute
+    Soak(soak::SoakArgs),
     /// What the other commands start
     #[command(hide = true)]
     Writer(writer::WriterArgs),
@@ -58,6 +61,7 @@ enum What {
 pub fn main() -> ExitCode {
     let well = match Args::parse().what {
         What::Kills(args) => kills::run(&args),
+        What::Soak(args) => soak::run(&args),
         What::Inject(args) => inject::run(&args),
         What::Victim(args) => return inject::victim(&args),
         What::Processes(args) => processes::run(&args),
