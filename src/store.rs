@@ -339,6 +339,10 @@ impl Store {
     /// that were handed out and hard links elsewhere (such as backups) may still hold the bytes of
     /// files that were unlinked: the report names those files, and the call does not wait for them.
     ///
+    /// What has expired, or is too old, by a clock that is ahead of what the files tell is not
+    /// destroyed before the clock has said so for an hour: a wrong clock destroys nothing. That is so
+    /// after a crash, and where the store was closed meanwhile.
+    ///
     /// # Errors
     /// `DiskFull` if there is no room to write what lives anew, `Damaged` if it cannot be read;
     /// `Poisoned`, `Closed`, `ReadOnly`, `Io`. What was erased until then stays erased, and nothing

@@ -44,6 +44,10 @@ pub struct Ledger {
     pub bytes: Bytes,
     /// Periods that have passed.
     pub periods: u64,
+    /// Up to which of them the files surely tell, and up to which this process may destroy what has
+    /// expired: a clock that is ahead of what an opening finds recorded is yet to be confirmed.
+    pub recorded: u64,
+    pub confirmed: u64,
     /// Up to when entries have expired.
     time: u64,
 }
@@ -63,6 +67,8 @@ impl Ledger {
             default: None,
             bytes: Bytes::default(),
             periods: 0,
+            recorded: 0,
+            confirmed: 0,
             time: 0,
         }
     }
@@ -187,6 +193,8 @@ impl Ledger {
         default: Option<u64>,
         seen: &BTreeMap<String, Seen>,
     ) -> Result<(), String> {
+        self.confirmed = self.recorded;
+        self.recorded = self.periods;
         let turn = self.done(vec![(String::new(), Op::Default(default))]);
         self.default = default;
         let least = match end {

@@ -67,8 +67,10 @@ impl World {
         if self.store().stats().next_lsn == before {
             return Ok(());
         }
+        self.ledger.recorded = self.ledger.periods;
         self.disk.advance(Duration::from_millis(PERIOD));
         self.ledger.periods += 1;
+        self.ledger.confirmed += 1;
         let now = self.now();
         self.ledger.expire(now);
         Ok(())
@@ -134,8 +136,10 @@ impl World {
         let unknown = matches!(self.trap, Trap::Look { .. }) && self.trapped();
         assert!(!others || !self.held.is_empty() || unknown, "what holds bytes? {report:?}");
         self.ledger.durable(self.ledger.last_number());
-        let now = self.ledger.now().clone();
-        self.ledger.bytes.purge(&now);
+        if self.ledger.confirmed == self.ledger.periods {
+            let now = self.ledger.now().clone();
+            self.ledger.bytes.purge(&now);
+        }
         self.ledger.bytes.check(&self.disk, DIR, "after a purge");
         Ok(())
     }
