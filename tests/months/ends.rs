@@ -45,10 +45,15 @@ impl World {
         }
     }
 
-    /// Where the model cannot know which policy survived, sets it anew.
+    /// Where the model cannot know which policy survived, sets it anew; where it does not know what
+    /// the policy keeps either, the agent is forgotten.
     pub fn clear_doubts(&mut self) -> Outcome {
         for (name, policy) in self.ledger.doubtful.clone() {
-            self.set_policy(&name, policy)?;
+            if !self.set_policy(&name, policy)? {
+                let mut draft = self.draft();
+                self.forget(&mut draft, &name);
+                self.commit(draft)?;
+            }
         }
         self.ledger.doubtful.clear();
         Ok(())

@@ -295,8 +295,9 @@ impl World {
         self.committed(done, Durability::Sync, outcome.map(|lsn| Some(lsn.0)))
     }
 
-    /// Gives an agent a policy. What is dropped by then by the policy before stays so.
-    pub fn set_policy(&mut self, name: &str, policy: Option<Policy>) -> Outcome {
+    /// Gives an agent a policy. What is dropped by then by the policy before stays so. False if the
+    /// model does not know what that is: then nothing is done.
+    pub fn set_policy(&mut self, name: &str, policy: Option<Policy>) -> Result<bool, Stop> {
         self.sync()?;
         // Whether an entry that is just now too old counts is not for the model to know.
         let (near, span) = (2000, self.span());
@@ -307,12 +308,12 @@ impl World {
                 life.floor_at(default, span.hi + near),
             );
             if early != late {
-                return Ok(());
+                return Ok(false);
             }
             let done = vec![(name.to_owned(), Op::Truncate(early))];
-            return self.change_policy(name, policy, done);
+            return self.change_policy(name, policy, done).map(|()| true);
         }
-        self.change_policy(name, policy, Vec::new())
+        self.change_policy(name, policy, Vec::new()).map(|()| true)
     }
 
     fn change_policy(
