@@ -26,11 +26,10 @@ impl Compactor {
         let engine = &self.engine;
         engine.check_open()?;
         engine.check_writable()?;
-        engine.check_own()?;
         let io = &engine.io;
         self.check_target(dir)?;
         // Nothing is compacted meanwhile; appends and seals go on.
-        let _busy = self.take_busy();
+        let _busy = self.take_busy()?;
         self.go_on()?;
         engine.seal_active()?;
         let Some(writing) = &engine.writing else { return Ok(Lsn(0)) };

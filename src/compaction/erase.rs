@@ -28,8 +28,7 @@ impl Compactor {
     pub(crate) fn purge(&self) -> Result<ErasureReport> {
         self.engine.check_open()?;
         self.engine.check_writable()?;
-        self.engine.check_own()?;
-        let mut busy = self.take_busy();
+        let mut busy = self.take_busy()?;
         self.go_on()?;
         // What a job under way knew of the dead is older than this call.
         busy.job = None;

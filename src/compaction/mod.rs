@@ -166,8 +166,7 @@ impl Compactor {
     pub(crate) fn compact(&self) -> Result<CompactOutcome> {
         self.engine.check_open()?;
         self.engine.check_writable()?;
-        self.engine.check_own()?;
-        let mut busy = self.take_busy();
+        let mut busy = self.take_busy()?;
         self.go_on()?;
         let steps = !self.engine.has_threads();
         // What was appended before the call belongs to it; what steps go on with began earlier.

@@ -59,8 +59,10 @@ impl Compactor {
         self.changed.notify();
         task.wake();
         tasks::join(&*engine.io.tasks, task);
-        if !task.is_current() {
-            self.take_busy().job = None;
+        if !task.is_current()
+            && let Ok(mut busy) = self.take_busy()
+        {
+            busy.job = None;
         }
     }
 
@@ -91,12 +93,16 @@ impl Compactor {
 
     /// Waits until nothing else is compacted, scanned, erased or backed up. A job in the background
     /// makes way.
-    pub(super) fn take_busy(&self) -> Holding<'_> {
+    ///
+    /// # Errors
+    /// `Io` in a fork, where what its parent held then is never let go of.
+    pub(super) fn take_busy(&self) -> Result<Holding<'_>> {
+        self.engine.check_own()?;
         self.wanted.fetch_add(1, Ordering::SeqCst);
         self.changed.notify();
         let busy = self.engine.io.wait_for(&self.changed, || self.busy.try_lock());
         self.wanted.fetch_sub(1, Ordering::SeqCst);
-        Holding { busy, _released: Released(self) }
+        Ok(Holding { busy, _released: Released(self) })
     }
 
     /// A step of the task.

@@ -4,7 +4,10 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use parking_lot::Mutex;
 
 use crate::io::sim::SimDisk;
 use crate::io::{File, Fs, Io, Lock, Map};
@@ -18,6 +21,41 @@ pub(super) enum Op {
     Punch,
     List,
     Remove,
+}
+
+/// Stops a thread where it passes, once it is armed.
+pub(super) struct Stop {
+    armed: AtomicBool,
+    reached: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Stop {
+    /// With what tells that a thread was stopped, and what lets go of it.
+    pub(super) fn new() -> (Arc<Stop>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (reached, is_reached) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        let stop = Stop { armed: AtomicBool::new(false), reached, go: Mutex::new(gate) };
+        (Arc::new(stop), is_reached, go)
+    }
+
+    pub(super) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::SeqCst)
+    }
+
+    /// True if the caller was stopped.
+    pub(super) fn pass(&self) -> bool {
+        let stopped = self.armed.swap(false, Ordering::SeqCst);
+        if stopped {
+            let _ = self.reached.send(());
+            let _ = self.go.lock().recv();
+        }
+        stopped
+    }
 }
 
 type Hook = Arc<dyn Fn(Op, &Path) -> io::Result<()> + Send + Sync>;

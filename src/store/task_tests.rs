@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::gate::{Op, gated, is_log};
+use super::gate::{Op, Stop, gated, is_log};
 use crate::io::sim::{SimDisk, SimTasks};
 use crate::io::tasks::Step;
 use crate::io::{Clock, Io, Task, Tasks};
@@ -91,35 +91,12 @@ fn a_store_whose_threads_cannot_be_started_does_not_open() {
     }
 }
 
-/// Stops a thread where it passes, once it is armed.
-struct Stop {
-    armed: AtomicBool,
-    reached: mpsc::Sender<()>,
-    go: Mutex<mpsc::Receiver<()>>,
-}
-
-impl Stop {
-    fn new() -> (Arc<Stop>, mpsc::Receiver<()>, mpsc::Sender<()>) {
-        let (reached, is_reached) = mpsc::channel();
-        let (go, gate) = mpsc::channel();
-        let stop = Stop { armed: AtomicBool::new(false), reached, go: Mutex::new(gate) };
-        (Arc::new(stop), is_reached, go)
-    }
-
-    fn pass(&self) {
-        if self.armed.swap(false, Ordering::SeqCst) {
-            self.reached.send(()).unwrap();
-            let _ = self.go.lock().recv();
-        }
-    }
-}
-
 fn close_twice(fails: bool) {
     let disk = SimDisk::new(3);
     let (stop, is_syncing, go) = Stop::new();
     let armed = Arc::clone(&stop);
     let io = gated(&disk, move |op, path| {
-        if op == Op::Sync && is_log(path) && armed.armed.load(Ordering::SeqCst) {
+        if op == Op::Sync && is_log(path) && armed.is_armed() {
             armed.pass();
             return if fails { Err(broken()) } else { Ok(()) };
         }
@@ -129,7 +106,7 @@ fn close_twice(fails: bool) {
     let agent = store.agent("a").unwrap();
     let mut batch = store.batch();
     batch.append(&agent, NewEntry::user("x")).durability(Durability::Buffer).commit().unwrap();
-    stop.armed.store(true, Ordering::SeqCst);
+    stop.arm();
     let close = |store: &Store| {
         let (store, (closed, is_closed)) = (store.clone(), mpsc::channel());
         let thread = std::thread::spawn(move || closed.send(store.close()));
@@ -217,7 +194,7 @@ fn closing_waits_for_a_sweep_under_way() {
     agent.forget().unwrap();
     assert!(store.purge().is_err(), "a file that cannot be unlinked is left to be swept");
     stays.store(false, Ordering::SeqCst);
-    stop.armed.store(true, Ordering::SeqCst);
+    stop.arm();
     let appending = store.clone();
     let filling = std::thread::spawn(move || {
         let agent = appending.agent("b").unwrap();

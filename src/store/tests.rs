@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::gate::{Op, gated, is_log};
+use super::gate::{Op, Stop, gated, is_log};
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
 use crate::{
@@ -36,37 +36,6 @@ fn broken() -> io::Error {
 fn pause(time: Duration) {
     let (_sender, nothing) = mpsc::channel::<()>();
     let _ = nothing.recv_timeout(time);
-}
-
-/// Stops the one who comes by when it is armed.
-struct Stop {
-    armed: AtomicBool,
-    reached: mpsc::Sender<()>,
-    go: Mutex<mpsc::Receiver<()>>,
-}
-
-impl Stop {
-    /// With what tells that somebody was stopped, and what lets go of him.
-    fn new() -> (Arc<Stop>, mpsc::Receiver<()>, mpsc::Sender<()>) {
-        let (reached, is_reached) = mpsc::channel();
-        let (go, gate) = mpsc::channel();
-        let stop = Stop { armed: AtomicBool::new(false), reached, go: Mutex::new(gate) };
-        (Arc::new(stop), is_reached, go)
-    }
-
-    fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    /// True if the caller was stopped.
-    fn pass(&self) -> bool {
-        let stopped = self.armed.swap(false, Ordering::SeqCst);
-        if stopped {
-            self.reached.send(()).unwrap();
-            let _ = self.go.lock().recv();
-        }
-        stopped
-    }
 }
 
 #[test]

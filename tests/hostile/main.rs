@@ -21,7 +21,7 @@ mod open;
 mod store;
 
 use memlog::sim::SimDisk;
-use memlog::{Damage, NewEntry, Retention};
+use memlog::{CompactOutcome, Damage, NewEntry, Retention};
 
 use directory::{Directory, File};
 use store::{DIR, End};
@@ -71,6 +71,25 @@ fn fields(bytes: &[u8]) -> impl Iterator<Item = (usize, u64, usize)> + '_ {
     let places = places.filter(|at| bytes[*at..at + 8].iter().any(|byte| *byte != 0));
     let places = places.flat_map(|at| [(at, 8), (at, 4), (at + 4, 4)]);
     places.flat_map(|(at, len)| VALUES.map(|value| (at, value, len)))
+}
+
+/// The trailer of a run says that it covers lsns of segments that are newer.
+#[test]
+fn segments_that_contradict_each_other_are_left_alone() {
+    let disk = store::make(End::Closed, &mut |_| {}).unwrap();
+    let mut hostile = Directory::of(&disk, DIR);
+    let file = hostile.files.iter_mut().find(|file| file.name().ends_with(".run")).unwrap();
+    let mut bytes = file.contents();
+    let highest = bytes.len() - 320 + 80;
+    bytes[highest..highest + 8].copy_from_slice(&(1_u64 << 31).to_le_bytes());
+    *file = File::new(file.sort, file.id, &bytes);
+    let disk = SimDisk::new(1);
+    hostile.put(&disk, DIR);
+    let store = store::options().open_on(&disk, DIR).unwrap();
+    while store.compact().is_ok_and(|outcome| outcome == CompactOutcome::More) {}
+    let run = bytes.len() as u64;
+    assert!(store.stats().quarantined_bytes > run, "the run, and what it contradicts");
+    assert!(!store.purge().unwrap().is_complete());
 }
 
 /// A frame says that the next seq of its agent is far beyond all that there is.

@@ -37,6 +37,18 @@ fn a_state_change_with_an_impossible_length_is_refused() {
         assert!(walk(&bytes, footer.trailer.file_len, &[], &touched).is_err(), "the sum");
         assert_eq!(read(&bytes, &touched).is_ok(), value == 0x1238, "{value:x} at {at}");
     }
+    // The bytes of the block's entries, and of its state.
+    let block = usize::try_from(footer.trailer.blocks_at - footer.trailer.footer_at).unwrap();
+    let sum = footer.bytes.windows(4).enumerate().find(is_len).unwrap().0;
+    for (at, most) in [(block + 48, MAX_FILE), (sum, MAX_FILE)] {
+        for (value, is_fine) in [(most, true), (most + 1, false)] {
+            let mut bytes = footer.bytes.clone();
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            let touched = touched(&footer);
+            (0..bytes.len()).step_by(GRANULE).for_each(|at| touched.set(at));
+            assert_eq!(read(&bytes, &touched).is_ok(), is_fine, "{value:x} at {at}");
+        }
+    }
 }
 
 #[test]
