@@ -23,10 +23,10 @@ impl Cuts {
     }
 
     /// The bounds that no run of the nearest generation crosses: of the same one, since its tiers
-    /// are merged next, and for want of any of the next one above.
+    /// are merged next, for want of any of the next one above, and for want of those below.
     pub(crate) fn clean(others: &[Other], generation: u64) -> Self {
         let above = others.iter().map(|(of, ..)| *of).filter(|of| *of >= generation);
-        let nearest = above.min();
+        let nearest = above.min().or_else(|| others.iter().map(|(of, ..)| *of).max());
         let mut same: Vec<(&str, Option<&str>)> = others
             .iter()
             .filter(|(of, ..)| Some(*of) == nearest)
@@ -87,7 +87,9 @@ mod tests {
         let tiers = [(1, "", "m"), (1, "m", ""), (2, "", "c"), (2, "c", "x"), (2, "x", "")];
         assert_eq!(clean(&tiers, 1), ["", "m"]);
         assert_eq!(clean(&tiers, 2), ["", "c", "x"]);
-        assert!(clean(&tiers, 3).is_empty());
+        // For want of a generation at or above: the nearest one below.
+        assert_eq!(clean(&tiers, 3), ["", "c", "x"]);
+        assert!(clean(&[], 1).is_empty());
         // The fourth crosses what the first two share.
         let crossed = [(1, "", "f"), (1, "f", "m"), (1, "m", ""), (1, "c", "g"), (3, "d", "e")];
         assert_eq!(clean(&crossed, 1), ["", "m"]);

@@ -79,16 +79,20 @@ pub(crate) fn pick(segments: &[SegmentStats], policy: &Policy) -> Option<Pick> {
     let share =
         if field.is_full { policy.dead_share.min(policy.full_share) } else { policy.dead_share };
     // What is dead as a whole costs nothing and makes room for the rest.
-    let job = field.all_dead().or_else(|| field.erase()).or_else(|| field.reclaim(share));
+    let job = field.all_dead().or_else(|| field.erase());
     let job = if policy.thorough {
-        // A copy that merges reclaims as well, so what is left to reclaim comes last.
+        // A copy that merges reclaims as well, so what is left to reclaim comes later. Log segments
+        // are folded in the order of their age: one that is left between two tiers covers all names,
+        // and no job could merge across it.
         job.or_else(|| field.fold_logs())
+            .or_else(|| field.reclaim(share))
             .or_else(|| field.cluster_all())
             .or_else(|| field.align(0))
             .or_else(|| field.cluster())
             .or_else(|| field.gather())
             .or_else(|| field.reclaim(THOROUGH_SHARE.min(share)))
     } else {
+        let job = job.or_else(|| field.reclaim(share));
         job.or_else(|| field.thin()).or_else(|| field.cluster()).or_else(|| field.gather())
     };
     debug_assert!(job.as_ref().is_none_or(|job| {

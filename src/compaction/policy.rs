@@ -13,7 +13,7 @@ const THOROUGH_JOB_SHARE: u64 = 8;
 const LOGS_A_JOB: u64 = 4;
 /// in runs of this part of a job, if they are to be merged again.
 const SLICES_A_JOB: u64 = 6;
-const THOROUGH_SLICES_A_JOB: u64 = 8;
+const THOROUGH_SLICES_A_JOB: u64 = 12;
 /// A run that is to be merged again may have so much in any case: beside it, its footer is small.
 const LEAST_SLICE: u64 = 256 << 10;
 /// So many segments are left as they are, and one more for each so many bytes that live.

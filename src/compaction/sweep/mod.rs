@@ -28,6 +28,8 @@ const MOST_TIERS: u64 = 48;
 const FILES: u64 = 8192;
 /// What an explicit compaction writes for each byte that lives.
 const COMPACT: f64 = 4.0;
+/// The same where nothing was compacted before: log segments become tiers, and these one.
+const FOLDED: f64 = 2.5;
 /// Log segments that may wait before appenders wait for compaction.
 const WAITING: u64 = 512;
 
@@ -103,7 +105,7 @@ impl<'s> Sweep<'s> {
             logged = self.world.logged;
             let waiting = || self.world.segments.iter().filter(|one| one.generation == 0).count();
             let waits = waiting() as u64 > WAITING;
-            while credit > 0.0 || waits {
+            while !self.shape.manual && (credit > 0.0 || waits) {
                 let Some(wrote) = self.job(Mode::Background) else {
                     credit = 0.0;
                     break;
@@ -157,7 +159,9 @@ fn head() {
 fn sweep(shape: &Shape) -> Row {
     let mut sweep = Sweep::new(shape);
     sweep.fill();
-    sweep.settle(Mode::Background);
+    if !shape.manual {
+        sweep.settle(Mode::Background);
+    }
     let (lives, now) = (sweep.world.lives(), backlog(&sweep.world.segments));
     sweep.row.lives = lives;
     sweep.row.logged = sweep.world.logged;
@@ -167,7 +171,9 @@ fn sweep(shape: &Shape) -> Row {
     print!(" {:>8.2} {:>8} {:>8}", row.mean_disk(), now.segments, row.most_files);
     print!(" {:>8} {:>8} {:>8}", now.tiers, row.most_tiers, now.log_segments);
     print!(" {:>8.2} {:>6}", row.written / row.logged, row.jobs);
-    sweep.check();
+    if !shape.manual {
+        sweep.check();
+    }
     // The policy of an idle store leaves less, and ends too.
     let mut idle = Sweep { world: sweep.world.clone(), row: Row::default(), ..Sweep::new(shape) };
     idle.settle(Mode::Idle);
@@ -181,7 +187,8 @@ fn sweep(shape: &Shape) -> Row {
     sweep.settle(Mode::Thorough);
     let copies = sweep.world.written / lives;
     println!(" |         {copies:>6.2} {:>6}", sweep.world.segments.len());
-    assert!(copies <= COMPACT, "{}: {copies} bytes written for each that lives", shape.name);
+    let most = if shape.manual { FOLDED } else { COMPACT };
+    assert!(copies <= most, "{}: {copies} bytes written for each that lives", shape.name);
     sweep.row
 }
 

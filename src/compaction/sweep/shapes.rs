@@ -17,6 +17,8 @@ pub(super) struct Shape {
     pub(super) slow: bool,
     /// Bytes that compaction writes for each one that the log grows by.
     pub(super) speed: f64,
+    /// Nothing is compacted before it is asked for.
+    pub(super) manual: bool,
     /// Payload that is there to begin with, in runs of this length.
     pub(super) base: f64,
     pub(super) base_run: f64,
@@ -24,12 +26,17 @@ pub(super) struct Shape {
 
 impl Shape {
     fn new(name: impl Into<String>, load: Load) -> Self {
-        let (slow, speed, base) = (false, 1.0, 0.0);
-        Shape { name: name.into(), load, segment: 64.0 * MIB, slow, speed, base, base_run: 0.0 }
+        let (slow, speed, manual, base) = (false, 1.0, false, 0.0);
+        let (name, segment) = (name.into(), 64.0 * MIB);
+        Shape { name, load, segment, slow, speed, manual, base, base_run: 0.0 }
     }
 
     fn bulk(self) -> Self {
         Shape { name: format!("{}, bulk", self.name), speed: 0.0, ..self }
+    }
+
+    fn manual(self) -> Self {
+        Shape { name: format!("{}, manual", self.name), manual: true, ..self }
     }
 
     fn slow(self) -> Self {
@@ -93,6 +100,8 @@ pub(super) fn all() -> Vec<Shape> {
         Shape::new("one agent, 100 GB", load(1.0, 20e3, 100.0 * GB)),
         Shape::new("one agent of 200 B, 4 GB", load(1.0, 200.0, 4.0 * GB)),
     ];
+    all.push(Shape::new("1 KB, 20,000 agents, 3 GB", load(20e3, 1e3, 3.0 * GB)).manual());
+    all.push(Shape::new("400 B, 20,000 agents, 1.5 GB", load(20e3, 400.0, 1.5 * GB)).manual());
     for tenths in 32..=35 {
         let total = f64::from(tenths) * GB / 10.0;
         let name = format!("2.5 KB, 20,000 agents, {:.1} GB", total / GB);
@@ -103,7 +112,14 @@ pub(super) fn all() -> Vec<Shape> {
         let named = |name: &str| format!("{:.0} M tiny agents, {name}", agents / 1e6);
         all.push(Shape::new(named("names anywhere"), tiny.clone()));
         all.push(Shape::new(named("names anywhere"), tiny.clone()).bulk());
-        all.push(Shape::new(named("names ascending"), Load { ascending: true, ..tiny }));
+        all.push(Shape::new(named("names ascending"), Load { ascending: true, ..tiny.clone() }));
+        let third = Deaths::Thin(tiny.total * 0.99, 1.0 / 3.0);
+        for segment in [32.0, 64.0] {
+            let what = format!("{segment} MiB, a third forgotten");
+            let shape = Shape::new(named("names anywhere"), tiny.clone()).dying(&what, third);
+            let shape = Shape { segment: segment * MIB, ..shape };
+            all.extend([shape.clone().bulk(), shape.manual()]);
+        }
     }
     for (index, entry) in [50.0, 200.0, 700.0, 2e3, 20e3, 300e3].into_iter().enumerate() {
         for (other, agents) in [1.0, 10.0, 3e3, 1e6].into_iter().enumerate() {

@@ -35,6 +35,8 @@ pub(super) enum Deaths {
     Random(f64),
     /// At this moment, this part of the names.
     Forget(f64, f64),
+    /// At this moment, this part of the agents, anywhere among the names.
+    Thin(f64, f64),
     /// Each time so much was appended, all that is older than that, of half of the names.
     Bursts(f64),
 }
@@ -92,6 +94,11 @@ impl Load {
                     let left = |t: f64| (-(now - t) / tau).exp();
                     alive *= tau * (left(times.end) - left(times.start)) / span;
                 }
+                if let Deaths::Thin(at, part) = self.deaths
+                    && now >= at
+                {
+                    alive *= 1.0 - part;
+                }
                 let entries = alive / self.entry;
                 bytes += alive;
                 agents += if self.once > 0.0 {
@@ -122,7 +129,9 @@ impl Load {
             (names.start..at, at..names.end)
         };
         match self.deaths {
-            Deaths::None | Deaths::Random(_) => [(names.clone(), all), (0.0..0.0, 0.0..0.0)],
+            Deaths::None | Deaths::Random(_) | Deaths::Thin(..) => {
+                [(names.clone(), all), (0.0..0.0, 0.0..0.0)]
+            }
             Deaths::Latest(most) => {
                 let window = most * self.entry * class.agents / class.share;
                 [(names.clone(), now - window..f64::MAX), (0.0..0.0, 0.0..0.0)]
