@@ -14,7 +14,7 @@ mod names_tests;
 pub(crate) mod part;
 pub(crate) mod resident;
 pub(crate) mod roll;
-mod runs;
+pub(crate) mod runs;
 mod sealed;
 pub(crate) mod set;
 #[cfg(all(test, feature = "sim"))]

@@ -34,6 +34,10 @@ impl Runs {
         Runs { runs, layers: OnceLock::new() }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// Whether these are the runs, in this order.
     pub(crate) fn are<'a>(&self, mut others: impl Iterator<Item = &'a Arc<Segment>>) -> bool {
         self.runs.iter().all(|run| others.next().is_some_and(|other| Arc::ptr_eq(run, other)))
@@ -41,21 +45,21 @@ impl Runs {
     }
 
     /// The runs that cover a name, in no order. One search by halving a layer.
-    pub(crate) fn covering<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Segment>> {
+    pub(crate) fn covering(&self, name: &str) -> impl Iterator<Item = &Arc<Segment>> {
         self.meeting(name, move |from| from <= name)
     }
 
     /// The runs that cover a name which begins with `prefix`, in no order.
-    pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Segment>> {
+    pub(crate) fn under(&self, prefix: &str) -> impl Iterator<Item = &Arc<Segment>> {
         self.meeting(prefix, move |from| from <= prefix || from.starts_with(prefix))
     }
 
     /// The runs that end after `low` and whose first name `reaches` accepts.
-    fn meeting<'a>(
-        &'a self,
-        low: &'a str,
-        reaches: impl Fn(&str) -> bool + 'a,
-    ) -> impl Iterator<Item = &'a Arc<Segment>> {
+    fn meeting(
+        &self,
+        low: &str,
+        reaches: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = &Arc<Segment>> {
         let layers = self.layers.get_or_init(|| Layers::of(&self.runs));
         let found = layers.layers.iter().flat_map(move |layer| {
             let ends = |run: &Covering| run.to.as_ref().is_some_and(|to| **to <= *low);

@@ -107,21 +107,25 @@ impl SegmentSet {
     /// Takes eight reads of memory for each sieve, of which there are at most *n* / 32 + 7 a class for *n*
     /// log segments; one binary search for each layer of runs; and one step for each log segment that
     /// no sieve knows yet.
-    pub(crate) fn candidates<'a>(&'a self, name: &'a str, hash: u64) -> Candidates<'a> {
-        let mut found: Candidates<'a> = SmallVec::new();
-        found.extend(self.unsifted.iter().map(|segment| Candidate { segment, ask: true }));
-        for Sifted { sieve, segments, live } in &self.sifted {
-            let mut columns = sieve.columns_of(hash) & live;
-            while columns != 0 {
-                let column = segments.get(columns.trailing_zeros() as usize);
-                let segment = column.and_then(Option::as_ref);
-                found.extend(segment.map(|segment| Candidate { segment, ask: false }));
-                columns &= columns - 1;
-            }
-        }
+    pub(crate) fn candidates(&self, name: &str, hash: u64) -> Candidates<'_> {
+        let mut found: Candidates<'_> = self.logs_with(hash).collect();
         found.extend(self.runs.covering(name).map(|segment| Candidate { segment, ask: true }));
         found.sort_unstable_by_key(|one| std::cmp::Reverse(age(one.segment)));
         found
+    }
+
+    /// The log segments that may hold the name with this hash, in no order.
+    pub(crate) fn logs_with(&self, hash: u64) -> impl Iterator<Item = Candidate<'_>> {
+        let unknown = self.unsifted.iter().map(|segment| Candidate { segment, ask: true });
+        let known = self.sifted.iter().flat_map(move |Sifted { sieve, segments, live }| {
+            let mut columns = sieve.columns_of(hash) & live;
+            std::iter::from_fn(move || {
+                let column = (columns != 0).then(|| columns.trailing_zeros() as usize)?;
+                columns &= columns - 1;
+                Some(segments.get(column).and_then(Option::as_ref))
+            })
+        });
+        unknown.chain(known.flatten().map(|segment| Candidate { segment, ask: false }))
     }
 
     /// How many layers of runs there are.
@@ -132,7 +136,7 @@ impl SegmentSet {
 
     /// The segments that may hold names which begin with `prefix`, newest first: all log segments,
     /// and the runs that cover any such name.
-    pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> Vec<&'a Arc<Segment>> {
+    pub(crate) fn under(&self, prefix: &str) -> Vec<&Arc<Segment>> {
         let logs = self.sealed.iter().filter(|segment| !segment.run);
         let mut found: Vec<_> = logs.chain(self.runs.under(prefix)).collect();
         found.sort_unstable_by_key(|segment| std::cmp::Reverse(age(segment)));

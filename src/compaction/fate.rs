@@ -9,8 +9,9 @@ use crate::catalog::base::Base;
 use crate::catalog::dead::{ENTRY_COST, share};
 use crate::catalog::part::Part;
 use crate::catalog::resident::Resident;
-use crate::catalog::version::Version;
+use crate::catalog::version::{Seen, Version};
 use crate::commit::Engine;
+use crate::compaction::around::{Around, Nearby, Side};
 use crate::compaction::job::Manners;
 use crate::compaction::keys::{KeyJoin, KeyMerge, Tally};
 use crate::compaction::merge::Told;
@@ -22,13 +23,11 @@ use crate::segment::Segment;
 use crate::snapshot::Snapshot;
 use crate::types::Retention;
 
-/// What surrounds the segments that are looked at.
+/// What is known beside what some segments tell.
+#[derive(Clone, Copy)]
 pub(crate) struct Knowledge<'e> {
     pub(crate) engine: &'e Arc<Engine>,
-    /// Sealed segments that are newer than those looked at, newest first.
-    pub(crate) newer: Vec<Arc<Segment>>,
-    /// Sealed segments that are older.
-    pub(crate) older: Vec<Arc<Segment>>,
+    pub(crate) around: &'e Around,
 }
 
 /// What lives of what some segments tell of one agent.
@@ -44,8 +43,8 @@ pub(crate) struct Living<'a> {
     pub(crate) state: Tally,
     /// The last change of the policy.
     pub(crate) policy: Option<Option<Retention>>,
-    /// Older segments may hold something of the name.
-    pub(crate) older: bool,
+    /// Older segments may hold something of the name; `None`: nobody has asked for it.
+    older: Option<bool>,
     /// The age that the policy in force allows, in ms.
     age: Option<u64>,
     newer: Newer<'a>,
@@ -104,11 +103,6 @@ impl Newer<'_> {
         self.parts_of(life).any(Part::has_state)
             || self.blocks_of(life).any(|block| block.states().count() > 0)
     }
-
-    fn policy(&self) -> Option<Option<Retention>> {
-        let policy = self.parts().find_map(|part| part.policy());
-        policy.or_else(|| self.blocks.iter().find_map(|(_, block)| block.policy()))
-    }
 }
 
 /// What retention makes of an agent.
@@ -122,24 +116,27 @@ struct Retained {
     by_bytes: bool,
 }
 
-impl Knowledge<'_> {
+impl<'e> Knowledge<'e> {
     /// What lives of an agent, of which the segments in `told`, oldest first, tell. `manners` is
     /// told now and then that it goes on.
     pub(crate) fn living<'a>(
-        &'a self,
+        &self,
         name: &str,
         told: &[Told<'a>],
         manners: Manners<'_>,
-    ) -> Result<Living<'a>> {
+    ) -> Result<Living<'a>>
+    where
+        'e: 'a,
+    {
         let hash = self.engine.catalog.hash(name);
-        let newer = self.newer(name, hash)?;
+        let nearby = self.around.nearby(name, hash);
+        let newer = self.newer(&nearby)?;
         let Some(last) = told.last().map(|told| told.block.head()) else {
             return Ok(Living::default());
         };
-        let older = self.older_may_hold(name, hash)?;
         let now = newer.head.unwrap_or(last);
         let is_sealed = newer.is_sealed;
-        let mut living = Living { older, newer, ..Living::default() };
+        let mut living = Living { newer, ..Living::default() };
         let dead = now.life == 0
             || now.life != last.life
             || self.engine.catalog.forgotten_since(name, now.life).is_some();
@@ -147,16 +144,16 @@ impl Knowledge<'_> {
             // Where a newer footer tells that the life is over, or a forgotten prefix does, this need
             // not; nor where there is nothing of it that is older. What is resident may know it from
             // these very segments.
-            if last.life == 0 && !is_sealed && older {
+            if last.life == 0 && !is_sealed && living.has_older(&nearby)? {
                 living.head = Some(Head::absent());
             }
             return Ok(living);
         }
-        living.take(told, last.life, manners)?;
+        living.take(told, last.life, &nearby, manners)?;
         let known = told.iter().map(|told| told.block.head()).filter(|head| head.life == now.life);
         let blocks = living.newer.blocks_of(now.life).map(Block::head);
         let floor = known.chain(blocks).map(|head| head.floor).fold(now.floor, u64::max);
-        let retained = self.retained(name, hash, &now, &living, told)?;
+        let retained = self.retained(&nearby, &now, &mut living, told)?;
         let floor = floor.max(retained.floor);
         living.cut(floor, last.next);
         living.age = retained.age;
@@ -166,188 +163,198 @@ impl Knowledge<'_> {
             && living.state.records == 0
             && living.policy.is_none()
             && living.redacted.is_empty();
-        if !empty || !is_sealed || older || must_tell {
+        if !empty || !is_sealed || must_tell || living.has_older(&nearby)? {
             living.head = Some(Head { floor: floor.min(last.next), ..last });
         }
         Ok(living)
     }
 
-    fn newer(&self, name: &str, hash: u64) -> Result<Newer<'_>> {
-        let version = self.engine.catalog.peek(name, hash).and_then(|resident| {
+    fn newer<'a>(&self, nearby: &Nearby<'_, 'a>) -> Result<Newer<'a>> {
+        let version = self.engine.catalog.peek(nearby.name, nearby.hash).and_then(|resident| {
             let slot = resident.lock();
             slot.is_known().then(|| slot.latest().clone())
         });
-        let (mut blocks, mut is_partial) = (Vec::new(), false);
-        for segment in &self.newer {
-            match readable(segment, segment.look_up(name, hash))? {
-                Some(found) => blocks.extend(found.map(|(_, block)| (segment, block))),
-                None => is_partial = true,
-            }
-        }
+        let mut blocks = Vec::new();
+        let all_read = nearby.blocks(Side::Newer, &mut |segment, block| {
+            blocks.push((segment, block));
+            true
+        })?;
         let sealed = blocks.first().map(|(_, block)| block.head());
         Ok(Newer {
             head: version.as_ref().map(|version| version.head).or(sealed),
             is_sealed: sealed.is_some(),
             version,
             blocks,
-            is_partial,
+            is_partial: !all_read,
         })
-    }
-
-    fn older_may_hold(&self, name: &str, hash: u64) -> Result<bool> {
-        for segment in &self.older {
-            // One that cannot be read may hold anything.
-            if readable(segment, segment.may_tell_of(name, hash))?.unwrap_or(true) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// What the policy in force, and those that were, make of the agent.
     fn retained(
         &self,
-        name: &str,
-        hash: u64,
+        nearby: &Nearby<'_, '_>,
         now: &Head,
-        living: &Living<'_>,
+        living: &mut Living<'_>,
         told: &[Told<'_>],
     ) -> Result<Retained> {
-        let newer = &living.newer;
-        if newer.is_partial {
+        if living.newer.is_partial {
             // Its policy may be another one by now: nothing is dropped by the one that is known.
             return Ok(Retained::default());
         }
-        let own = if now.flags & Head::POLICY != 0 {
-            newer.policy().or(living.policy)
-        } else {
-            Some(None)
-        };
         let default = self.engine.options.retention;
+        let changed = living.newer.parts().find_map(Part::policy);
+        let latest = living.own_policy(now, changed).map(|own| own.unwrap_or(default));
+        let is_past =
+            |own: Option<Retention>| own.is_none() && !self.engine.past_defaults.is_empty();
         // An agent without a policy of its own, or that gave it up, may be under earlier defaults.
-        let past = !matches!(own, Some(Some(_))) && !self.engine.past_defaults.is_empty();
-        if let Some(own) = own
-            && !past
-        {
-            let policy = own.unwrap_or(default);
-            if policy.max_bytes.is_none() && policy.max_age.is_none() {
-                let floor = policy.max_entries.map_or(0, |most| now.next.saturating_sub(most));
-                return Ok(Retained { floor, ..Retained::default() });
-            }
+        let past = is_past(living.own_policy(now, changed).flatten());
+        let counts = |policy: &Retention| policy.max_bytes.is_none() && policy.max_age.is_none();
+        if let Some(policy) = latest.filter(|policy| counts(policy) && !past) {
+            let floor = policy.max_entries.map_or(0, |most| now.next.saturating_sub(most));
+            return Ok(Retained { floor, ..Retained::default() });
         }
+        // What reads entries goes by what is settled: a later batch may change the policy, and one
+        // version's policy says nothing about another's entries.
+        let Some(seen) = self.settled(nearby, now)? else { return Ok(Retained::default()) };
         let mut older = Vec::new();
-        let own = match own {
+        let changed = seen.parts.iter().find_map(Part::policy);
+        let own = match living.own_policy(&seen.head, changed) {
             Some(own) => own,
             // The policy lies in an older segment.
-            None => match self.older_policy(name, hash, now.life, &mut older)? {
+            None => match older_policy(nearby, now.life, &mut older)? {
                 Some(own) => own,
                 // What is not known drops nothing.
                 None => return Ok(Retained::default()),
             },
         };
-        let policy = own.unwrap_or(default);
+        let (policy, past) = (own.unwrap_or(default), is_past(own));
         // An age is held against the oldest entries first, wherever they are.
         if (policy.max_age.is_some() || past)
-            && living.older
-            && !self.older_blocks(name, hash, now.life, &mut older)?
+            && living.has_older(nearby)?
+            && !older_blocks(nearby, now.life, &mut older)?
         {
             return Ok(Retained::default());
         }
-        let floor = self.floor_of_blocks(name, hash, now, newer, told, &older)?;
-        Ok(Retained { floor, age: policy.max_age, by_bytes: past || policy.max_bytes.is_some() })
+        let floor = self.floor_of_blocks(nearby, seen, &living.newer, told, &older)?;
+        let age = latest.and_then(|policy| policy.max_age).into_iter().chain(policy.max_age).min();
+        Ok(Retained { floor, age, by_bytes: past || policy.max_bytes.is_some() })
     }
 
-    /// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
-    /// first, up to that one.
-    fn older_policy<'a>(
-        &'a self,
-        name: &str,
-        hash: u64,
-        life: u64,
-        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
-    ) -> Result<Option<Option<Retention>>> {
-        for segment in self.older.iter().rev() {
-            // One that cannot be read may hold the policy.
-            let Some(found) = readable(segment, segment.look_up(name, hash))? else {
-                return Ok(None);
-            };
-            let found = found.map(|(_, block)| block);
-            let Some(block) = found.filter(|block| block.head().life == life) else { continue };
-            blocks.push((segment, block));
-            if let Some(policy) = block.policy() {
-                return Ok(Some(policy));
+    /// The agent as everybody may see it, its bytes written; `None` if that is another life. It is
+    /// not made resident.
+    fn settled(&self, nearby: &Nearby<'_, '_>, now: &Head) -> Result<Option<Seen>> {
+        // Parts of sealed segments are told by their blocks.
+        const UNSEALED: u64 = u64::MAX - 1;
+        let in_memory = self.engine.catalog.peek(nearby.name, nearby.hash).and_then(|resident| {
+            let slot = resident.lock();
+            let (settled, end) = slot.settled();
+            slot.is_known().then(|| (settled.seen(UNSEALED), end))
+        });
+        let seen = match in_memory {
+            Some((seen, end)) => {
+                self.engine.write_for_reader(end)?;
+                seen
             }
-        }
-        Ok(None)
-    }
-
-    /// Finds what all older segments hold of a life, newest first. False if one cannot be read.
-    fn older_blocks<'a>(
-        &'a self,
-        name: &str,
-        hash: u64,
-        life: u64,
-        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
-    ) -> Result<bool> {
-        blocks.clear();
-        for segment in self.older.iter().rev() {
-            let Some(found) = readable(segment, segment.look_up(name, hash))? else {
-                return Ok(false);
-            };
-            let block = found.map(|(_, block)| block).filter(|block| block.head().life == life);
-            blocks.extend(block.map(|block| (segment, block)));
-        }
-        Ok(true)
+            None => Version::at_rest(*now).seen(UNSEALED),
+        };
+        Ok(Some(seen).filter(|seen| seen.head.life == now.life))
     }
 
     /// The floor under retention by what the segments looked at, older and newer ones and memory
     /// tell. Without an age older segments bear on no floor, since it is counted from the newest
-    /// entry back. The agent is not made resident.
+    /// entry back.
     fn floor_of_blocks(
         &self,
-        name: &str,
-        hash: u64,
-        now: &Head,
+        nearby: &Nearby<'_, '_>,
+        seen: Seen,
         newer: &Newer<'_>,
         told: &[Told<'_>],
         older: &[(&Arc<Segment>, Block<'_>)],
     ) -> Result<u64> {
-        let mut base = Base::empty(now.life, 0);
+        let life = seen.head.life;
+        let mut base = Base::empty(life, 0);
         for (segment, block) in older.iter().rev() {
             base.add_newer(segment, block);
         }
-        let of_life = |block: &Block<'_>| block.head().life == now.life;
+        let of_life = |block: &Block<'_>| block.head().life == life;
         for Told { segment, block } in told.iter().filter(|told| of_life(&told.block)) {
             base.add_newer(segment, block);
         }
         for (segment, block) in newer.blocks.iter().rev().filter(|(_, block)| of_life(block)) {
             base.add_newer(segment, block);
         }
-        // Parts of sealed segments are told by their blocks.
-        const UNSEALED: u64 = u64::MAX - 1;
-        let in_memory = self.engine.catalog.peek(name, hash).and_then(|resident| {
-            let slot = resident.lock();
-            let (settled, end) = slot.settled();
-            slot.is_known().then(|| (settled.seen(UNSEALED), end))
-        });
-        let version = match in_memory {
-            Some((version, end)) => {
-                self.engine.write_for_reader(end)?;
-                version
-            }
-            None => Version::at_rest(*now).seen(UNSEALED),
-        };
-        if version.head.life != now.life {
-            return Ok(0);
-        }
-        let resident = Arc::new(Resident::new(Arc::from(name), hash));
-        Ok(Snapshot::of_blocks(self.engine, resident, version, base)?.floor)
+        let resident = Arc::new(Resident::new(Arc::from(nearby.name), nearby.hash));
+        Ok(Snapshot::of_blocks(self.engine, resident, seen, base)?.floor)
     }
 }
 
+/// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
+/// first, up to that one. `None` if it cannot be told.
+fn older_policy<'a>(
+    nearby: &Nearby<'_, 'a>,
+    life: u64,
+    blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+) -> Result<Option<Option<Retention>>> {
+    let mut policy = None;
+    let all_read = nearby.blocks(Side::Older, &mut |segment, block| {
+        if block.head().life == life {
+            blocks.push((segment, block));
+            policy = block.policy();
+        }
+        policy.is_none()
+    })?;
+    // One that cannot be read may hold a later one.
+    Ok(policy.filter(|_| all_read))
+}
+
+/// Finds what all older segments hold of a life, newest first. False if one cannot be read.
+fn older_blocks<'a>(
+    nearby: &Nearby<'_, 'a>,
+    life: u64,
+    blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+) -> Result<bool> {
+    blocks.clear();
+    nearby.blocks(Side::Older, &mut |segment, block| {
+        if block.head().life == life {
+            blocks.push((segment, block));
+        }
+        true
+    })
+}
+
 impl<'a> Living<'a> {
+    /// Whether older segments may hold something of the name.
+    fn has_older(&mut self, nearby: &Nearby<'_, '_>) -> Result<bool> {
+        let older = match self.older {
+            Some(older) => older,
+            None => nearby.older_may_hold()?,
+        };
+        self.older = Some(older);
+        Ok(older)
+    }
+
+    /// The policy of its own that an agent with this head has, of which what is in memory tells this
+    /// change; `None`: older segments tell it.
+    fn own_policy(
+        &self,
+        head: &Head,
+        changed: Option<Option<Retention>>,
+    ) -> Option<Option<Retention>> {
+        if head.flags & Head::POLICY == 0 {
+            return Some(None);
+        }
+        let sealed = || self.newer.blocks.iter().find_map(|(_, block)| block.policy());
+        changed.or_else(sealed).or(self.policy)
+    }
+
     /// Takes everything of a life, the floor aside.
-    fn take(&mut self, told: &[Told<'a>], life: u64, manners: Manners<'_>) -> Result<()> {
+    fn take(
+        &mut self,
+        told: &[Told<'a>],
+        life: u64,
+        nearby: &Nearby<'_, 'a>,
+        manners: Manners<'_>,
+    ) -> Result<()> {
         for (index, Told { block, .. }) in told.iter().enumerate() {
             if block.head().life != life {
                 continue;
@@ -362,12 +369,18 @@ impl<'a> Living<'a> {
             }
         }
         self.redacted.extend(self.newer.redacted(life));
-        self.state = self.tally(told, life, manners)?;
+        self.state = self.tally(told, life, nearby, manners)?;
         Ok(())
     }
 
     /// Counts what is kept of the state.
-    fn tally(&self, told: &[Told<'a>], life: u64, manners: Manners<'_>) -> Result<Tally> {
+    fn tally(
+        &mut self,
+        told: &[Told<'a>],
+        life: u64,
+        nearby: &Nearby<'_, 'a>,
+        manners: Manners<'_>,
+    ) -> Result<Tally> {
         let mut tally = Tally::new(told.len());
         let of_life = |(_, told): &(usize, &Told<'a>)| told.block.head().life == life;
         let mut with_state = told
@@ -375,15 +388,12 @@ impl<'a> Living<'a> {
             .enumerate()
             .filter(of_life)
             .filter(|(_, told)| told.block.states().count() > 0);
-        let first = with_state.next();
-        if let Some((index, only)) = first
-            && with_state.next().is_none()
-            && self.older
-            && !self.newer.changes_keys(life)
-        {
+        let Some((index, only)) = with_state.next() else { return Ok(tally) };
+        let is_only = with_state.next().is_none();
+        if self.has_older(nearby)? && is_only && !self.newer.changes_keys(life) {
             // All of it is kept, and need not be gone through.
             tally.add_all(index, &only.block.states());
-        } else if first.is_some() {
+        } else {
             self.each_state_of(life, told, manners, &mut |index, change| {
                 tally.add(index, change);
                 Ok(())
@@ -424,7 +434,7 @@ impl<'a> Living<'a> {
                 manners(0)?;
             }
             // That a key was unset matters only to values that are older.
-            if change.offset == 0 && !self.older {
+            if change.offset == 0 && self.older == Some(false) {
                 continue;
             }
             let in_memory = |part: &&Part| part.state(change.key, u64::MAX).is_some();
@@ -480,7 +490,7 @@ impl<'a> Living<'a> {
         let kept: u64 = kept.map(|seqs| seqs.end - seqs.start).sum();
         kept < u64::from(block.count())
             || self.state.of(index).0 < u64::from(block.states().count())
-            || (head.life == 0 && !self.older)
+            || (head.life == 0 && self.older == Some(false))
     }
 
     /// What this segment's entries lose that keep their place: redacted ones, and with `time` those
@@ -546,19 +556,6 @@ impl Hollow {
         if at != NEVER {
             self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at)));
         }
-    }
-}
-
-/// What was read of a segment; `None`: it proved damaged, now or before.
-fn readable<T>(segment: &Segment, read: Result<T>) -> Result<Option<T>> {
-    match read {
-        Ok(_) if segment.is_quarantined() => Ok(None),
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.kind() == ErrorKind::Damaged => {
-            segment.quarantine();
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
 }
 

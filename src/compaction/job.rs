@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::set::SegmentSet;
 use crate::commit::Engine;
+use crate::compaction::around::Around;
 use crate::compaction::fate::{Knowledge, Living};
 use crate::compaction::merge::{Merge, Told};
 use crate::compaction::plan::{self, Output};
@@ -55,10 +55,7 @@ impl Beat<'_> {
 pub(crate) struct Job {
     engine: Arc<Engine>,
     inputs: Vec<Arc<Segment>>,
-    newer: Vec<Arc<Segment>>,
-    older: Vec<Arc<Segment>>,
-    /// The set of segments that `newer` is of.
-    known: u64,
+    around: Around,
     hull: Range<u64>,
     generation: u64,
     /// Deaths counted before the job began.
@@ -105,24 +102,23 @@ impl Job {
         manners: Manners<'_>,
     ) -> Result<Job> {
         let set = engine.catalog.segments();
-        let (inputs, newer, older) = surroundings(&set, ids);
+        let inputs = set.sealed.iter().filter(|segment| ids.contains(&segment.id));
+        let inputs: Vec<Arc<Segment>> = inputs.cloned().collect();
         let hull = hull(&inputs);
+        let around = Around::of(&set, hull.clone());
         // The inputs are about to be read whole.
         inputs.iter().for_each(|input| input.will_need(0..input.capacity));
         let cleaned = engine.log.durable();
         let time = engine.confirmed_now();
         let content = inputs.iter().filter_map(|input| crate::compaction::content_of(input));
         let content = content.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let knowledge = Knowledge { engine, newer, older };
+        let knowledge = Knowledge { engine, around: &around };
         let outputs = plan::outputs(&knowledge, &set, &inputs, &shape, manners)?;
-        let Knowledge { newer, older, .. } = knowledge;
         Ok(Job {
             engine: Arc::clone(engine),
             merge: Merge::new(&inputs)?,
             inputs,
-            newer,
-            older,
-            known: set.generation,
+            around,
             hull,
             generation: shape.generation.max(1),
             deaths: engine.catalog.deaths.all(),
@@ -207,57 +203,46 @@ impl Job {
 
     /// Writes what lives of one agent; gives about how many bytes that was.
     fn agent(&mut self, name: &str, beat: &mut Beat<'_>) -> Result<u64> {
-        let ids = self.input_ids();
-        let mut knowledge = Knowledge {
-            engine: &self.engine,
-            newer: std::mem::take(&mut self.newer),
-            older: std::mem::take(&mut self.older),
+        let told = self.merge.told_by(&self.places)?;
+        // What was resident when the outputs were planned may have been sealed and let go of since:
+        // its footer tells it now. Whoever knows less than the plan did keeps more than it has room
+        // for.
+        let living = loop {
+            let set = self.engine.catalog.segments();
+            if set.generation != self.around.generation() {
+                self.around = Around::of(&set, self.hull.clone());
+            }
+            let knowledge = Knowledge { engine: &self.engine, around: &self.around };
+            let living = knowledge.living(name, &told, &mut *beat.manners)?;
+            if self.engine.catalog.segments().generation == self.around.generation() {
+                break living;
+            }
         };
-        let outcome = (|| {
-            let told = self.merge.told_by(&self.places)?;
-            // What was resident when the outputs were planned may have been sealed and let go of
-            // since: its footer tells it now. Whoever knows less than the plan did keeps more than
-            // it has room for.
-            let living = loop {
-                let set = self.engine.catalog.segments();
-                if set.generation != self.known {
-                    (_, knowledge.newer, _) = surroundings(&set, &ids);
-                    self.known = set.generation;
-                }
-                let living = knowledge.living(name, &told, &mut *beat.manners)?;
-                if self.engine.catalog.segments().generation == self.known {
-                    break living;
-                }
-            };
-            let left_out = living.leaves_out(&told);
-            if left_out {
-                self.erased.push(name.to_owned());
+        let left_out = living.leaves_out(&told);
+        if left_out {
+            self.erased.push(name.to_owned());
+        }
+        let Some(head) = living.head else { return Ok(64) };
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => {
+                let Some(output) = self.outputs.first() else { return Ok(64) };
+                let maker = Maker {
+                    engine: &self.engine,
+                    hull: &self.hull,
+                    generation: self.generation,
+                    cleaned: self.cleaned,
+                    time: self.time,
+                    lasts: self.dead < self.live / DYING,
+                };
+                none.insert(maker.create(output, &mut self.made)?)
             }
-            let Some(head) = living.head else { return Ok(64) };
-            let writer = match &mut self.writer {
-                Some(writer) => writer,
-                none => {
-                    let Some(output) = self.outputs.first() else { return Ok(64) };
-                    let maker = Maker {
-                        engine: &self.engine,
-                        hull: &self.hull,
-                        generation: self.generation,
-                        cleaned: self.cleaned,
-                        time: self.time,
-                        lasts: self.dead < self.live / DYING,
-                    };
-                    none.insert(maker.create(output, &mut self.made)?)
-                }
-            };
-            let before = writer.len();
-            if write_agent(writer, name, head, &living, &told, self.time, beat)? && !left_out {
-                self.erased.push(name.to_owned());
-            }
-            Ok(writer.len().saturating_sub(before) + 64)
-        })();
-        let Knowledge { newer, older, .. } = knowledge;
-        (self.newer, self.older) = (newer, older);
-        outcome
+        };
+        let before = writer.len();
+        if write_agent(writer, name, head, &living, &told, self.time, beat)? && !left_out {
+            self.erased.push(name.to_owned());
+        }
+        Ok(writer.len().saturating_sub(before) + 64)
     }
 
     /// Finishes the run that is written, if there is anything in it, and goes to the next.
@@ -266,7 +251,7 @@ impl Job {
             self.outputs.remove(0);
         }
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
-        if !self.older.is_empty() {
+        if self.around.has_older() {
             let lines = self.engine.catalog.forgotten(self.cleaned);
             let lines = lines.iter().filter(|line| self.hull.contains(&line.lsn));
             writer.add_prefixes(lines.map(|line| (line.lsn, line.prefix.as_str())))?;
@@ -507,18 +492,6 @@ pub(crate) fn hull(segments: &[Arc<Segment>]) -> Range<u64> {
     let from = segments.iter().map(|segment| segment.lowest_lsn()).min().unwrap_or(0);
     let to = segments.iter().map(|segment| segment.end_lsn()).max().unwrap_or(0);
     from..to
-}
-
-/// Segments oldest first; those newer than the hull newest first; those older.
-type Surroundings = (Vec<Arc<Segment>>, Vec<Arc<Segment>>, Vec<Arc<Segment>>);
-
-fn surroundings(set: &SegmentSet, ids: &[u64]) -> Surroundings {
-    let (inputs, others): (Vec<_>, Vec<_>) =
-        set.sealed.iter().cloned().partition(|segment| ids.contains(&segment.id));
-    let hull = hull(&inputs);
-    let newer = others.iter().rev().filter(|segment| segment.lowest_lsn() >= hull.end);
-    let older = others.iter().filter(|segment| segment.end_lsn() <= hull.start);
-    (inputs, newer.cloned().collect(), older.cloned().collect())
 }
 
 /// The first name that a sealed segment covers, and the one behind the last; `None`: there is none.

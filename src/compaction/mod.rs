@@ -7,6 +7,7 @@
 //! and `writer` to write it. `erase` does all of it at once for what must be gone, `backup` copies a
 //! store while it is written. `thread` does what nobody waits for.
 
+mod around;
 pub(crate) mod backup;
 mod cuts;
 mod debt;

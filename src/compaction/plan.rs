@@ -160,7 +160,7 @@ fn trim(outputs: &mut [Output], first: Option<Box<str>>, last: Option<Box<str>>)
 /// The lengths of the forgotten prefixes that each output may have to keep: those within the lsns of
 /// the inputs, where something older may be held against them.
 fn prefixes(knowledge: &Knowledge<'_>, inputs: &[Arc<Segment>]) -> Vec<usize> {
-    if knowledge.older.is_empty() {
+    if !knowledge.around.has_older() {
         return Vec::new();
     }
     let hull = hull(inputs);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::set::SegmentSet;
 use crate::commit::Engine;
+use crate::compaction::around::Around;
 use crate::compaction::fate::{Knowledge, Living, content};
 use crate::compaction::job::names;
 use crate::compaction::merge::{Merge, Told};
@@ -78,12 +79,13 @@ pub(crate) fn blamed<'s>(set: &'s SegmentSet, error: &Error) -> Option<&'s Arc<S
 
 fn scan_set(
     engine: &Arc<Engine>,
-    set: &SegmentSet,
+    set: &Arc<SegmentSet>,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Scan> {
     let sound = set.sealed.iter().filter(|segment| !segment.is_quarantined());
     let segments: Vec<Arc<Segment>> = sound.cloned().collect();
-    let knowledge = Knowledge { engine, newer: Vec::new(), older: Vec::new() };
+    let around = Around::of(set, 0..u64::MAX);
+    let knowledge = Knowledge { engine, around: &around };
     let found: Result<Vec<Found>> = segments.iter().map(|segment| begin(segment)).collect();
     let mut found = found?;
     let mut merge = Merge::new(&segments)?;

@@ -118,7 +118,7 @@ impl Compactor {
         let (outcome, pause) = {
             let mut holding = Holding { busy, _released: Released(self) };
             let outcome = self.work(&mut holding, round);
-            self.report(&outcome);
+            self.report(&outcome, holding.job.is_some());
             let is_idle = matches!(outcome, Ok(Turn::Idle));
             (outcome, if is_idle { self.pause(&holding) } else { None })
         };
@@ -139,14 +139,19 @@ impl Compactor {
     }
 
     /// Reports a step, and how much of the store is left alone or yet to be clustered.
-    fn report(&self, outcome: &Result<Turn>) {
+    fn report(&self, outcome: &Result<Turn>, is_at_a_job: bool) {
         let board = &self.engine.board;
         let set = self.engine.catalog.segments();
         let (left_alone, others): (Vec<_>, Vec<_>) =
             set.sealed.iter().partition(|segment| segment.is_quarantined());
         board.set_quarantined(left_alone.iter().map(|segment| segment.disk_len()).sum());
         let waits = others.iter().filter(|segment| !segment.run).map(|segment| segment.disk_len());
-        board.set_backlog(if matches!(outcome, Ok(Turn::Idle)) { 0 } else { waits.sum() });
+        match outcome {
+            Ok(Turn::Idle) => board.set_backlog(0),
+            // A scan does not tell whether log segments wait for a job, or for more of them.
+            Ok(Turn::Worked) if !is_at_a_job => {}
+            _ => board.set_backlog(waits.sum()),
+        }
         match outcome {
             Ok(Turn::Worked | Turn::Idle) => board.succeeded(Worker::Compaction),
             Ok(Turn::Full { need, free }) => {
