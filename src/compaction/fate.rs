@@ -213,8 +213,8 @@ impl<'e> Knowledge<'e> {
             let floor = policy.max_entries.map_or(0, |most| now.next.saturating_sub(most));
             return Ok(Retained { floor, ..Retained::default() });
         }
-        // What reads entries goes by what is settled: a later batch may change the policy, and one
-        // version's policy says nothing about another's entries.
+        // What reads entries goes by what is settled. A policy that is to be replaced says nothing by
+        // the time of now, so that nothing is dropped while a change is on its way.
         let Some(seen) = self.settled(nearby, now)? else { return Ok(Retained::default()) };
         let mut older = Vec::new();
         let changed = seen.parts.iter().find_map(Part::policy);
@@ -240,16 +240,27 @@ impl<'e> Knowledge<'e> {
         Ok(Retained { floor, age, by_bytes: past || policy.max_bytes.is_some() })
     }
 
-    /// The agent as everybody may see it, its bytes written; `None` if that is another life. It is
-    /// not made resident.
+    /// The agent as everybody may see it, its bytes written. `None` if that is another life, or if a
+    /// change of its policy is on its way. It is not made resident.
     fn settled(&self, nearby: &Nearby<'_, '_>, now: &Head) -> Result<Option<Seen>> {
         // Parts of sealed segments are told by their blocks.
         const UNSEALED: u64 = u64::MAX - 1;
-        let in_memory = self.engine.catalog.peek(nearby.name, nearby.hash).and_then(|resident| {
-            let slot = resident.lock();
-            let (settled, end) = slot.settled();
-            slot.is_known().then(|| (settled.seen(UNSEALED), end))
-        });
+        let policy_of = |version: &Version| {
+            (version.head.flags & Head::POLICY, version.parts().find_map(Part::policy))
+        };
+        let mut in_memory = None;
+        if let Some(resident) = self.engine.catalog.peek(nearby.name, nearby.hash) {
+            let mut slot = resident.lock();
+            if slot.is_known() {
+                // What nobody has looked at for hours may be settled as it was then.
+                slot.settle(self.engine.progress());
+                let (settled, end) = slot.settled();
+                if policy_of(settled) != policy_of(slot.latest()) {
+                    return Ok(None);
+                }
+                in_memory = Some((settled.seen(UNSEALED), end));
+            }
+        }
         let seen = match in_memory {
             Some((seen, end)) => {
                 self.engine.write_for_reader(end)?;

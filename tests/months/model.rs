@@ -135,8 +135,18 @@ impl Life {
         self.floor + self.items.len() as u64
     }
 
-    /// The floor under a policy at a time.
+    /// The floor under a policy at a time, at the least: what is hidden may take no bytes any more.
     pub fn floor_at(&self, default: Policy, time: u64) -> u64 {
+        let may_be_hollow = |item: &Item| item.redacted || item.expires.is_some();
+        self.floor_by(default, time, &|item| if may_be_hollow(item) { 0 } else { item.len.into() })
+    }
+
+    /// The same at the most: what is hidden may take its bytes yet.
+    pub fn floor_up_to(&self, default: Policy, time: u64) -> u64 {
+        self.floor_by(default, time, &|item| item.len.into())
+    }
+
+    fn floor_by(&self, default: Policy, time: u64, len: &dyn Fn(&Item) -> u64) -> u64 {
         let policy = self.policy.unwrap_or(default);
         let mut floor = self.floor;
         if let Some(most) = policy.entries {
@@ -148,18 +158,18 @@ impl Life {
             floor = floor.max(self.floor + first as u64);
         }
         if let Some(most) = policy.bytes {
-            floor = floor.max(self.floor_by_bytes(most));
+            floor = floor.max(self.floor_by_bytes(most, len));
         }
         floor.min(self.next())
     }
 
-    fn floor_by_bytes(&self, most: u64) -> u64 {
+    fn floor_by_bytes(&self, most: u64, len: &dyn Fn(&Item) -> u64) -> u64 {
         let mut left = most;
         for (index, item) in self.items.iter().enumerate().rev() {
-            if u64::from(item.len) > left {
+            if len(item) > left {
                 return self.floor + index as u64 + 1;
             }
-            left -= u64::from(item.len);
+            left -= len(item);
         }
         self.floor
     }
@@ -195,7 +205,7 @@ impl Life {
 
     /// Says how a view differs from this life, if it does.
     fn differs(&self, seen: &Seen, default: Policy, span: Span) -> Option<String> {
-        let (lo, hi) = (self.floor_at(default, span.lo), self.floor_at(default, span.hi));
+        let (lo, hi) = (self.floor_at(default, span.lo), self.floor_up_to(default, span.hi));
         if seen.next != self.next() || seen.floor < lo || seen.floor > hi {
             return Some(format!(
                 "model {lo}..{} (floor up to {hi}), store {}..{}; policy {:?}, default {default:?}",

@@ -305,7 +305,7 @@ impl World {
             let default = self.ledger.now().default;
             let (early, late) = (
                 life.floor_at(default, span.lo.saturating_sub(near)),
-                life.floor_at(default, span.hi + near),
+                life.floor_up_to(default, span.hi + near),
             );
             if early != late {
                 return Ok(false);

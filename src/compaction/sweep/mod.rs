@@ -27,7 +27,7 @@ const MOST_TIERS: u64 = 48;
 /// Segments of a store of up to 16 TB, at any time.
 const FILES: u64 = 8192;
 /// What an explicit compaction writes for each byte that lives.
-const COMPACT: f64 = 4.0;
+const COMPACT: f64 = 3.0;
 /// The same where nothing was compacted before: log segments become tiers, and these one.
 const FOLDED: f64 = 2.5;
 /// Log segments that may wait before appenders wait for compaction.
