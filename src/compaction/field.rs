@@ -57,6 +57,7 @@ pub(super) struct Sums {
     pub(super) most_output: u64,
     pub(super) most_agents: u64,
     pub(super) generation: u64,
+    pub(super) logs: usize,
 }
 
 impl Sums {
@@ -141,6 +142,7 @@ impl Window {
         sums.dead += if segment.has_dead() { segment.dead_bytes } else { 0 };
         sums.agents += segment.agents;
         sums.generation = sums.generation.max(segment.generation);
+        sums.logs += usize::from(segment.generation == 0);
     }
 }
 

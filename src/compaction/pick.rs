@@ -159,7 +159,8 @@ impl<'a> Picker<'a> {
         let sums = &window.sums;
         let mut generation = sums.generation.max(1);
         if reason == Reason::Cluster && sums.output >= WHOLE_TIER {
-            let next = if sums.generation == 0 { 1 } else { sums.generation.saturating_add(1) };
+            // Runs that were log segments are of the logs' own level.
+            let next = if sums.logs > 0 { sums.generation.max(1) } else { sums.generation + 1 };
             generation = if policy.thorough { LAST_GENERATION } else { next.min(LAST_GENERATION) };
         }
         let is_last = policy.thorough && self.is_alone(window);
@@ -316,7 +317,7 @@ impl<'a> Picker<'a> {
             reason: Reason::Cluster,
             few,
             oldest: true,
-            admits: &|_, other| other.generation == 0 && !self.is_young(other),
+            admits: &|seed, other| self.is_among_logs(seed, other) && !self.is_young(other),
             worth: &logs,
         });
         of_logs.or_else(|| {
@@ -378,7 +379,7 @@ impl<'a> Picker<'a> {
             reason: Reason::Cluster,
             few: 0,
             oldest: true,
-            admits: &|_, other| other.generation == 0,
+            admits: &|seed, other| self.is_among_logs(seed, other),
             worth: &|_, sums, _| self.saves_extents(sums),
         })
     }
@@ -396,6 +397,13 @@ impl<'a> Picker<'a> {
 
     fn saves_extents(&self, sums: &Sums) -> Option<Ratio> {
         (sums.tiers > 1 && self.is_small(sums)).then(|| sums.saves())
+    }
+
+    /// Whether a segment may go with a log segment. An erasure makes a run of one, and what lies on
+    /// either side of that is not to wait for ever.
+    fn is_among_logs(&self, seed: &SegmentStats, other: &SegmentStats) -> bool {
+        let was_log = other.generation == 1 && other.output_bytes() <= self.policy.max_slice;
+        seed.generation == 0 && (other.generation == 0 || was_log)
     }
 
     fn is_young(&self, segment: &SegmentStats) -> bool {

@@ -254,3 +254,22 @@ fn small_stores_have_long_runs_and_few_of_them() {
     assert_eq!(job.reason, Reason::Gather);
     assert!(job.inputs.len() > 10, "{job:?}");
 }
+
+/// An erasure makes a run of a log segment. Those on either side of it are clustered all the same.
+#[test]
+fn what_was_a_log_segment_is_clustered_with_its_neighbours() {
+    let erased = |place: u64| run(place, place..place + 1, ("", ""), 50);
+    let mixed = |place: u64| if place % 4 == 3 { erased(place) } else { log(place, 0) };
+    let mut segments: Vec<SegmentStats> = (0..12).map(mixed).collect();
+    let policy = Policy { max_job: 1 << 40, ..Policy::default() };
+    let all = (0..12).collect();
+    assert_eq!(inputs(&segments, &policy), Some((Reason::Cluster, all)));
+    assert_eq!(pick(&segments, &policy).unwrap().generation, 1, "a job of the logs' own level");
+    segments.truncate(11);
+    assert_eq!(inputs(&segments, &policy), None);
+    // A great tier is no such run.
+    let great = run(100, 1..2, ("", ""), 5 << 10);
+    let segments: Vec<SegmentStats> =
+        (0..12).map(|place| if place == 1 { great.clone() } else { log(place, 0) }).collect();
+    assert_eq!(inputs(&segments, &policy), None);
+}

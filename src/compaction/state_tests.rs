@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::commit::Engine;
 use crate::commit::scratch::Scratch;
@@ -317,6 +318,28 @@ fn a_policy_of_an_older_segment_is_found_without_a_resident() {
     let written = job.install().unwrap().written;
     assert_eq!(written.first().unwrap().trailer().unwrap().entries, 10);
     assert_eq!(view(&engine, "a").floor, 91);
+}
+
+/// What nobody has looked at since stands as it was then, with the policy that held then.
+#[test]
+fn a_policy_that_was_replaced_drops_nothing() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Retention::new());
+    let entry = || {
+        let (at, kind, weight, flags, expires) = (5, Kind::USER, 0, 0, None);
+        Change::Append(Append { at, kind, weight, flags, expires, meta: &[], payload: &[7; 100] })
+    };
+    let by_age = Change::Policy(Some(Retention::new().max_age(Duration::from_secs(1))));
+    put(&engine, "a", [by_age]);
+    put(&engine, "a", (0..9).map(|_| entry()));
+    engine.seal_active().unwrap();
+    put(&engine, "a", [Change::Policy(Some(Retention::new().max_bytes(1000)))]);
+    let newest = ids(&engine).pop().unwrap();
+    let mut job = Job::plan(&engine, &[newest], shape(), &mut |_| Ok(())).unwrap();
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    job.install().unwrap();
+    let view = view(&engine, "a");
+    assert_eq!((view.floor, view.next_seq()), (1, 10));
 }
 
 /// Under a policy by bytes the floor follows each append, and is found once a version.
