@@ -109,7 +109,7 @@ impl Ledger {
         let names = self.touched();
         let mut seen = BTreeMap::new();
         for name in &names {
-            seen.insert(name, look_at(store, name)?);
+            seen.insert(name, (look_at(store, name)?, is_listed(store, name)?));
         }
         let span = span();
         let mut model = Model { default: self.base.default, ..Model::default() };
@@ -126,8 +126,11 @@ impl Ledger {
             if count < least {
                 continue;
             }
-            let differs = |(name, seen): (&&String, &Seen)| {
-                let why = model.differs(name, seen, span)?;
+            let differs = |(name, (seen, is_listed)): (&&String, &(Seen, bool))| {
+                // One that has nothing but a policy looks like one that never was.
+                let known = model.agents.contains_key(*name);
+                let why = model.differs(name, seen, span);
+                let why = why.or((known != *is_listed).then(|| format!("listed: {is_listed}")))?;
                 Some(format!("with {count} of {}: {name}: {why}", self.tail.len()))
             };
             match seen.iter().find_map(differs) {
@@ -170,6 +173,15 @@ impl Ledger {
             chosen.agents.contains_key(name) || self.base.agents.contains_key(name)
         });
     }
+}
+
+fn is_listed(store: &Store, name: &str) -> Result<bool, String> {
+    for agent in store.agents(name) {
+        if agent.map_err(|e| format!("agents({name}): {e:?}"))?.name() == name {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub fn look_at(store: &Store, name: &str) -> Result<Seen, String> {
