@@ -43,7 +43,7 @@ pub(crate) struct Living<'a> {
     pub(crate) state: Tally,
     /// The last change of the policy.
     pub(crate) policy: Option<Option<Retention>>,
-    /// Older segments may hold something of the name; `None`: nobody has asked for it.
+    /// Whether older segments may hold something of the name. `None` until a rule needs it.
     older: Option<bool>,
     /// The age that the policy in force allows, in ms.
     age: Option<u64>,
@@ -344,8 +344,8 @@ impl<'a> Living<'a> {
         Ok(older)
     }
 
-    /// The policy of its own that an agent with this head has, of which what is in memory tells this
-    /// change; `None`: older segments tell it.
+    /// The own policy of an agent with this head. `changed` is the last change in unsealed segments,
+    /// if there is one. `None`: only an older segment tells the policy.
     fn own_policy(
         &self,
         head: &Head,
