@@ -117,6 +117,27 @@ impl<'v> Entry<'v> {
         self.hidden
     }
 
+    /// From when on views show it as redacted, to the millisecond, as
+    /// [`NewEntry::expires_at`](crate::NewEntry::expires_at) was given; `None` if it does not expire.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("mem"))?;
+    /// # let agent = store.agent("a")?;
+    /// let hour = SystemTime::now() + Duration::from_secs(3600);
+    /// agent.append(NewEntry::user("my code is 1234").expires_at(hour))?;
+    /// let view = agent.view()?;
+    /// let expires = view.get(1)?.and_then(|entry| entry.expires_at());
+    /// assert!(expires.is_some_and(|time| time <= hour));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.append.expires?))
+    }
+
     /// The user's own bytes beside the payload; empty if it was redacted.
     #[must_use]
     pub fn meta(&self) -> &'v [u8] {

@@ -44,6 +44,8 @@ pub enum ErrorKind {
     DiskFull,
     /// Any other error of the operating system.
     Io,
+    /// An error of the program's own, made by [`Error::other`]. The store itself never answers it.
+    Other,
 }
 
 /// One place where bytes on the medium are not what was written.
@@ -101,7 +103,8 @@ struct Inner {
     agent: Option<String>,
     seq: Option<u64>,
     damage: Option<Damage>,
-    source: Option<Arc<io::Error>>,
+    path: Option<PathBuf>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -130,6 +133,39 @@ impl Error {
         self.0.damage.as_ref()
     }
 
+    /// The file or directory concerned, where there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        let damaged = self.0.damage.as_ref().map(|damage| damage.file.as_path());
+        damaged.or(self.0.path.as_deref())
+    }
+
+    /// An error of the program's own, of kind [`Other`](ErrorKind::Other), for functions that call
+    /// the store and answer its [`Result`]. It says what `source` says, and has it as its source.
+    ///
+    /// ```
+    /// use memlog::{Agent, Error, ErrorKind};
+    ///
+    /// fn step(agent: &Agent) -> memlog::Result<u32> {
+    ///     let view = agent.view()?;
+    ///     let text = view.state("steps")?.map(|value| value.value().to_vec()).unwrap_or_default();
+    ///     let text = String::from_utf8(text).map_err(Error::other)?;
+    ///     text.parse().map_err(Error::other)
+    /// }
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = memlog::Store::open(dir.path().join("mem"))?;
+    /// let error = step(&store.agent("a")?).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Other);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn other(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let mut error = Error::new(ErrorKind::Other, source.to_string());
+        Arc::make_mut(&mut error.0).source = Some(Arc::new(source));
+        error
+    }
+
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Arc::new(Inner {
             kind,
@@ -137,6 +173,7 @@ impl Error {
             agent: None,
             seq: None,
             damage: None,
+            path: None,
             source: None,
         }))
     }
@@ -184,7 +221,9 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
             _ => ErrorKind::Io,
         };
-        Error::new(kind, format!("cannot {doing} {}", path.display())).with_source(source)
+        let mut error = Error::new(kind, format!("cannot {doing} {}", path.display()));
+        Arc::make_mut(&mut error.0).path = Some(path.to_owned());
+        error.with_source(source)
     }
 
     pub(crate) fn with_agent(mut self, agent: &str) -> Self {
@@ -241,10 +280,11 @@ impl fmt::Display for Error {
         if let Some(seq) = self.0.seq {
             write!(f, " [seq {seq}]")?;
         }
-        if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+        match &self.0.source {
+            // The words of an error of the program's own are its source's.
+            Some(source) if self.0.kind != ErrorKind::Other => write!(f, ": {source}"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -256,7 +296,7 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|e| e.as_ref() as &(dyn std::error::Error + 'static))
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -273,8 +313,13 @@ impl From<Error> for io::Error {
             ErrorKind::InUse => io::ErrorKind::ResourceBusy,
             ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
             ErrorKind::DiskFull => io::ErrorKind::StorageFull,
-            ErrorKind::Io => error.0.source.as_ref().map_or(io::ErrorKind::Other, |e| e.kind()),
-            ErrorKind::Conflict
+            ErrorKind::Io => {
+                let source = error.0.source.as_deref();
+                let source = source.and_then(|source| source.downcast_ref::<io::Error>());
+                source.map_or(io::ErrorKind::Other, io::Error::kind)
+            }
+            ErrorKind::Other
+            | ErrorKind::Conflict
             | ErrorKind::Indeterminate
             | ErrorKind::Poisoned
             | ErrorKind::Closed => io::ErrorKind::Other,

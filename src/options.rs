@@ -44,6 +44,7 @@ pub struct Options {
     pub(crate) compaction_rate: u64,
     pub(crate) create: bool,
     pub(crate) salvage: bool,
+    pub(crate) mode: u32,
 }
 
 impl Default for Options {
@@ -73,6 +74,7 @@ impl Options {
             compaction_rate: 256 << 20,
             create: true,
             salvage: false,
+            mode: 0o600,
         }
     }
 
@@ -188,6 +190,30 @@ impl Options {
     /// Whether an absent or empty directory becomes a new store. Default: yes.
     pub fn create(mut self, yes: bool) -> Self {
         self.create = yes;
+        self
+    }
+
+    /// The permission bits of the files that the store creates, as `chmod` takes them, less what the
+    /// process's umask takes away. Default: `0o600`, the owner alone. The owner can always read and
+    /// write; of the other bits `0o066` count.
+    ///
+    /// A directory that is created gets the same bits, and may be searched by all who may read it:
+    /// `0o700` with the default, `0o750` with `0o640`. What exists keeps its mode, a directory that
+    /// the store is opened in too. Backups and repairs that the options make follow the same rule;
+    /// a backup by hard links shares the files with their mode. A simulated disk has no modes.
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    /// use memlog::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("mem");
+    /// let store = Options::new().mode(0o600).open(&path)?;
+    /// let mode = std::fs::metadata(path.join("MANIFEST"))?.permissions().mode();
+    /// assert_eq!(mode & 0o777, 0o600);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = 0o600 | (mode & 0o066);
         self
     }
 

@@ -118,7 +118,7 @@ impl Options {
     /// `NotAStore`, `InUse`, `Version`, `Damaged` (with what and where), `StaleManifest`,
     /// `DiskFull`, `Io`.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
-        self.open_with(disk::system(), dir.as_ref())
+        self.open_with(disk::system(self.mode), dir.as_ref())
     }
 
     /// Opens a store on a simulated disk.
@@ -169,7 +169,7 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn repair(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RecoveryReport> {
-        crate::repair::repair(&disk::system(), self, from.as_ref(), to.as_ref())
+        crate::repair::repair(&disk::system(self.mode), self, from.as_ref(), to.as_ref())
     }
 
     /// Repairs on a simulated disk.

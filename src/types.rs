@@ -10,6 +10,29 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
+impl Lsn {
+    /// The position before every batch.
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// The position with this number, as [`get`](Self::get) gave it: for one that was kept outside.
+    ///
+    /// ```
+    /// use memlog::Lsn;
+    /// assert_eq!(Lsn::new(4096).get(), 4096);
+    /// assert!(Lsn::ZERO < Lsn::new(1));
+    /// ```
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Lsn(number)
+    }
+
+    /// The position's number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -170,6 +193,30 @@ impl Retention {
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         self
+    }
+
+    /// How many entries are kept, if that is bounded.
+    ///
+    /// ```
+    /// use memlog::Retention;
+    /// let policy = Retention::new().max_entries(100);
+    /// assert_eq!((policy.entries(), policy.bytes(), policy.age()), (Some(100), None, None));
+    /// ```
+    #[must_use]
+    pub const fn entries(&self) -> Option<u64> {
+        self.max_entries
+    }
+
+    /// How many bytes of payload and meta are kept, if that is bounded.
+    #[must_use]
+    pub const fn bytes(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
+    /// The age from which entries are dropped, if that is bounded. To the millisecond.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.max_age.map(Duration::from_millis)
     }
 }
 

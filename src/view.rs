@@ -150,6 +150,28 @@ impl View {
     }
 }
 
+impl<'v> IntoIterator for &'v View {
+    type Item = Result<Entry<'v>>;
+    type IntoIter = Entries<'v>;
+
+    /// All entries, oldest first, as [`View::iter`] gives them.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("mem"))?;
+    /// # let agent = store.agent("a")?;
+    /// agent.append(NewEntry::user("hello"))?;
+    /// for entry in &agent.view()? {
+    ///     assert_eq!(entry?.payload(), b"hello");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn into_iter(self) -> Entries<'v> {
+        self.iter()
+    }
+}
+
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View")

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_looks_again_after_the_work_under_way() {
-        let (io, desk) = (disk::system(), Arc::new(Desk::default()));
+        let (io, desk) = (disk::system(0o600), Arc::new(Desk::default()));
         let task = io.tasks.make("desk");
         let ((started, start), (go_on, may_go_on)) = (channel(), channel::<()>());
         let (looked, look) = channel();

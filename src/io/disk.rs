@@ -1,10 +1,10 @@
 //! The real file system, clock and randomness.
 
-use std::fs::{self, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -19,10 +19,10 @@ use super::{Clock, File, Fs, Io, Lock, Map, Random, journal};
 /// What the system takes in one call (IOV_MAX), on every unix of today.
 const MAX_SLICES: usize = 1024;
 
-/// The handles of a store on the real system.
-pub(crate) fn system() -> Io {
+/// The handles of a store on the real system, whose files are created with the bits of `mode`.
+pub(crate) fn system(mode: u32) -> Io {
     Io {
-        fs: Arc::new(Disk::new()),
+        fs: Arc::new(Disk::new(mode)),
         clock: Arc::new(SystemClock { start: Instant::now() }),
         random: Arc::new(SystemRandom),
         tasks: Arc::new(Threads),
@@ -62,11 +62,13 @@ impl Owner {
 /// The file systems of this machine.
 pub(crate) struct Disk {
     owner: Owner,
+    /// The permission bits of files that are created.
+    mode: u32,
 }
 
 impl Disk {
-    pub(crate) fn new() -> Self {
-        Disk { owner: Owner::here() }
+    pub(crate) fn new(mode: u32) -> Self {
+        Disk { owner: Owner::here(), mode }
     }
 
     fn file(&self, file: fs::File) -> Arc<dyn File> {
@@ -80,7 +82,8 @@ impl Disk {
         size: impl FnOnce(&fs::File) -> io::Result<()>,
     ) -> io::Result<Arc<dyn File>> {
         self.owner.check()?;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let mut new = OpenOptions::new();
+        let file = new.read(true).write(true).create_new(true).mode(self.mode).open(path)?;
         if let Err(e) = size(&file) {
             // The first error says why; a file that cannot be removed either is an orphan, which
             // opening clears away.
@@ -98,7 +101,7 @@ impl Fs for Disk {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.owner.check()?;
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(searchable(self.mode)).create(dir) {
             Ok(()) => self.sync_dir(parent(dir)),
             Err(e) if e.kind() == ErrorKind::NotFound && parent(dir) != dir => {
                 self.create_dir(parent(dir))?;
@@ -123,7 +126,8 @@ impl Fs for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let mut new = OpenOptions::new();
+        let file = new.write(true).create(true).truncate(false).mode(self.mode).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
             Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
@@ -272,6 +276,11 @@ impl Random for SystemRandom {
         // sandbox without the call and without /dev/urandom), what std seeds its maps with will do.
         getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(Instant::now()))
     }
+}
+
+/// The bits of a directory: all who may read it may search it.
+fn searchable(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
 }
 
 /// The directory that holds the name of `path`.
@@ -430,10 +439,13 @@ mod tests {
     fn a_file_from_creation_to_removal() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("f"), dir.path().join("g"));
-        let file = Disk::new().create(&path, 300_000).unwrap();
+        let file = Disk::new(0o600).create(&path, 300_000).unwrap();
         assert_eq!(file.len().unwrap(), 300_000);
         assert!(read(&*file, 0, 300_000).iter().all(|byte| *byte == 0));
-        assert_eq!(Disk::new().create(&path, 1).err().unwrap().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(
+            Disk::new(0o600).create(&path, 1).err().unwrap().kind(),
+            ErrorKind::AlreadyExists
+        );
 
         let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(5000).collect();
         let slices: Vec<_> =
@@ -450,14 +462,14 @@ mod tests {
         file.punch(286_720, 4096).unwrap();
         assert_eq!(read(&*file, 290_900, 1).len(), 1);
 
-        Disk::new().rename(&path, &other).unwrap();
-        Disk::new().sync_dir(dir.path()).unwrap();
-        assert_eq!(Disk::new().list(dir.path()).unwrap(), ["g"]);
-        let reader = Disk::new().open(&other, false).unwrap();
+        Disk::new(0o600).rename(&path, &other).unwrap();
+        Disk::new(0o600).sync_dir(dir.path()).unwrap();
+        assert_eq!(Disk::new(0o600).list(dir.path()).unwrap(), ["g"]);
+        let reader = Disk::new(0o600).open(&other, false).unwrap();
         assert!(reader.write_at(&[IoSlice::new(b"x")], 0).is_err());
-        Disk::new().remove(&other).unwrap();
-        assert_eq!(Disk::new().open(&other, false).err().unwrap().kind(), ErrorKind::NotFound);
-        assert!(Disk::new().free_space(dir.path()).unwrap() > 0);
+        Disk::new(0o600).remove(&other).unwrap();
+        assert_eq!(Disk::new(0o600).open(&other, false).err().unwrap().kind(), ErrorKind::NotFound);
+        assert!(Disk::new(0o600).free_space(dir.path()).unwrap() > 0);
     }
 
     #[test]
@@ -483,11 +495,11 @@ mod tests {
     fn a_file_without_room_is_not_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        assert!(Disk::new().create(&path, 1 << 62).is_err());
+        assert!(Disk::new(0o600).create(&path, 1 << 62).is_err());
         assert!(!path.exists());
-        assert!(Disk::new().create_sparse(&path, u64::MAX).is_err());
+        assert!(Disk::new(0o600).create_sparse(&path, u64::MAX).is_err());
         assert!(!path.exists());
-        Disk::new().create(&path, 0).unwrap();
+        Disk::new(0o600).create(&path, 0).unwrap();
     }
 
     #[test]
@@ -495,8 +507,8 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        let file = Disk::new().create_sparse(&path, 64 << 20).unwrap();
-        assert!(Disk::new().create_sparse(&path, 1).is_err());
+        let file = Disk::new(0o600).create_sparse(&path, 64 << 20).unwrap();
+        assert!(Disk::new(0o600).create_sparse(&path, 1).is_err());
         file.write_at(&[IoSlice::new(&[1; 4096])], 8 << 20).unwrap();
         file.sync().unwrap();
         let taken = fs::metadata(&path).unwrap();
@@ -516,25 +528,45 @@ mod tests {
     fn directories_are_made_with_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a/b/c");
-        Disk::new().create_dir(&inner).unwrap();
-        Disk::new().create_dir(&inner).unwrap();
-        Disk::new().create_dir(Path::new(".")).unwrap();
-        Disk::new().create_dir(Path::new("/")).unwrap();
+        Disk::new(0o600).create_dir(&inner).unwrap();
+        Disk::new(0o600).create_dir(&inner).unwrap();
+        Disk::new(0o600).create_dir(Path::new(".")).unwrap();
+        Disk::new(0o600).create_dir(Path::new("/")).unwrap();
         assert!(inner.is_dir());
         fs::write(inner.join("file"), "").unwrap();
-        assert!(Disk::new().create_dir(&inner.join("file")).is_err());
-        assert!(Disk::new().create_dir(&inner.join("file/d")).is_err());
-        assert!(Disk::new().create_dir(Path::new("")).is_err());
+        assert!(Disk::new(0o600).create_dir(&inner.join("file")).is_err());
+        assert!(Disk::new(0o600).create_dir(&inner.join("file/d")).is_err());
+        assert!(Disk::new(0o600).create_dir(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn what_is_created_has_the_mode_and_what_exists_keeps_its_own() {
+        use std::os::unix::fs::PermissionsExt;
+        let base = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for (bits, searchable) in [(0o600, 0o700), (0o640, 0o750), (0o604, 0o705)] {
+            let (dir, disk) = (base.path().join(format!("{bits:o}/inner")), Disk::new(bits));
+            disk.create_dir(&dir).unwrap();
+            let (file, sparse, lock) = (dir.join("f"), dir.join("s"), dir.join("l"));
+            disk.create(&file, 10).unwrap();
+            disk.create_sparse(&sparse, 10).unwrap();
+            drop(disk.lock(&lock).unwrap());
+            assert_eq!((mode(&dir), mode(dir.parent().unwrap())), (searchable, searchable));
+            assert_eq!([file, sparse, lock.clone()].map(|path| mode(&path)), [bits; 3]);
+            fs::set_permissions(&lock, fs::Permissions::from_mode(0o666)).unwrap();
+            drop(disk.lock(&lock).unwrap());
+            assert_eq!(mode(&lock), 0o666);
+        }
     }
 
     #[test]
     fn a_lock_is_held_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let held = Disk::new().lock(&path).unwrap();
-        assert_eq!(Disk::new().lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+        let held = Disk::new(0o600).lock(&path).unwrap();
+        assert_eq!(Disk::new(0o600).lock(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
         drop(held);
-        Disk::new().lock(&path).unwrap();
+        Disk::new(0o600).lock(&path).unwrap();
     }
 
     #[test]
@@ -545,13 +577,13 @@ mod tests {
         file.try_lock().unwrap();
         let inherited = file.try_clone().unwrap();
         drop(DiskLock { file, owner: Owner::here() });
-        Disk::new().lock(&path).unwrap();
+        Disk::new(0o600).lock(&path).unwrap();
         drop(inherited);
     }
 
     #[test]
     fn the_system_has_time_and_randomness() {
-        let io = system();
+        let io = system(0o600);
         let before = io.clock.monotonic();
         io.clock.sleep(Duration::from_millis(1));
         assert!(io.clock.monotonic() >= before + Duration::from_millis(1));

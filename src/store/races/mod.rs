@@ -54,7 +54,7 @@ fn explore(name: &str, scenario: fn()) {
     let first = number("MEMLOG_SEED");
     let seconds = number("MEMLOG_SECONDS");
     let batches = number("MEMLOG_BATCHES").unwrap_or(if first.is_some() { 1 } else { BATCHES });
-    let clock = crate::io::disk::system().clock;
+    let clock = crate::io::disk::system(0o600).clock;
     let started = clock.monotonic();
     let elapsed = || clock.monotonic().saturating_sub(started);
     let mut explored = 0;
