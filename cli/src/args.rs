@@ -1,12 +1,15 @@
 //! What the command line says: one type a command, read by clap.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo::DemoArgs;
 use crate::demo::writer::WriterArgs;
+use crate::failure::{Failure, code};
+use crate::say;
 
 const LONG_ABOUT: &str = "\
 Timelines and state of AI agents, kept in one directory by the storage engine memlog.
@@ -14,15 +17,27 @@ Timelines and state of AI agents, kept in one directory by the storage engine me
 A store is one directory, opened by one writing process. Each agent has a timeline of numbered \
 entries (messages, tool calls, observations, summaries) and a small state of keys and values.";
 
+/// The store where none is named.
+const DEFAULT_STORE: &str = "./memlog-store";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  any other failure (the disk is full, no such agent, an error of the operating system)
-  2  usage: wrong arguments, a malformed line, a name or size out of bounds
+  1  other: any failure that has no code of its own
+  2  usage: wrong arguments, a malformed line, a name, seq or size out of bounds
   3  damage: bytes on the medium are not what was written
-  4  conflict: an expectation (--expect-next, --expect-revision) did not hold; nothing changed
+  4  conflict: an expectation (--expect-next, --expect-revision) did not hold, or the source was \
+imported before; nothing changed
   5  in use: another process has the store open for writing
-  6  not a store: the directory is missing or is something else";
+  6  not a store: the directory is missing or is something else
+  7  absent: the store has no such agent, key or entry
+  8  disk full: there is no room for the store, or for the output
+  9  io: any other error of the operating system
+  10 version: the store is of another version of the format
+  11 in doubt: a write failed, and the change is there or not once the store is reopened
+
+With --json a failure is one JSON object on standard error, with level, kind, message, exit_code, \
+and hint, file, offset, line, column, field, lsn, agent and seq where they are known.";
 
 /// The whole command line.
 #[derive(Parser)]
@@ -45,22 +60,70 @@ pub(crate) struct Cli {
 #[derive(Args)]
 pub(crate) struct Globals {
     /// The directory of the store
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "MEMLOG_STORE",
-        default_value = "./memlog-store"
-    )]
+    ///
+    /// [env: MEMLOG_STORE] [default: ./memlog-store]
+    #[arg(long = "store", global = true, value_name = "DIR")]
+    pub(crate) named: Option<PathBuf>,
+
+    /// What `named` or, without it, the environment says
+    #[arg(skip)]
     pub(crate) store: PathBuf,
 
     /// Answer in JSON, for scripts
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Read what can be read of a store that is damaged or in use: read-only, without its lock
+    /// Read what is whole of a damaged store, and name what is not
     #[arg(long, global = true)]
     pub(crate) salvage: bool,
+
+    /// The permission bits of files that are created, in octal; directories may be searched too
+    #[arg(long, global = true, value_name = "OCTAL", default_value = "600", value_parser = mode)]
+    pub(crate) mode: u32,
+}
+
+/// Reads the command line of the process.
+///
+/// # Errors
+/// The exit code, once what is wrong was said, or the help was printed.
+pub(crate) fn read() -> Result<Cli, ExitCode> {
+    let mut cli = Cli::try_parse().map_err(|error| refused(&error))?;
+    say::use_json(cli.globals.json);
+    let globals = &mut cli.globals;
+    let by_environment = || std::env::var_os("MEMLOG_STORE").filter(|dir| !dir.is_empty());
+    globals.store = match &globals.named {
+        Some(dir) => dir.clone(),
+        None => by_environment().map_or_else(|| Path::new(DEFAULT_STORE).into(), PathBuf::from),
+    };
+    Ok(cli)
+}
+
+/// Prints the help, or what is wrong with the arguments.
+fn refused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => Failure::from(error).report(),
+        };
+    }
+    // Nothing was parsed: the flag is looked for as it is written.
+    if std::env::args_os().any(|arg| arg == "--json") {
+        say::use_json(true);
+        let text = error.render().to_string();
+        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        return Failure::usage(text).report();
+    }
+    // The exit code says it where stderr cannot.
+    let _ = error.print();
+    ExitCode::from(code::USAGE)
+}
+
+/// Reads permission bits of files as `chmod` takes them.
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(bits) if bits & !0o066 == 0o600 => Ok(bits),
+        _ => Err("octal digits from 600 to 666, as chmod takes them: 600, 640, 660".to_owned()),
+    }
 }
 
 /// The commands.
@@ -320,7 +383,7 @@ that is worth it at once, and needs the store for itself. It leaves what is not 
 `purge` erases everything that is dead.
 
 Compaction needs room for what it writes before it gives any back. If the disk has too little the \
-exit code is 1, and nothing that lives is lost.";
+exit code is 8, and nothing that lives is lost.";
 
 const PURGE_HELP: &str = "\
 Erases everything that is dead from every file of the store: forgotten agents, truncated and \

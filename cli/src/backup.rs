@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -56,7 +56,7 @@ pub(crate) fn restore(globals: &Globals, args: &RestoreArgs) -> Result<(), Failu
     let source = Source::open(&args.from)?;
     check_target(&args.to)?;
     let bar = output::bytes_bar(Some(source.bytes), "restoring");
-    let copied = source.copy_to(&args.to, &bar);
+    let copied = source.copy_to(&args.to, globals.mode, &bar);
     bar.finish_and_clear();
     copied?;
     let found = check(&args.to, false).map_err(|failure| {
@@ -124,20 +124,20 @@ impl Source {
     }
 
     /// Copies beside `to` first, so that it is there whole or not at all.
-    fn copy_to(&self, to: &Path, bar: &ProgressBar) -> Result<(), Failure> {
+    fn copy_to(&self, to: &Path, mode: u32, bar: &ProgressBar) -> Result<(), Failure> {
         let parent = match to.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let beside = tempfile::Builder::new()
             .prefix(".memlog-restore-")
-            .permissions(fs::Permissions::from_mode(0o777))
+            .permissions(fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))
             .tempdir_in(parent)
             .map_err(|error| Failure::io("make a directory in", parent, &error))?;
         for file in &self.files {
             let Some(name) = file.file_name() else { continue };
             let copy = beside.path().join(name);
-            copy_file(file, &copy, bar).map_err(|error| match error {
+            copy_file(file, &copy, mode, bar).map_err(|error| match error {
                 Copying::Read(error) => Failure::io("read", file, &error),
                 Copying::Write(error) => Failure::io("write", &copy, &error),
             })?;
@@ -213,12 +213,13 @@ enum Copying {
     Write(io::Error),
 }
 
-fn copy_file(from: &Path, to: &Path, bar: &ProgressBar) -> Result<(), Copying> {
+fn copy_file(from: &Path, to: &Path, mode: u32, bar: &ProgressBar) -> Result<(), Copying> {
     let mut source = File::open(from).map_err(Copying::Read)?;
     let meta = source.metadata().map_err(Copying::Read)?;
     // Room that the store has given back stays given back; room that it has reserved stays so.
     let sparse = meta.blocks().saturating_mul(512) < meta.len();
-    let mut copy = File::create_new(to).map_err(Copying::Write)?;
+    let mut new = File::options();
+    let mut copy = new.write(true).create_new(true).mode(mode).open(to).map_err(Copying::Write)?;
     let mut piece = vec![0; PIECE];
     let mut copied = 0;
     loop {

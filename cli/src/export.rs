@@ -10,7 +10,8 @@ use crate::args::{ExportArgs, Globals};
 use crate::failure::{Failure, code};
 use crate::line;
 use crate::open::{Access, open, utf8, walk};
-use crate::output::{self, escape, plural};
+use crate::output::{self, plural};
+use crate::say;
 
 pub(crate) fn run(globals: &Globals, args: &ExportArgs) -> Result<(), Failure> {
     let prefix = utf8("the prefix", &args.prefix)?;
@@ -87,7 +88,7 @@ impl Export<'_> {
                 },
                 |_, error| {
                     *damaged += 1;
-                    bar.suspend(|| eprintln!("memlog: {}", escape(&error.to_string())));
+                    bar.suspend(|| say::went_on(error));
                     Ok(())
                 },
             )?;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use memlog::ErrorKind;
 
-use crate::output::escape;
+use crate::say::{self, Place};
 
-/// The exit codes, as `--help` documents them.
+/// The exit codes, as `--help` and docs/cli.md document them.
 pub(crate) mod code {
     /// Any other failure.
     pub(crate) const OTHER: u8 = 1;
@@ -22,6 +22,34 @@ pub(crate) mod code {
     pub(crate) const IN_USE: u8 = 5;
     /// The directory is not a store.
     pub(crate) const NOT_A_STORE: u8 = 6;
+    /// The store has no such agent, key or entry.
+    pub(crate) const ABSENT: u8 = 7;
+    /// The disk of the store, or of the output, is full.
+    pub(crate) const DISK_FULL: u8 = 8;
+    /// Any other error of the operating system.
+    pub(crate) const IO: u8 = 9;
+    /// The store is of another version of the format.
+    pub(crate) const VERSION: u8 = 10;
+    /// A write to the disk failed: whether the change is there is known after reopening.
+    pub(crate) const IN_DOUBT: u8 = 11;
+
+    /// The name of a code: `kind` in JSON.
+    pub(crate) fn name(code: u8) -> &'static str {
+        match code {
+            0 => "done",
+            USAGE => "usage",
+            DAMAGE => "damage",
+            CONFLICT => "conflict",
+            IN_USE => "in_use",
+            NOT_A_STORE => "not_a_store",
+            ABSENT => "absent",
+            DISK_FULL => "disk_full",
+            IO => "io",
+            VERSION => "version",
+            IN_DOUBT => "in_doubt",
+            _ => "other",
+        }
+    }
 }
 
 /// Why a command ends early. An empty message prints nothing.
@@ -30,11 +58,12 @@ pub(crate) struct Failure {
     code: u8,
     message: String,
     hint: Option<String>,
+    place: Box<Place>,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), hint: None }
+        Failure { code, message: message.into(), hint: None, place: Box::default() }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -45,9 +74,17 @@ impl Failure {
         Failure::new(code::OTHER, message)
     }
 
-    /// Ends with `code` when everything has been said already.
-    pub(crate) fn silent(code: u8) -> Self {
-        Failure::new(code, "")
+    /// The store has no such agent.
+    pub(crate) fn no_agent(name: &str) -> Self {
+        let place = Place { agent: Some(name.to_owned()), ..Place::default() };
+        Failure::new(code::ABSENT, format!("there is no agent {name:?}"))
+            .at(place)
+            .hint("`memlog agents` lists the agents of the store")
+    }
+
+    /// Ends with code 0 when the reader of the output has stopped reading.
+    pub(crate) fn silent() -> Self {
+        Failure::new(0, "")
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -55,20 +92,31 @@ impl Failure {
         self
     }
 
+    /// Names what it is about.
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        *self.place = place;
+        self
+    }
+
     /// An operating system's error while `doing` something to `path`.
     pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Self {
-        Failure::other(format!("cannot {doing} {}: {error}", path.display()))
+        let place = Place { file: Some(path.to_owned()), ..Place::default() };
+        Failure::new(code_of(error), format!("cannot {doing} {}: {error}", path.display()))
+            .at(place)
     }
 
     /// The store in `dir` cannot be found.
     pub(crate) fn no_store(dir: &Path) -> Self {
-        Failure::new(code::NOT_A_STORE, format!("there is no store at {}", dir.display())).hint(
-            "name the directory with --store or MEMLOG_STORE; import, append and state set \
-             create it",
-        )
+        let place = Place { file: Some(dir.to_owned()), ..Place::default() };
+        Failure::new(code::NOT_A_STORE, format!("there is no store at {}", dir.display()))
+            .at(place)
+            .hint(
+                "name the directory with --store or MEMLOG_STORE; import, append and state set \
+                 create it",
+            )
     }
 
-    /// The same failure, its message behind `context`.
+    /// The same failure, its message after `context`.
     pub(crate) fn within(mut self, context: &str) -> Self {
         self.message = format!("{context}: {}", self.message);
         self
@@ -77,26 +125,40 @@ impl Failure {
     /// Prints the failure on stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("memlog: {}", escape(&self.message));
-            if let Some(hint) = &self.hint {
-                eprintln!("  {}", escape(hint));
-            }
+            let (kind, hint) = (code::name(self.code), self.hint.as_deref());
+            say::failure(kind, &self.message, hint, &self.place, self.code);
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// The exit code for an error of the operating system.
+fn code_of(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => code::DISK_FULL,
+        _ => code::IO,
     }
 }
 
 impl From<memlog::Error> for Failure {
     fn from(error: memlog::Error) -> Self {
         let code = match error.kind() {
-            ErrorKind::InvalidInput | ErrorKind::TooLarge | ErrorKind::OutOfRange => code::USAGE,
+            ErrorKind::InvalidInput
+            | ErrorKind::TooLarge
+            | ErrorKind::OutOfRange
+            | ErrorKind::ReadOnly => code::USAGE,
             ErrorKind::Damaged | ErrorKind::StaleManifest => code::DAMAGE,
             ErrorKind::Conflict => code::CONFLICT,
             ErrorKind::InUse => code::IN_USE,
             ErrorKind::NotAStore => code::NOT_A_STORE,
+            ErrorKind::DiskFull => code::DISK_FULL,
+            ErrorKind::Io => code::IO,
+            ErrorKind::Version => code::VERSION,
+            ErrorKind::Indeterminate | ErrorKind::Poisoned => code::IN_DOUBT,
             _ => code::OTHER,
         };
-        Failure { code, message: error.to_string(), hint: what_to_do(error.kind()) }
+        let (message, place) = (error.to_string(), Box::new(Place::of(&error)));
+        Failure { code, message, hint: what_to_do(error.kind()), place }
     }
 }
 
@@ -128,12 +190,27 @@ fn what_to_do(kind: ErrorKind) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Errors of standard output: whoever reads it may stop reading, which is no failure.
+/// Errors of standard output. A reader that stops reading is no failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Failure::silent(0);
+            return Failure::silent();
         }
-        Failure::other(format!("cannot write the output: {error}"))
+        Failure::new(code_of(&error), format!("cannot write the output: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_have_codes_of_their_own() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(Failure::io("write", Path::new("f"), &full).code, code::DISK_FULL);
+        assert_eq!(Failure::from(full).code, code::DISK_FULL);
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(Failure::io("read", Path::new("f"), &denied).code, code::IO);
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).code, 0);
     }
 }

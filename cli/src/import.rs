@@ -13,7 +13,8 @@ use crate::failure::Failure;
 use crate::line::Message;
 use crate::lines::Lines;
 use crate::open::{Access, open_with};
-use crate::output::{self, count, escape, plural};
+use crate::output::{self, count, plural};
+use crate::say::{self, Place};
 
 /// A batch ends when it holds this much.
 const BATCH_BYTES: usize = 1 << 20;
@@ -136,7 +137,8 @@ impl<'a> Import<'a> {
                 self.totals.skipped += 1;
                 if self.totals.skipped <= REPORTED {
                     let place = lines.place();
-                    bar.suspend(|| eprintln!("memlog: {}: skipped: {reason}", escape(&place)));
+                    let message = format!("{place}: skipped: {reason}");
+                    bar.suspend(|| say::warning("skipped", &message, &Place::default()));
                 }
             }
             bar.set_position(before + lines.bytes());

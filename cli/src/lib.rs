@@ -19,13 +19,12 @@ mod manage;
 mod open;
 mod output;
 mod role;
+mod say;
 mod show;
 mod space;
 mod state;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -33,7 +32,10 @@ use crate::failure::Failure;
 /// Runs the command with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match args::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use crate::args::{ForgetArgs, Globals, RepairArgs};
 use crate::failure::{Failure, code};
-use crate::open::{Access, open, utf8};
-use crate::output::{self, count, escape, escape_line, plural};
+use crate::open::{Access, open_alone, utf8};
+use crate::output::{self, count, escape_line, plural};
+use crate::say;
 
 pub(crate) fn forget(globals: &Globals, args: &ForgetArgs) -> Result<(), Failure> {
     match (&args.name, &args.prefix) {
         (Some(name), _) => {
             let name = utf8("the agent's name", name)?;
-            let store = open(globals, Access::Change)?;
+            let store = open_alone(globals, Access::Change)?;
             let agent = store.agent(name)?;
             let view = agent.view()?;
             let entries = view.next_seq().saturating_sub(view.floor());
@@ -30,7 +31,7 @@ pub(crate) fn forget(globals: &Globals, args: &ForgetArgs) -> Result<(), Failure
                 return Err(Failure::usage(format!("the prefix {prefix:?} does not end in '/'"))
                     .hint("a prefix names everything under a part of the hierarchy: acme/"));
             }
-            let store = open(globals, Access::Change)?;
+            let store = open_alone(globals, Access::Change)?;
             let mut agents = 0;
             for agent in store.agents(prefix) {
                 agent?;
@@ -172,7 +173,7 @@ pub(crate) fn check(dir: &Path, salvage: bool) -> Result<Verified, Failure> {
         Ok(store) => store,
         // Too damaged to be opened for writing: read it all the same, for the whole list.
         Err(error) if error.kind() == ErrorKind::Damaged => {
-            eprintln!("memlog: {}", escape(&error.to_string()));
+            say::went_on(&error);
             refused = error.damage().cloned();
             options.salvage(true).open(dir)?
         }

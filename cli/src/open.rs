@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 
-use memlog::{Entry, ErrorKind, Options, Store, View};
+use memlog::{Entry, ErrorKind, Maintenance, Options, Store, View};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::output::escape;
+use crate::say::{self, Place};
 
 /// What a command is going to do with the store.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,12 @@ pub(crate) fn open(globals: &Globals, access: Access) -> Result<Store, Failure> 
     open_with(globals, access, Options::new())
 }
 
+/// The same without background work: for one change, which a compaction beside it would only make
+/// hard to tell of.
+pub(crate) fn open_alone(globals: &Globals, access: Access) -> Result<Store, Failure> {
+    open_with(globals, access, Options::new().maintenance(Maintenance::Manual))
+}
+
 /// The same with options of the caller's.
 pub(crate) fn open_with(
     globals: &Globals,
@@ -39,6 +46,7 @@ pub(crate) fn open_with(
         return Err(Failure::no_store(&globals.store));
     }
     let options = options.create(access == Access::Create).salvage(globals.salvage);
+    let options = options.mode(globals.mode);
     let store = options.open(&globals.store)?;
     say_what_was_lost(&store);
     Ok(store)
@@ -47,14 +55,22 @@ pub(crate) fn open_with(
 fn say_what_was_lost(store: &Store) {
     let report = store.recovery_report();
     for damage in &report.damage {
-        eprintln!("memlog: damage: {}", escape(&damage.to_string()));
+        let place = Place {
+            file: Some(damage.file.clone()),
+            offset: Some(damage.offset),
+            lsn: damage.lsn.map(|lsn| lsn.0),
+            agent: damage.agents.first().cloned(),
+            ..Place::default()
+        };
+        say::warning("damage", &format!("damage: {damage}"), &place);
     }
     if report.possibly_acknowledged {
-        eprintln!(
-            "memlog: warning: opening cut {} bytes behind the last entry proved to be on stable \
-             storage; some of them may have been acknowledged below durability `sync`",
+        let message = format!(
+            "warning: opening cut {} bytes after the last entry proved to be on stable storage; \
+             some of them may have been acknowledged below durability `sync`",
             report.bytes_cut
         );
+        say::warning("cut", &message, &Place::default());
     }
 }
 
@@ -85,7 +101,7 @@ pub(crate) fn text_or_stdin(
         .lock()
         .take(limit)
         .read_to_end(&mut bytes)
-        .map_err(|error| Failure::other(format!("cannot read standard input: {error}")))?;
+        .map_err(|error| Failure::io("read", Path::new("(standard input)"), &error))?;
     Ok(bytes)
 }
 

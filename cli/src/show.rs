@@ -14,6 +14,7 @@ use crate::failure::{Failure, code};
 use crate::line;
 use crate::open::{Access, open, utf8, walk};
 use crate::output::{self, escape, escape_line, millis};
+use crate::say::{self, Place};
 
 /// How often `--follow` looks.
 const EVERY: Duration = Duration::from_millis(500);
@@ -50,8 +51,7 @@ pub(crate) fn run(globals: &Globals, args: &ShowArgs) -> Result<(), Failure> {
     let store = open(globals, Access::Read)?;
     let view = store.agent(name)?.view()?;
     if view.next_seq() == 1 && view.states("").next().is_none() {
-        return Err(Failure::other(format!("there is no agent {name:?}"))
-            .hint("`memlog agents` lists who is there"));
+        return Err(Failure::no_agent(name));
     }
     let range = match (args.range, args.latest) {
         (Some(SeqRange(from, to)), _) => from.max(view.floor())..to.min(view.next_seq()),
@@ -65,12 +65,19 @@ pub(crate) fn run(globals: &Globals, args: &ShowArgs) -> Result<(), Failure> {
         |entry| print(&mut out, globals.json, name, entry),
         |_, error| {
             damaged += 1;
-            eprintln!("memlog: {}", escape(&error.to_string()));
+            say::went_on(error);
             Ok(())
         },
     )?;
     out.flush()?;
-    if damaged > 0 { Err(Failure::silent(code::DAMAGE)) } else { Ok(()) }
+    match damaged {
+        0 => Ok(()),
+        n => {
+            let entries = output::plural(n, "entry", "entries");
+            Err(Failure::new(code::DAMAGE, format!("{entries} could not be read and left out"))
+                .hint("`memlog verify` lists all damage"))
+        }
+    }
 }
 
 fn tail(view: &View, latest: Option<u64>) -> Range<u64> {
@@ -143,7 +150,9 @@ fn follow(globals: &Globals, name: &str, latest: Option<u64>) -> Result<(), Fail
 impl Follower<'_> {
     fn print_new(&mut self, view: &View, latest: Option<u64>) -> Result<(), Failure> {
         if self.last.is_some_and(|last| !last.is_in(view)) {
-            eprintln!("memlog: {} was forgotten: from the beginning", escape_line(self.name));
+            let place = Place { agent: Some(self.name.to_owned()), ..Place::default() };
+            let message = format!("{} was forgotten: from the beginning", escape_line(self.name));
+            say::warning("forgotten", &message, &place);
             (self.next, self.last) = (Some(1), None);
         }
         let range = match self.next {
@@ -169,9 +178,9 @@ impl Follower<'_> {
                 *stuck = if stuck.0 == seq { (seq, stuck.1 + 1) } else { (seq, 1) };
                 if stuck.1 < PATIENCE {
                     waiting = true;
-                    return Err(Failure::silent(0));
+                    return Err(Failure::silent());
                 }
-                eprintln!("memlog: {}", escape(&error.to_string()));
+                say::went_on(error);
                 Ok(())
             },
         );

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use memlog::{CompactOutcome, ErasureReport, ErrorKind, Maintenance, Options, Stats, Store};
+use memlog::{CompactOutcome, ErasureReport, ErrorKind, Stats, Store};
 use serde::Serialize;
 
 use crate::args::Globals;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::manage::RecoveryRow;
-use crate::open::{Access, open, open_with};
+use crate::open::{Access, open, open_alone};
 use crate::output::{self, count, escape_line, plural};
 
 /// So many agents are named one by one; the others are only counted.
@@ -139,8 +139,7 @@ impl CompactRow {
 
 pub(crate) fn compact(globals: &Globals) -> Result<(), Failure> {
     // Without threads each call is one step, and there is something to tell between two of them.
-    let options = Options::new().maintenance(Maintenance::Manual);
-    let store = open_with(globals, Access::Change, options)?;
+    let store = open_alone(globals, Access::Change)?;
     let before = store.stats();
     let bar = output::spinner("compacting");
     let outcome = steps(&store, &bar);
@@ -176,12 +175,15 @@ fn steps(store: &Store, bar: &ProgressBar) -> Result<CompactOutcome, Failure> {
 fn ended(outcome: CompactOutcome) -> Result<(), Failure> {
     match outcome {
         CompactOutcome::Done | CompactOutcome::More => Ok(()),
-        CompactOutcome::DiskFull { need, free } => Err(Failure::other(format!(
-            "the disk is too full to compact: the next step needs {} ({need} bytes), and {} \
-             ({free} bytes) are free",
-            output::bytes(need),
-            output::bytes(free),
-        ))
+        CompactOutcome::DiskFull { need, free } => Err(Failure::new(
+            code::DISK_FULL,
+            format!(
+                "the disk is too full to compact: the next step needs {} ({need} bytes), and {} \
+                 ({free} bytes) are free",
+                output::bytes(need),
+                output::bytes(free),
+            ),
+        )
         .hint("free some space and compact again; what was compacted before stays so")),
     }
 }
@@ -200,7 +202,7 @@ struct PurgeRow<'a> {
 }
 
 pub(crate) fn purge(globals: &Globals) -> Result<(), Failure> {
-    let store = open(globals, Access::Change)?;
+    let store = open_alone(globals, Access::Change)?;
     let before = store.stats();
     let bar = output::spinner("purging");
     let purged = store.purge();
@@ -281,7 +283,7 @@ mod tests {
         assert!(ended(CompactOutcome::Done).is_ok());
         let full = CompactOutcome::DiskFull { need: 3 << 20, free: 4096 };
         let failure = format!("{:?}", ended(full).err());
-        for word in ["code: 1", "3.00 MiB (3145728 bytes)", "4.00 KiB (4096 bytes)"] {
+        for word in ["code: 8", "3.00 MiB (3145728 bytes)", "4.00 KiB (4096 bytes)"] {
             assert!(failure.contains(word), "{word}: {failure}");
         }
         let row = CompactRow::of(full, &Stats::default(), &Stats::default());

@@ -7,9 +7,10 @@ use memlog::{Agent, Lsn, StateValue, Store};
 use serde::Serialize;
 
 use crate::args::{Globals, StateCommand};
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::open::{Access, open, text_or_stdin, utf8};
 use crate::output::{self, escape_line};
+use crate::say::Place;
 
 /// The revision that a key is expected at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,9 @@ fn get(globals: &Globals, agent: &OsStr, key: &OsStr) -> Result<(), Failure> {
     let store = open(globals, Access::Read)?;
     let view = store.agent(name)?.view()?;
     let Some(state) = view.state(key)? else {
-        return Err(Failure::other(format!("{name:?} has no key {key:?}"))
+        let place = Place { agent: Some(name.to_owned()), ..Place::default() };
+        return Err(Failure::new(code::ABSENT, format!("{name:?} has no key {key:?}"))
+            .at(place)
             .hint("`memlog state list AGENT` lists its keys"));
     };
     if globals.json {

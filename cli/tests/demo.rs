@@ -62,5 +62,5 @@ fn the_demo_refuses_malformed_input() {
     let ran = place.run(&["demo", "--input", file.to_str().unwrap()]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(ran.err.contains("in.jsonl:1: the field role is missing"), "{}", ran.err);
-    assert_eq!(place.run(&["demo", "--input", "/nonexistent"]).code, 1);
+    assert_eq!(place.run(&["demo", "--input", "/nonexistent"]).code, 9);
 }

@@ -171,7 +171,7 @@ fn batches_durabilities_and_several_files() {
 fn a_missing_file_creates_no_store() {
     let place = Place::new();
     let ran = place.run(&["import", "/nonexistent/x.jsonl"]);
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, 9);
     assert!(!place.store().exists());
 }
 

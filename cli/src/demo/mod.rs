@@ -20,6 +20,7 @@ use memlog::{NewEntry, Options};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::output;
+use crate::say::{self, Place};
 use acks::{Acks, Progress};
 use report::Report;
 use source::Source;
@@ -88,7 +89,8 @@ pub(crate) fn run(globals: &Globals, args: &DemoArgs) -> Result<(), Failure> {
     let store = directory.path().join("store");
     let outcome = show(&source, args, &store);
     if args.keep {
-        eprintln!("memlog: the store is kept at {}", store.display());
+        let place = Place { file: Some(store.clone()), ..Place::default() };
+        say::warning("kept", &format!("the store is kept at {}", store.display()), &place);
     }
     let report = outcome.map_err(|failure| failure.within("the demo failed"))?;
     if globals.json { output::json_answer(&report) } else { output::text_answer(&report.text()) }
