@@ -19,7 +19,7 @@ pub(crate) fn run(globals: &Globals, args: &AppendArgs) -> Result<(), Failure> {
     let name = utf8("the agent's name", &args.agent)?;
     let (kind, keep_role) = role::to_kind(&args.role);
     let fields = line::object(args.meta.as_deref().unwrap_or("{}"))
-        .map_err(|reason| Failure::usage(format!("--meta: {reason}")))?;
+        .map_err(|refusal| Failure::usage(format!("--meta: {}", refusal.what)))?;
     let meta = line::meta(keep_role.then_some(args.role.as_str()), &fields)
         .map_err(|reason| Failure::usage(format!("--meta: {reason}")))?;
     let message = Message {
@@ -29,8 +29,10 @@ pub(crate) fn run(globals: &Globals, args: &AppendArgs) -> Result<(), Failure> {
         payload: text_or_stdin("TEXT", args.text.as_ref())?,
         meta,
         weight: args.weight,
-        joined: args.joined,
+        joined: Some(args.joined),
         redacted: false,
+        calls: Vec::new(),
+        answers: Vec::new(),
     };
     let store = open(globals, Access::Create)?;
     let agent = store.agent(name)?;

@@ -191,23 +191,30 @@ impl From<DurabilityArg> for memlog::Durability {
 const IMPORT_HELP: &str = "\
 Appends the messages of JSONL files, one JSON object a line:
 
-  {\"agent\":\"acme/support/t-7\",\"role\":\"user\",\"ts\":1715785200000,\"content\":\"hello\"}
+  {\"agent\":\"acme/support/t-7\",\"role\":\"user\",\"ts\":\"2024-05-15T15:00:00Z\",\"content\":\"hello\"}
 
-  agent    the owner of the timeline, 1 to 512 bytes
-  role     system, user, assistant, tool_call, tool (its result), observation, summary, kind:N \
-(a kind by number), or any other word, which is kept
-  ts       milliseconds since 1970, or null or absent: the time of the import
-  content  text; or content_base64: bytes
+  agent    the owner of the timeline, 1 to 512 bytes; --agent names it for lines without one
+  role     system, developer, user, assistant, tool_call, tool (its result), observation, summary, \
+kind:N (a kind by number), or any other word, which is kept
+  ts       a time of ISO 8601, or a number since 1970, whose unit its magnitude tells (seconds, \
+milliseconds, microseconds); null or absent: the time of the import
+  content  text, null, or a list of parts; or content_base64: bytes
   weight   optional, a whole number (the cost of the entry, for example in tokens)
   joined   optional, true: belongs with the entry before it
 
-Any further fields are kept as the entry's meta, in their order and spelling, and exported again. \
-Names that begin with \"memlog.\" are reserved. A line with \"redacted\":true and no content, as \
-export writes it, takes its place in the timeline as a redacted entry. Empty lines are passed over.
+Messages of OpenAI and Anthropic are taken as they are, and whole transcripts, \
+{\"messages\":[...]}, one a line. A tool's result is linked to its call, and joined to it where it \
+follows at once. Any further fields are kept as the entry's meta, in their order and spelling, and \
+exported again. docs/jsonl.md has all of the format. Empty lines are passed over.
 
-A malformed line ends the import: it is reported with its file and number, nothing of it or after \
-it is imported, and everything before it is kept. With --skip-malformed it is reported, counted \
-and left out.
+A malformed line ends the import: it is reported with its file, line, column and field, nothing of \
+it or after it is imported, and everything before it is kept. With --skip-malformed it is \
+reported, counted and left out.
+
+How far a file is imported is kept in the store, with its entries. A file that was imported \
+before, in whole or in part, is refused with exit code 4, under another name too. --resume goes on \
+where the import was killed or stopped, or takes what a file has grown by. --again imports all of \
+it once more. Standard input is not remembered.
 
 The lines of one batch become durable together. Several files are imported in the order given.";
 
@@ -218,6 +225,10 @@ pub(crate) struct ImportArgs {
     /// The files to read; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// The agent of messages that name none; {line} in it is the line's number, {file} the file's
+    /// name without its extension
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
     /// How durable each batch is before the next is read
     #[arg(long, value_enum, default_value = "sync")]
     pub(crate) durability: DurabilityArg,
@@ -228,6 +239,12 @@ pub(crate) struct ImportArgs {
     /// Report, count and leave out malformed lines instead of stopping at the first
     #[arg(long)]
     pub(crate) skip_malformed: bool,
+    /// Go on after what was imported of the files before, which has to be unchanged
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Import the files once more though they were imported before
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) again: bool,
 }
 
 const EXPORT_HELP: &str = "\

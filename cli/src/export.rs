@@ -9,7 +9,7 @@ use memlog::Store;
 use crate::args::{ExportArgs, Globals};
 use crate::failure::{Failure, code};
 use crate::line;
-use crate::open::{Access, open, utf8, walk};
+use crate::open::{Access, hides, open, utf8, walk};
 use crate::output::{self, plural};
 use crate::say;
 
@@ -72,6 +72,9 @@ impl Export<'_> {
         let mut lines = Vec::new();
         for agent in self.store.agents(self.prefix) {
             let agent = agent?;
+            if hides(self.prefix, agent.name()) {
+                continue;
+            }
             let view = agent.view()?;
             let range = view.floor()..view.next_seq();
             let (bar, entries, damaged) = (self.bar, &mut self.entries, &mut self.damaged);

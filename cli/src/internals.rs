@@ -20,11 +20,19 @@ const BATCH: u32 = 3;
 /// What the command would print before it stopped.
 pub fn import(store: &Store, jsonl: Vec<u8>) -> Result<u64, String> {
     let durability = DurabilityArg::Buffer;
-    let args = ImportArgs { files: Vec::new(), durability, batch: BATCH, skip_malformed: false };
+    let args = ImportArgs {
+        files: Vec::new(),
+        agent: Some("{file}/{line}".to_owned()),
+        durability,
+        batch: BATCH,
+        skip_malformed: false,
+        resume: false,
+        again: false,
+    };
     let mut lines = Lines::new(PathBuf::from("fuzz"), Box::new(Cursor::new(jsonl)));
     let mut import = Import::new(store, Durability::Buffer, &args);
     let outcome =
-        import.file(&mut lines, false, &ProgressBar::hidden(), 0).and_then(|()| import.flush());
+        import.file(&mut lines, false, &ProgressBar::hidden(), 0).and_then(|()| import.end());
     outcome.map_err(|failure| format!("{failure:?}")).map(|()| import.totals.entries)
 }
 

@@ -18,11 +18,16 @@ mod list;
 mod manage;
 mod open;
 mod output;
+mod refusal;
+mod resume;
 mod role;
 mod say;
+mod shape;
 mod show;
 mod space;
 mod state;
+mod transcript;
+mod when;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! One line of JSONL and one entry of a timeline, one for the other.
+//! One line of JSONL and the entries of a timeline, one for the other.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,10 +9,12 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::output::{base64, from_base64, millis};
+use crate::refusal::{Refusal, Spot};
 use crate::role;
+use crate::shape::{self, Content, Form};
+use crate::when;
 
-/// The limits of the engine, checked line by line so that the report can name the line.
-const MAX_PAYLOAD: usize = 32 << 20;
+/// The largest meta of an entry, in bytes: the engine's limit, so that a refusal can name the line.
 const MAX_META: usize = 64 << 10;
 
 /// Fields of a line that are not meta.
@@ -21,9 +23,23 @@ const OWN: [&str; 7] = ["agent", "role", "ts", "content", "content_base64", "wei
 const RESERVED: &str = "memlog.";
 const META_TEXT: &str = "memlog.meta";
 const META_BASE64: &str = "memlog.meta_base64";
+/// How the payload stands for the content.
+const META_FORM: &str = "memlog.content";
+/// The ids of the tool calls that an entry makes, and of those that it answers.
+const META_CALLS: &str = "memlog.calls";
+const META_ANSWERS: &str = "memlog.answers";
+/// What a transcript says beside its messages, at its first one.
+const META_TRANSCRIPT: &str = "memlog.transcript";
+
+/// Names that begin so are those of agents that the command keeps for itself.
+pub(crate) const RESERVED_AGENTS: &str = ".memlog/";
+
+const LINE_MEND: &str = "write one JSON object a line, with agent, role and content";
+const META_MEND: &str = "large data belongs into content: the further fields of a line become the \
+                         entry's meta";
 
 /// A message read from a line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) agent: String,
     pub(crate) kind: Kind,
@@ -31,8 +47,23 @@ pub(crate) struct Message {
     pub(crate) payload: Vec<u8>,
     pub(crate) meta: Vec<u8>,
     pub(crate) weight: u32,
-    pub(crate) joined: bool,
+    /// `None`: the line does not say.
+    pub(crate) joined: Option<bool>,
     pub(crate) redacted: bool,
+    /// Ids of the tool calls that it makes, and of those that it answers.
+    pub(crate) calls: Vec<String>,
+    pub(crate) answers: Vec<String>,
+}
+
+/// What a message takes from around it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Around<'a> {
+    /// The agent, where the message names none.
+    pub(crate) agent: Option<&'a str>,
+    /// The time, where the message has none.
+    pub(crate) at: Option<SystemTime>,
+    /// What its transcript says beside its messages, as JSON.
+    pub(crate) transcript: Option<&'a str>,
 }
 
 impl Message {
@@ -41,7 +72,7 @@ impl Message {
         if !self.meta.is_empty() {
             entry = entry.meta(&self.meta);
         }
-        if self.joined {
+        if self.joined == Some(true) {
             entry = entry.joined();
         }
         match self.at {
@@ -50,40 +81,70 @@ impl Message {
         }
     }
 
-    /// Reads a line. The reason given for a malformed one never repeats what the line says.
-    pub(crate) fn parse(line: &[u8]) -> Result<Message, String> {
-        let text = std::str::from_utf8(line)
-            .map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to() + 1))?;
-        let fields = object(text)?;
+    /// Reads a line with one message that names its agent.
+    pub(crate) fn parse(line: &[u8]) -> Result<Message, Refusal> {
+        let text = text_of(line)?;
+        Message::read(&Spot::whole(text), text, &object(text)?, &Around::default())
+    }
+
+    /// Reads the message in an object of a line.
+    pub(crate) fn read(
+        spot: &Spot<'_>,
+        object: &str,
+        fields: &[Field<'_>],
+        around: &Around<'_>,
+    ) -> Result<Message, Refusal> {
         let find = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw);
-        let agent = string("agent", find("agent").ok_or("the field agent is missing")?)?;
-        if agent.is_empty() {
-            return Err("agent is empty".to_owned());
-        }
-        let role = string("role", find("role").ok_or("the field role is missing")?)?;
+        let agent = agent(spot, object, find("agent"), around.agent)?;
+        let role = match find("role") {
+            Some(raw) => string(spot, "role", raw)?,
+            None => {
+                let mend = "role is system, user, assistant, tool, or any other word";
+                return Err(spot.missing("role", object, mend));
+            }
+        };
         if role.is_empty() {
-            return Err("role is empty".to_owned());
+            return Err(Refusal::new("role is empty", LINE_MEND).field(spot.name("role")));
         }
-        let (kind, keep_role) = role::to_kind(&role);
-        let (payload, redacted) = content(find("content"), find("content_base64"), || {
-            find("redacted").is_some_and(|raw| raw.get() == "true")
-        })?;
+        let content = shape::content(spot, object, fields)?;
+        let (kind, keep_role) = role::of_message(&role, &content);
         let kept = keep_role.then_some(role.as_str());
-        let meta = if redacted { join(kept, &[]) } else { meta_of_line(kept, &fields)? };
+        let meta = if content.redacted {
+            join(kept, &[])
+        } else {
+            meta_of_line(spot, kept, &content, fields, around.transcript)?
+        };
         if meta.len() > MAX_META {
-            return Err(format!("the further fields take {} bytes, 65536 at most", meta.len()));
+            let what = format!("the further fields take {} bytes, {MAX_META} at most", meta.len());
+            return Err(Refusal::new(what, META_MEND).column(spot.column(object)));
         }
+        let Content { payload, redacted, calls, answers, .. } = content;
         Ok(Message {
             agent,
             kind,
-            at: find("ts").map_or(Ok(None), time)?,
+            at: find("ts").map_or(Ok(None), |raw| time(spot, raw))?.or(around.at),
             payload,
             meta,
-            weight: find("weight").map_or(Ok(0), weight)?,
-            joined: find("joined").map_or(Ok(false), flag)?,
+            weight: find("weight").map_or(Ok(0), |raw| weight(spot, raw))?,
+            joined: find("joined").map(|raw| flag(spot, raw)).transpose()?,
             redacted,
+            calls,
+            answers,
         })
     }
+}
+
+/// The text of a line.
+pub(crate) fn text_of(line: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(line).map_err(|error| {
+        let at = error.valid_up_to() + 1;
+        let mend = if line.starts_with(&[0xff, 0xfe]) || line.starts_with(&[0xfe, 0xff]) {
+            "the file is UTF-16: convert it, for example with iconv -f UTF-16 -t UTF-8"
+        } else {
+            "JSONL is UTF-8: convert the file, or put bytes that are no text into content_base64"
+        };
+        Refusal::new(format!("not UTF-8 from byte {at} on"), mend).column(at)
+    })
 }
 
 /// A field's name and its value as it was written.
@@ -112,81 +173,140 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 }
 
 /// The fields of a JSON object in their order.
-pub(crate) fn object(text: &str) -> Result<Vec<Field<'_>>, String> {
+pub(crate) fn object(text: &str) -> Result<Vec<Field<'_>>, Refusal> {
     let Fields(fields) = serde_json::from_str(text).map_err(|error| {
         if error.is_data() {
-            "not a JSON object".to_owned()
-        } else {
-            format!("not valid JSON at column {}", error.column())
+            let mend = if text.trim_start().starts_with('[') {
+                "a list is split into lines by: jq -c '.[]' FILE"
+            } else {
+                LINE_MEND
+            };
+            return Refusal::new("not a JSON object", mend);
         }
+        let mend = if error.is_eof() {
+            "the object does not end on its line: bring each onto one line, by: jq -c . FILE"
+        } else {
+            LINE_MEND
+        };
+        let column = error.column();
+        Refusal::new(format!("not valid JSON at column {column}"), mend).column(column)
     })?;
     let mut seen = HashSet::new();
-    if fields.iter().all(|(name, _)| seen.insert(name.as_str())) {
-        Ok(fields)
-    } else {
-        Err("a field occurs twice".to_owned())
+    match fields.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+        None => Ok(fields),
+        Some((_, again)) => Err(Refusal::new("a field occurs twice", "leave one of them out")
+            .column(Spot::whole(text).column(again.get()))),
     }
 }
 
-fn string(name: &str, raw: &RawValue) -> Result<String, String> {
-    serde_json::from_str(raw.get()).map_err(|_| format!("{name} is not a string"))
-}
-
-fn time(raw: &RawValue) -> Result<Option<SystemTime>, String> {
-    const WHAT: &str = "ts is neither null nor a whole number of milliseconds since 1970";
-    let millis: Option<u64> = serde_json::from_str(raw.get()).map_err(|_| WHAT)?;
-    millis
-        .map(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)).ok_or_else(|| WHAT.to_owned()))
-        .transpose()
-}
-
-fn weight(raw: &RawValue) -> Result<u32, String> {
-    serde_json::from_str(raw.get())
-        .map_err(|_| format!("weight is not a whole number from 0 to {}", u32::MAX))
-}
-
-fn flag(raw: &RawValue) -> Result<bool, String> {
-    serde_json::from_str(raw.get()).map_err(|_| "joined is neither true nor false".to_owned())
-}
-
-fn content(
-    text: Option<&RawValue>,
-    encoded: Option<&RawValue>,
-    redacted: impl Fn() -> bool,
-) -> Result<(Vec<u8>, bool), String> {
-    let payload = match (text, encoded) {
-        (Some(_), Some(_)) => return Err("both content and content_base64 are given".to_owned()),
-        (Some(raw), None) => string("content", raw)?.into_bytes(),
-        (None, Some(raw)) => from_base64(&string("content_base64", raw)?)
-            .ok_or_else(|| "content_base64 is not base64".to_owned())?,
-        (None, None) if redacted() => return Ok((Vec::new(), true)),
-        (None, None) => return Err("the field content is missing".to_owned()),
+fn agent(
+    spot: &Spot<'_>,
+    object: &str,
+    raw: Option<&RawValue>,
+    around: Option<&str>,
+) -> Result<String, Refusal> {
+    let mend = "agent is the name of the timeline, 1 to 512 bytes; --agent names it for lines \
+                without one";
+    let name = match (raw, around) {
+        (Some(raw), _) => string(spot, "agent", raw)?,
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => return Err(spot.missing("agent", object, mend)),
     };
-    if payload.len() > MAX_PAYLOAD {
-        return Err(format!("content takes {} bytes, {MAX_PAYLOAD} at most", payload.len()));
+    let refused = |what: &str| {
+        let field = spot.name("agent");
+        let column = raw.map_or(1, |raw| spot.column(raw.get()));
+        Err(Refusal::new(format!("{field} {what}"), mend).column(column).field(field))
+    };
+    match name.len() {
+        0 => refused("is empty"),
+        1..=512 if name.starts_with(RESERVED_AGENTS) => {
+            refused("begins with .memlog/, which the command keeps for itself")
+        }
+        1..=512 => Ok(name),
+        _ => refused("is not a name of 1 to 512 bytes"),
     }
-    Ok((payload, false))
 }
 
-/// The meta for the further fields of a line.
-fn meta_of_line(role: Option<&str>, fields: &[Field<'_>]) -> Result<Vec<u8>, String> {
+fn string(spot: &Spot<'_>, name: &str, raw: &RawValue) -> Result<String, Refusal> {
+    serde_json::from_str(raw.get())
+        .map_err(|_| spot.wrong(name, raw, "is not a string", format!("{name} is a text")))
+}
+
+/// A time: `None` for null.
+pub(crate) fn time(spot: &Spot<'_>, raw: &RawValue) -> Result<Option<SystemTime>, Refusal> {
+    let text = raw.get();
+    let millis = match text.as_bytes().first() {
+        Some(b'n') => return Ok(None),
+        Some(b'"') => {
+            let text: Option<String> = serde_json::from_str(text).ok();
+            text.and_then(|text| when::of_text(&text))
+        }
+        _ => when::of_number(text),
+    };
+    let at = millis.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+    let wrong = || spot.wrong("ts", raw, "is no time from 1970 on", when::MEND);
+    at.map(Some).ok_or_else(wrong)
+}
+
+fn weight(spot: &Spot<'_>, raw: &RawValue) -> Result<u32, Refusal> {
+    let what = format!("is not a whole number from 0 to {}", u32::MAX);
+    serde_json::from_str(raw.get())
+        .map_err(|_| spot.wrong("weight", raw, &what, "weight counts, for example tokens"))
+}
+
+fn flag(spot: &Spot<'_>, raw: &RawValue) -> Result<bool, Refusal> {
+    let what = "is neither true nor false";
+    serde_json::from_str(raw.get()).map_err(|_| {
+        spot.wrong("joined", raw, what, "joined: true belongs with the entry before it")
+    })
+}
+
+/// The meta for the further fields of a line, and for what its content is.
+fn meta_of_line(
+    spot: &Spot<'_>,
+    role: Option<&str>,
+    content: &Content,
+    fields: &[Field<'_>],
+    transcript: Option<&str>,
+) -> Result<Vec<u8>, Refusal> {
     let further: Vec<&Field<'_>> =
         fields.iter().filter(|(name, _)| !OWN.contains(&name.as_str())).collect();
     if let [(name, raw)] = further.as_slice()
         && role.is_none()
+        && content.form == Form::Text
     {
         if name == META_TEXT {
-            return string(META_TEXT, raw).map(String::into_bytes);
+            return string(spot, META_TEXT, raw).map(String::into_bytes);
         }
         if name == META_BASE64 {
-            return from_base64(&string(META_BASE64, raw)?)
-                .ok_or_else(|| format!("{META_BASE64} is not base64"));
+            let bytes = from_base64(&string(spot, META_BASE64, raw)?);
+            return bytes.ok_or_else(|| {
+                spot.wrong(META_BASE64, raw, "is not base64", "leave it as export wrote it")
+            });
         }
     }
-    if further.iter().any(|(name, _)| name.starts_with(RESERVED)) {
-        return Err(format!("fields that begin with \"{RESERVED}\" are reserved"));
+    let is_kept = |name: &str| name.starts_with(RESERVED) && name != META_TRANSCRIPT;
+    if let Some((_, raw)) = further.iter().find(|(name, _)| is_kept(name)) {
+        let what = format!("fields that begin with \"{RESERVED}\" are reserved");
+        return Err(
+            Refusal::new(what, "give the field another name").column(spot.column(raw.get()))
+        );
     }
-    Ok(join(role, &further))
+    let told = further.iter().find(|(name, _)| name == META_TRANSCRIPT);
+    let mut out = Meta::default();
+    out.text(role::META_KEY, role);
+    out.text(META_FORM, content.form.word());
+    out.ids(META_CALLS, &content.calls);
+    out.ids(META_ANSWERS, &content.answers);
+    if let Some(raw) = told.map(|(_, raw)| raw.get()).or(transcript) {
+        member(&mut out.0, META_TRANSCRIPT, raw);
+    }
+    if content.form != Form::Message {
+        for (name, raw) in further.iter().filter(|(name, _)| name != META_TRANSCRIPT) {
+            member(&mut out.0, name, raw.get());
+        }
+    }
+    Ok(out.end())
 }
 
 /// The meta for fields given apart from a line.
@@ -201,24 +321,44 @@ pub(crate) fn meta(role: Option<&str>, fields: &[Field<'_>]) -> Result<Vec<u8>, 
     Ok(meta)
 }
 
-fn is_own(name: &str) -> bool {
+/// Whether a field of a line has a meaning of its own.
+pub(crate) fn is_own(name: &str) -> bool {
     OWN.contains(&name) || name.starts_with(RESERVED)
 }
 
-/// A compact JSON object; nothing at all for no fields.
-fn join(role: Option<&str>, fields: &[&Field<'_>]) -> Vec<u8> {
-    if role.is_none() && fields.is_empty() {
-        return Vec::new();
+/// A compact JSON object that is being written; nothing at all for no members.
+#[derive(Default)]
+struct Meta(Vec<u8>);
+
+impl Meta {
+    fn text(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            member(&mut self.0, name, &quoted(value));
+        }
     }
-    let mut out = Vec::new();
-    if let Some(role) = role {
-        member(&mut out, role::META_KEY, &quoted(role));
+
+    fn ids(&mut self, name: &str, ids: &[String]) {
+        if !ids.is_empty() {
+            member(&mut self.0, name, &serde_json::Value::from(ids).to_string());
+        }
     }
+
+    fn end(mut self) -> Vec<u8> {
+        if !self.0.is_empty() {
+            self.0.push(b'}');
+        }
+        self.0
+    }
+}
+
+/// The role, if it is to be kept, and fields, as they become meta.
+pub(crate) fn join(role: Option<&str>, fields: &[&Field<'_>]) -> Vec<u8> {
+    let mut out = Meta::default();
+    out.text(role::META_KEY, role);
     for (name, raw) in fields {
-        member(&mut out, name, raw.get());
+        member(&mut out.0, name, raw.get());
     }
-    out.push(b'}');
-    out
+    out.end()
 }
 
 /// A string as JSON.
@@ -234,143 +374,145 @@ fn member(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-/// Meta as fields of a line: the role kept in it and the others.
-pub(crate) struct Flat<'a> {
-    pub(crate) role: Option<String>,
-    pub(crate) fields: Vec<Field<'a>>,
+/// What the meta of an entry says as import writes it.
+struct Told<'a> {
+    role: Option<String>,
+    form: Form,
+    answers: bool,
+    fields: Vec<Field<'a>>,
 }
 
-/// The meta's fields, if importing them would give the same meta, byte for byte.
-pub(crate) fn flat(kind: Kind, meta: &[u8]) -> Option<Flat<'_>> {
+/// Reads meta as import writes it; `None` for any other.
+fn told(meta: &[u8]) -> Option<Told<'_>> {
+    let mut told = Told { role: None, form: Form::Text, answers: false, fields: Vec::new() };
     if meta.is_empty() {
-        return Some(Flat { role: None, fields: Vec::new() });
+        return Some(told);
     }
     let text = std::str::from_utf8(meta).ok().filter(|text| !text.contains(['\n', '\r']))?;
-    let mut fields = object(text).ok()?;
-    let role = match fields.first() {
-        Some((name, raw)) if name == role::META_KEY => Some(string(name, raw).ok()?),
-        _ => None,
-    };
-    if let Some(role) = &role {
-        if role.is_empty() || role::to_kind(role) != (kind, true) {
-            return None;
+    for (name, raw) in object(text).ok()? {
+        let word = || serde_json::from_str::<String>(raw.get()).ok();
+        match name.as_str() {
+            role::META_KEY => told.role = Some(word()?),
+            META_FORM => told.form = Form::of_word(&word()?)?,
+            META_CALLS => {}
+            META_ANSWERS => told.answers = true,
+            META_TRANSCRIPT => told.fields.push((name, raw)),
+            own if is_own(own) => return None,
+            _ => told.fields.push((name, raw)),
         }
-        fields.remove(0);
     }
-    let same = !fields.iter().any(|(name, _)| is_own(name))
-        && join(role.as_deref(), &fields.iter().collect::<Vec<_>>()) == meta;
-    same.then_some(Flat { role, fields })
+    Some(told)
 }
 
 /// The role of an entry as it was imported.
 pub(crate) fn role_of(entry: &Entry<'_>) -> String {
-    flat(entry.kind(), entry.meta())
-        .and_then(|flat| flat.role)
+    told(entry.meta())
+        .and_then(|told| told.role)
         .unwrap_or_else(|| role::of_kind(entry.kind()).into_owned())
 }
 
-/// Writes an entry as a line that [`Message::parse`] reads.
+/// The ids of the tool calls that an entry makes, as its meta has them.
+pub(crate) fn calls_of(entry: &Entry<'_>) -> Vec<String> {
+    let text = std::str::from_utf8(entry.meta()).unwrap_or_default();
+    let fields = object(text).unwrap_or_default();
+    let calls = fields.iter().find(|(name, _)| name == META_CALLS);
+    calls.and_then(|(_, raw)| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+}
+
+/// Writes an entry as a line that [`Message::parse`] reads as the same.
 pub(crate) fn write(out: &mut Vec<u8>, agent: &str, entry: &Entry<'_>) {
+    let mut line = match as_imported(agent, entry) {
+        Some(line) if entry.meta().is_empty() || reads_back(&line, entry) => line,
+        _ => verbatim(agent, entry),
+    };
+    out.append(&mut line);
+}
+
+/// Whether a line gives the same entry again.
+fn reads_back(line: &[u8], entry: &Entry<'_>) -> bool {
+    Message::parse(line).is_ok_and(|message| {
+        message.kind == entry.kind()
+            && message.payload == entry.payload()
+            && message.meta == entry.meta()
+            && message.weight == entry.weight()
+            && message.at.is_some_and(|at| at == entry.at())
+    })
+}
+
+/// The line that import made the entry of, as far as its meta tells; and that of any entry without
+/// meta.
+fn as_imported(agent: &str, entry: &Entry<'_>) -> Option<Vec<u8>> {
     let mut line = Vec::with_capacity(entry.payload().len() + entry.meta().len() + 96);
-    let ts = millis(entry.at()).to_string();
+    let ts = when::write(millis(entry.at()));
     member(&mut line, "agent", &quoted(agent));
     if entry.is_redacted() {
         member(&mut line, "seq", &entry.seq().to_string());
-        member(&mut line, "role", &quoted(&role_of(entry)));
+        member(&mut line, "role", &quoted(&role::of_kind(entry.kind())));
         member(&mut line, "ts", &ts);
         member(&mut line, "redacted", "true");
-    } else {
-        let flat = flat(entry.kind(), entry.meta());
-        let role = flat.as_ref().and_then(|flat| flat.role.as_deref());
-        member(&mut line, "role", &quoted(role.unwrap_or(&role::of_kind(entry.kind()))));
-        member(&mut line, "ts", &ts);
-        match entry.text() {
-            Ok(text) => member(&mut line, "content", &quoted(text)),
-            Err(_) => member(&mut line, "content_base64", &quoted(&base64(entry.payload()))),
-        }
-        match (flat, std::str::from_utf8(entry.meta())) {
-            (Some(flat), _) => {
-                flat.fields.iter().for_each(|(name, raw)| member(&mut line, name, raw.get()));
+        return Some(ended(line, entry, false));
+    }
+    let told = told(entry.meta())?;
+    let role = told.role.as_deref();
+    member(&mut line, "role", &quoted(role.unwrap_or(&role::of_kind(entry.kind()))));
+    member(&mut line, "ts", &ts);
+    match told.form {
+        Form::Text => content(&mut line, entry),
+        Form::Null => member(&mut line, "content", "null"),
+        Form::Absent => {}
+        Form::Json => member(&mut line, "content", raw_payload(entry)?),
+        Form::Message => {
+            for (name, raw) in object(raw_payload(entry)?).ok()? {
+                member(&mut line, &name, raw.get());
             }
-            (None, Ok(text)) => member(&mut line, META_TEXT, &quoted(text)),
-            (None, Err(_)) => member(&mut line, META_BASE64, &quoted(&base64(entry.meta()))),
         }
     }
+    told.fields.iter().for_each(|(name, raw)| member(&mut line, name, raw.get()));
+    Some(ended(line, entry, told.answers))
+}
+
+/// A line with the meta as one field.
+fn verbatim(agent: &str, entry: &Entry<'_>) -> Vec<u8> {
+    let mut line = Vec::with_capacity(entry.payload().len() + entry.meta().len() + 96);
+    member(&mut line, "agent", &quoted(agent));
+    member(&mut line, "role", &quoted(&role::of_kind(entry.kind())));
+    member(&mut line, "ts", &when::write(millis(entry.at())));
+    content(&mut line, entry);
+    match std::str::from_utf8(entry.meta()) {
+        Ok(text) => member(&mut line, META_TEXT, &quoted(text)),
+        Err(_) => member(&mut line, META_BASE64, &quoted(&base64(entry.meta()))),
+    }
+    ended(line, entry, false)
+}
+
+/// The payload as text or as bytes.
+fn content(line: &mut Vec<u8>, entry: &Entry<'_>) {
+    match entry.text() {
+        Ok(text) => member(line, "content", &quoted(text)),
+        Err(_) => member(line, "content_base64", &quoted(&base64(entry.payload()))),
+    }
+}
+
+/// The payload as JSON on one line.
+fn raw_payload<'a>(entry: &Entry<'a>) -> Option<&'a str> {
+    let text = std::str::from_utf8(entry.payload()).ok()?;
+    (!text.contains(['\n', '\r'])).then_some(text)
+}
+
+fn ended(mut line: Vec<u8>, entry: &Entry<'_>, answers: bool) -> Vec<u8> {
     if entry.weight() > 0 {
         member(&mut line, "weight", &entry.weight().to_string());
     }
     if entry.is_joined() {
         member(&mut line, "joined", "true");
+    } else if answers {
+        // Left out, import would look for the call before it.
+        member(&mut line, "joined", "false");
     }
     line.extend_from_slice(b"}\n");
-    out.append(&mut line);
+    line
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Message, String> {
-        Message::parse(line.as_bytes())
-    }
-
-    #[test]
-    fn further_fields_are_kept_in_order_as_they_were_written() {
-        let message =
-            parse(r#"{"z":1.0,"agent":"a","a":{"x": [1e400]},"role":"user","content":"c"}"#)
-                .unwrap();
-        assert_eq!(message.meta, br#"{"z":1.0,"a":{"x": [1e400]}}"#);
-        let flat = flat(message.kind, &message.meta).unwrap();
-        assert_eq!(flat.fields.len(), 2);
-    }
-
-    #[test]
-    fn reasons_do_not_repeat_the_line() {
-        let lines = [
-            r#""SECRET""#,
-            r#"{"agent":"a","role":"user","content":"SECRET""#,
-            r#"{"agent":"a","role":"user","content":["SECRET"]}"#,
-            r#"{"agent":"a","role":"user","content":"c","ts":"SECRET"}"#,
-            r#"{"agent":"a","role":"user","content_base64":"SECRET!"}"#,
-            r#"{"agent":"a","role":"user","content":"c","weight":"SECRET"}"#,
-            r#"{"agent":"a","role":"user","content":"c","joined":"SECRET"}"#,
-            r#"{"agent":"a","role":"user","content":"c","x":1,"x":"SECRET"}"#,
-            r#"{"agent":"a","role":"user","content":"\ud800 SECRET"}"#,
-        ];
-        for line in lines {
-            let reason = parse(line).unwrap_err();
-            assert!(!reason.contains("SECRET"), "{reason}");
-        }
-    }
-
-    #[test]
-    fn meta_that_import_would_not_write_is_not_flat() {
-        for meta in [
-            r#"{"a": 1}"#,
-            "{}",
-            "[1]",
-            "text",
-            "{\"a\":[1,\n2]}",
-            r#"{"content":1}"#,
-            r#"{"memlog.role":"user"}"#,
-            r#"{"a":1,"a":2}"#,
-        ] {
-            assert!(flat(Kind::USER, meta.as_bytes()).is_none(), "{meta}");
-        }
-    }
-
-    #[test]
-    fn reserved_fields_and_a_second_content_are_refused() {
-        for line in [
-            r#"{"agent":"a","role":"user","content":"c","memlog.role":"x"}"#,
-            r#"{"agent":"a","role":"user","content":"c","memlog.meta":"x","y":1}"#,
-            r#"{"agent":"a","role":"user","content":"c","content_base64":"YQ=="}"#,
-            r#"{"agent":"a","role":"user","redacted":false}"#,
-            r#"{"agent":"","role":"user","content":"c"}"#,
-        ] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-        let text = r#"{"agent":"a","role":"user","content":"c","memlog.meta":"{ }"}"#;
-        assert_eq!(parse(text).unwrap().meta, b"{ }");
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;

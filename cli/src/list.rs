@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::args::{AgentsArgs, Globals};
 use crate::failure::Failure;
-use crate::open::{Access, open, utf8};
+use crate::open::{Access, hides, open, utf8};
 use crate::output::{self, escape_line};
 
 #[derive(Serialize)]
@@ -29,6 +29,9 @@ pub(crate) fn run(globals: &Globals, args: &AgentsArgs) -> Result<(), Failure> {
     let mut out = output::stdout();
     for agent in store.agents(prefix) {
         let agent = agent?;
+        if hides(prefix, agent.name()) {
+            continue;
+        }
         let counts = if args.long {
             let view = agent.view()?;
             let (floor, next) = (view.floor(), view.next_seq());

@@ -9,6 +9,7 @@ use memlog::{Entry, ErrorKind, Maintenance, Options, Store, View};
 
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::line::RESERVED_AGENTS;
 use crate::say::{self, Place};
 
 /// What a command is going to do with the store.
@@ -72,6 +73,11 @@ fn say_what_was_lost(store: &Store) {
         );
         say::warning("cut", &message, &Place::default());
     }
+}
+
+/// Whether an agent is one that the command keeps for itself, and that was not asked for by name.
+pub(crate) fn hides(prefix: &str, name: &str) -> bool {
+    name.starts_with(RESERVED_AGENTS) && !prefix.starts_with(RESERVED_AGENTS)
 }
 
 /// A name, prefix or key from the command line; memlog's names are UTF-8.

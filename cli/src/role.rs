@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use memlog::Kind;
 
+use crate::shape::Content;
+
 /// The field of the meta that keeps a role which is no kind's name.
 pub(crate) const META_KEY: &str = "memlog.role";
 
@@ -25,14 +27,26 @@ pub(crate) fn to_kind(role: &str) -> (Kind, bool) {
     if let Some((_, kind)) = NAMES.iter().find(|(name, _)| *name == role) {
         return (*kind, false);
     }
-    if role == "tool_result" {
-        return (Kind::TOOL_RESULT, true);
+    match role {
+        "tool_result" | "function" => return (Kind::TOOL_RESULT, true),
+        "developer" => return (Kind::SYSTEM, true),
+        _ => {}
     }
     let number = role.strip_prefix("kind:").and_then(|n| n.parse().ok()).map(Kind::new);
     match number {
         // Only the spelling that export would give, so that every role comes back as it was.
         Some(kind) if of_kind(kind) == role => (kind, false),
         _ => (BY_META, true),
+    }
+}
+
+/// The kind for a message: one that calls tools is a call, and one that answers calls a result,
+/// whoever says it.
+pub(crate) fn of_message(role: &str, content: &Content) -> (Kind, bool) {
+    match to_kind(role) {
+        (Kind::ASSISTANT, _) if content.is_call() => (Kind::TOOL_CALL, true),
+        (Kind::USER, _) if !content.answers.is_empty() => (Kind::TOOL_RESULT, true),
+        other => other,
     }
 }
 
@@ -55,7 +69,16 @@ mod tests {
             assert!(!kept, "{role}");
             assert_eq!(of_kind(kind), role);
         }
-        for role in ["tool_result", "developer", "kind:2", "kind:0300", "kind:70000", "kind:", ""] {
+        for role in [
+            "tool_result",
+            "function",
+            "developer",
+            "kind:2",
+            "kind:0300",
+            "kind:70000",
+            "kind:",
+            "",
+        ] {
             assert!(to_kind(role).1, "{role}");
         }
     }

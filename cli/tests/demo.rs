@@ -61,6 +61,6 @@ fn the_demo_refuses_malformed_input() {
     let file = place.file("in.jsonl", "{\"agent\":\"a\"}\n");
     let ran = place.run(&["demo", "--input", file.to_str().unwrap()]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("in.jsonl:1: the field role is missing"), "{}", ran.err);
+    assert!(ran.err.contains("in.jsonl:1:1: the field role is missing"), "{}", ran.err);
     assert_eq!(place.run(&["demo", "--input", "/nonexistent"]).code, 9);
 }

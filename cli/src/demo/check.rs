@@ -124,7 +124,7 @@ fn same(entry: &Entry<'_>, message: &Message) -> bool {
         && entry.meta() == message.meta
         && entry.kind() == message.kind
         && entry.weight() == message.weight
-        && entry.is_joined() == message.joined
+        && Some(entry.is_joined()) == message.joined
         && !entry.is_redacted()
         && message.at.is_none_or(|at| at == entry.at())
 }

@@ -10,6 +10,8 @@ use memlog::Kind;
 use crate::failure::Failure;
 use crate::line::Message;
 use crate::lines::Lines;
+use crate::refusal::Refusal;
+use crate::transcript;
 
 const BUILT_IN: &str = include_str!("../../../examples/data/conversations.jsonl");
 
@@ -53,8 +55,11 @@ impl Source {
         };
         let mut source = Source { name, conversations: Vec::new(), by_name: HashMap::new() };
         while let Some(line) = lines.next()? {
-            if let Err(reason) = line.and_then(Message::parse).and_then(|m| source.add(m)) {
-                return Err(Failure::usage(format!("{}: {reason}", lines.place()))
+            let read = line.and_then(|line| transcript::read(line, None));
+            let added =
+                read.and_then(|messages| messages.into_iter().try_for_each(|m| source.add(m)));
+            if let Err(Refusal { what, column, .. }) = added {
+                return Err(Failure::usage(format!("{}:{column}: {what}", lines.place()))
                     .hint("the demo needs well-formed conversations; see `memlog help import`"));
             }
         }
@@ -67,14 +72,17 @@ impl Source {
         Ok(source)
     }
 
-    fn add(&mut self, mut message: Message) -> Result<(), String> {
+    fn add(&mut self, mut message: Message) -> Result<(), Refusal> {
         if message.agent.len() > MAX_NAME {
-            return Err(format!("for the demo, agent has {MAX_NAME} bytes at most"));
+            let what = format!("for the demo, agent has {MAX_NAME} bytes at most");
+            return Err(Refusal::new(what, "use a shorter name"));
         }
         if message.redacted {
-            return Err("the demo cannot write redacted entries".to_owned());
+            let what = "the demo cannot write redacted entries";
+            return Err(Refusal::new(what, "leave the line out"));
         }
-        message.joined |= message.kind == Kind::TOOL_RESULT;
+        let joined = message.joined == Some(true) || message.kind == Kind::TOOL_RESULT;
+        message.joined = Some(joined);
         let next = self.conversations.len();
         let at = *self.by_name.entry(message.agent.clone()).or_insert(next);
         if at == next {
