@@ -30,7 +30,7 @@ pub enum ErrorKind {
     Poisoned,
     /// The store was closed.
     Closed,
-    /// The store was opened read-only, for salvage.
+    /// The store was opened read-only, or for salvage.
     ReadOnly,
     /// Another process, or another handle of this one, has the store open.
     InUse,

@@ -44,6 +44,7 @@ pub struct Options {
     pub(crate) compaction_rate: u64,
     pub(crate) create: bool,
     pub(crate) salvage: bool,
+    pub(crate) read_only: bool,
     pub(crate) mode: u32,
 }
 
@@ -74,6 +75,7 @@ impl Options {
             compaction_rate: 256 << 20,
             create: true,
             salvage: false,
+            read_only: false,
             mode: 0o600,
         }
     }
@@ -214,6 +216,38 @@ impl Options {
     /// ```
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = 0o600 | (mode & 0o066);
+        self
+    }
+
+    /// Opens the store for reading only, strictly: what an opening for writing would refuse as damaged
+    /// is refused, and what can be read is all that there is. It takes no lock and changes nothing in
+    /// the directory, which may be on a read-only medium: a store that no process has open, one that
+    /// another process writes, a backup. Default: no.
+    ///
+    /// It shows the store as of the opening; open it again to see more. Beside a writer it shows what
+    /// the writer has given to the operating system: a batch that is on its way to stable storage may
+    /// be seen before it is there, and one that the writer holds in memory is not seen. Calls that
+    /// change something answer [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    ///
+    /// An opening reads the manifest, the footers of sealed segments, and the unsealed end of the log,
+    /// a few segments. It blocks for these reads, and for some ms more where a writer replaces files
+    /// meanwhile. The retention of the store is applied as the writer last had it.
+    ///
+    /// ```
+    /// use memlog::{ErrorKind, NewEntry, Options, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("mem");
+    /// let store = Store::open(&dir)?;
+    /// store.agent("a")?.append(NewEntry::user("hello"))?;
+    /// let reader = Options::new().read_only(true).open(&dir)?; // beside the writer
+    /// let agent = reader.agent("a")?;
+    /// assert_eq!(agent.view()?.iter().count(), 1);
+    /// let refused = agent.append(NewEntry::user("more")).unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::ReadOnly);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only(mut self, yes: bool) -> Self {
+        self.read_only = yes;
         self
     }
 

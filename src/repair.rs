@@ -66,6 +66,7 @@ fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store
     let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
     let options = Options {
         salvage: false,
+        read_only: false,
         create: true,
         max_payload: MAX_PAYLOAD,
         durability: Durability::Buffer,

@@ -31,6 +31,7 @@ use crate::format::record::Change;
 use crate::io::{Io, disk};
 use crate::options::Options;
 use crate::recovery::{self, RecoveryReport};
+use crate::segment::Segment;
 use crate::types::{Durability, Lsn};
 use crate::verify;
 
@@ -189,6 +190,8 @@ impl Options {
     pub(crate) fn open_with(&self, io: Io, dir: &Path) -> Result<Store> {
         let (engine, report) = if self.salvage {
             recovery::salvage::open(io, dir, self, recovery::salvage::Keep::Records)?
+        } else if self.read_only {
+            recovery::read_only::open(io, dir, self)?
         } else {
             recovery::open(io, dir, self)?
         };
@@ -415,8 +418,11 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let engine = self.engine();
         let set = engine.catalog.segments();
+        // Of a store that is only read, unsealed segments have footers in memory.
+        let only_read = engine.options.read_only && engine.writing.is_none();
+        let unsealed = |segment: &Segment| only_read && !segment.has_own_footer();
         let mut stats = Stats {
-            segments: set.sealed.len() as u64,
+            segments: set.sealed.iter().filter(|segment| !unsealed(segment)).count() as u64,
             unsynced_bytes: engine.unsynced(),
             resident_bytes: engine.catalog.resident_bytes() as u64,
             ..Stats::default()
@@ -424,6 +430,11 @@ impl Store {
         // The sums of a footer are what it says: nothing bounds those of several together.
         let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         for segment in &set.sealed {
+            if unsealed(segment) {
+                stats.unsealed_segments += 1;
+                add(&mut stats.disk_bytes, segment.capacity);
+                continue;
+            }
             add(&mut stats.disk_bytes, segment.disk_len());
             if let Some((live, dead)) = content_of(segment) {
                 add(&mut stats.live_bytes, live);
@@ -446,7 +457,8 @@ impl Store {
         stats.next_lsn = Lsn(order.end());
         let sealing = order.sealing.iter().map(|job| &job.file);
         for file in order.spares.iter().chain(sealing).chain([&order.active]) {
-            if engine.writing.is_some() {
+            let counted = only_read && file.segment.trailer().is_none();
+            if engine.writing.is_some() || counted {
                 stats.unsealed_segments += 1;
                 add(&mut stats.disk_bytes, file.segment.capacity);
             }

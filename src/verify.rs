@@ -33,7 +33,7 @@ pub(crate) fn verify(engine: &Engine) -> error::Result<Vec<Damage>> {
     for segment in &set.sealed {
         check_sealed(engine, segment, &mut found);
     }
-    if engine.writing.is_some() {
+    if engine.writing.is_some() || engine.options.read_only {
         for (segment, end) in unsealed.iter().filter(|(s, _)| s.trailer().is_none()) {
             check_frames(engine, segment, *end, &mut found);
         }

@@ -301,9 +301,9 @@ Prints the timeline of an agent: seq, time (UTC), role, weight and text of each 
 characters are escaped, so that no entry can drive the terminal. With --json each entry is one \
 JSON object a line.
 
---follow goes on after the last entry and prints what is appended. A store is opened by one \
-writing process, so this looks at the store's files read-only and without the lock, anew every \
-half second, and prints the entries that were not there before. It sees what has been written to \
+--follow goes on after the last entry and prints what is appended. It looks at the \
+store's files read-only and without the lock, anew every half second, and prints the entries that \
+were not there before. It sees what has been written to \
 the files, not what a writer at durability `buffer` still holds in memory, and may see an entry a \
 moment before it is on stable storage. If the agent is forgotten and the name used again, it \
 starts again at seq 1. It ends when interrupted.";

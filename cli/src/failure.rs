@@ -174,8 +174,8 @@ fn what_to_do(kind: ErrorKind) -> Option<String> {
              store with `memlog repair FROM TO`"
         }
         ErrorKind::InUse => {
-            "stop the process that has it open, or read beside it with --salvage or `show \
-             --follow`"
+            "stop the process that has it open; what only reads (show, agents, export, state get, \
+             usage, stats, verify) works beside it"
         }
         ErrorKind::NotAStore => "name the directory of a store with --store or MEMLOG_STORE",
         ErrorKind::Version => "use the version of memlog that wrote this store",

@@ -167,11 +167,11 @@ pub(crate) struct Verified {
 
 /// Opens the store in `dir`, as far as that can be done, and checks every byte of it.
 pub(crate) fn check(dir: &Path, salvage: bool) -> Result<Verified, Failure> {
-    let options = Options::new().create(false).salvage(salvage);
+    let options = Options::new().create(false).read_only(true).salvage(salvage);
     let mut refused = None;
     let store = match options.open(dir) {
         Ok(store) => store,
-        // Too damaged to be opened for writing: read it all the same, for the whole list.
+        // Too damaged for a strict opening: read it all the same, for the whole list.
         Err(error) if error.kind() == ErrorKind::Damaged => {
             say::went_on(&error);
             refused = error.damage().cloned();

@@ -15,7 +15,7 @@ use crate::say::{self, Place};
 /// What a command is going to do with the store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Look at it.
+    /// Look at it, without its lock and without a change to its directory.
     Read,
     /// Change it; it must exist.
     Change,
@@ -47,13 +47,13 @@ pub(crate) fn open_with(
         return Err(Failure::no_store(&globals.store));
     }
     let options = options.create(access == Access::Create).salvage(globals.salvage);
-    let options = options.mode(globals.mode);
+    let options = options.mode(globals.mode).read_only(access == Access::Read);
     let store = options.open(&globals.store)?;
-    say_what_was_lost(&store);
+    say_what_was_lost(&store, access);
     Ok(store)
 }
 
-fn say_what_was_lost(store: &Store) {
+fn say_what_was_lost(store: &Store, access: Access) {
     let report = store.recovery_report();
     for damage in &report.damage {
         let place = Place {
@@ -65,7 +65,8 @@ fn say_what_was_lost(store: &Store) {
         };
         say::warning("damage", &format!("damage: {damage}"), &place);
     }
-    if report.possibly_acknowledged {
+    // A reading cuts nothing: what it leaves out may be on its way.
+    if report.possibly_acknowledged && access != Access::Read {
         let message = format!(
             "warning: opening cut {} bytes after the last entry proved to be on stable storage; \
              some of them may have been acknowledged below durability `sync`",

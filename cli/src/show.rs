@@ -126,7 +126,7 @@ fn follow(globals: &Globals, name: &str, latest: Option<u64>) -> Result<(), Fail
     if !globals.store.exists() {
         return Err(Failure::no_store(&globals.store));
     }
-    let options = Options::new().create(false).salvage(true);
+    let options = Options::new().read_only(true).salvage(globals.salvage);
     let mut follower = Follower { name, json: globals.json, next: None, last: None, stuck: (0, 0) };
     let mut failures = 0;
     loop {

@@ -164,10 +164,16 @@ fn a_store_in_use_is_5_and_can_be_read_beside() {
     let place = Place::new();
     place.ok(&["append", "a", "x"]);
     let held = memlog::Store::open(place.store()).unwrap();
-    for args in [&["append", "a", "y"][..], &["show", "a"], &["verify"], &["export"]] {
+    for args in
+        [&["append", "a", "y"][..], &["forget", "a"], &["purge"], &["state", "unset", "a", "k"]]
+    {
         let ran = place.run(args);
         assert_eq!(ran.code, 5, "{args:?}: {}", ran.err);
-        assert!(ran.err.contains("--salvage"), "{}", ran.err);
+        assert!(ran.err.contains("works beside it"), "{}", ran.err);
+    }
+    for args in [&["show", "a"][..], &["verify"], &["export"], &["agents"], &["stats"]] {
+        let ran = place.run(args);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
     }
     assert!(place.ok(&["--salvage", "show", "a"]).contains("        x\n"));
     held.close().unwrap();

@@ -236,6 +236,10 @@ fn files_of_a_store_are_their_owners() {
     of_all(&repaired, 0o600, 0o700);
     assert_eq!(place.run_on(&shared, &["--mode", "640", "append", "a", "x"]).code, 0);
     of_all(&shared, 0o640, 0o750);
+    let again = place.path("again");
+    let args = ["--mode", "640", "restore", backup.to_str().unwrap(), again.to_str().unwrap()];
+    place.ok(&args);
+    of_all(&again, 0o640, 0o750);
     for wrong in ["777", "400", "60", "x"] {
         assert_eq!(place.run(&["--mode", wrong, "append", "a", "x"]).code, 2, "{wrong}");
     }

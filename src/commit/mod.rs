@@ -192,7 +192,7 @@ impl Engine {
         if self.writing.is_none() {
             return Err(Error::new(
                 ErrorKind::ReadOnly,
-                "the store is open for salvage, which changes nothing: open it without",
+                "the store is open read-only: open it without `read_only` and `salvage` to change it",
             ));
         }
         Ok(())

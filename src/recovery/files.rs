@@ -152,7 +152,7 @@ pub(crate) fn read_segment(io: &Io, path: &Path) -> Result<(Option<Header>, Vec<
 }
 
 /// Whether a log segment holds any frame that can be told as one.
-fn has_frame(io: &Io, dir: &Path, id: u64) -> Result<bool> {
+pub(super) fn has_frame(io: &Io, dir: &Path, id: u64) -> Result<bool> {
     let (header, bytes) = read_segment(io, &dir.join(file_name(id, false)))?;
     let Some(header) = header else {
         // Whoever created it did not get its header to the medium whole, or it is rotten: what

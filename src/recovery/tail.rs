@@ -86,6 +86,34 @@ pub(crate) struct Tail {
 /// # Errors
 /// `Damaged` if something is not whole that was on stable storage.
 pub(crate) fn read(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
+    let (tail, broken) = Tail::gather(io, segments, durable)?;
+    tail.judge(segments, broken)
+}
+
+/// Reads the unsealed segments of a log that a writer may append to meanwhile.
+///
+/// The segments are walked through twice. What was on stable storage when the first walk found
+/// evidence of it was written before the second walk began, and has to be whole there. Evidence that
+/// the second walk meets may tell of frames that were written after it had passed their place.
+///
+/// # Errors
+/// Those of [`read`].
+pub(crate) fn read_beside(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<Tail> {
+    let (first, _) = Tail::gather(io, segments, durable)?;
+    let (stretches, broken) = walk(segments)?;
+    segments.iter().for_each(|segment| segment.will_scan(false));
+    let before = first.end_lsn();
+    let mut tail = Tail { stretches, ..first };
+    if before != tail.end_lsn() {
+        // What follows the frames is on its way, and not cut.
+        tail.bytes_cut = 0;
+    }
+    tail.judge(segments, broken)
+}
+
+/// The whole frames of all segments, up to the last segment with a frame; and whether that one does
+/// not follow upon the end of the one before it.
+fn walk(segments: &[Arc<Segment>]) -> Result<(Vec<Stretch>, bool)> {
     let mut stretches: Vec<Stretch> = Vec::new();
     let mut broken = false;
     for segment in segments {
@@ -104,19 +132,26 @@ pub(crate) fn read(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<T
     // never written: after a break they may have lost all they had.
     let used = stretches.iter().rposition(|s| !s.frames.is_empty()).map_or(0, |last| last + 1);
     stretches.truncate(used);
-    let mut tail = Tail { stretches, proven: durable, time: 0, bytes_cut: 0 };
-    for (_, header) in tail.stretches.iter().flat_map(|s| &s.frames) {
-        tail.proven = tail.proven.max(header.durable);
-        tail.time = tail.time.max(header.time);
-    }
-    for segment in segments.iter().skip(used.saturating_sub(1)) {
-        tail.look_behind(io, segment)?;
-    }
-    segments.iter().for_each(|segment| segment.will_scan(false));
-    tail.judge(segments, broken)
+    Ok((stretches, broken))
 }
 
 impl Tail {
+    /// Walks through the segments, and looks for what tells how far they were durable.
+    fn gather(io: &Io, segments: &[Arc<Segment>], durable: u64) -> Result<(Tail, bool)> {
+        let (stretches, broken) = walk(segments)?;
+        let used = stretches.len();
+        let mut tail = Tail { stretches, proven: durable, time: 0, bytes_cut: 0 };
+        for (_, header) in tail.stretches.iter().flat_map(|s| &s.frames) {
+            tail.proven = tail.proven.max(header.durable);
+            tail.time = tail.time.max(header.time);
+        }
+        for segment in segments.iter().skip(used.saturating_sub(1)) {
+            tail.look_behind(io, segment)?;
+        }
+        segments.iter().for_each(|segment| segment.will_scan(false));
+        Ok((tail, broken))
+    }
+
     /// The lsn at which the whole part ends; the start of the log if there is none.
     pub(crate) fn end_lsn(&self) -> Option<u64> {
         self.stretches.last().map(Stretch::end_lsn)
