@@ -96,6 +96,31 @@ impl Agent {
         View::open(self)
     }
 
+    /// A view like that of [`view`](Self::view), if it can be had from memory without waiting.
+    ///
+    /// `None`: it would have to read the disk, since the agent is not in use or has a policy by bytes
+    /// or age, whose floor may take reading; or to write, since the agent has buffered entries that
+    /// are not written yet. It takes short locks. Entries are read from the map of their file, when
+    /// they are looked at, as with every view.
+    ///
+    /// # Errors
+    /// `Closed`.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// assert!(agent.try_view()?.is_none()); // not looked up yet
+    /// agent.append(NewEntry::user("one"))?;
+    /// assert_eq!(agent.view()?.iter().count(), 1);
+    /// assert_eq!(agent.try_view()?.map(|view| view.iter().count()), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_view(&self) -> Result<Option<View>> {
+        View::open_now(self)
+    }
+
     /// Appends one entry with the store's durability, and gives its seq.
     ///
     /// # Errors
@@ -223,6 +248,25 @@ impl Agent {
         };
         drop(turn);
         engine.wait(ordered.end, ordered.durability).map_err(|e| e.for_agent(self.name()))
+    }
+
+    /// The retention policy of the agent's own; `None` if the store's holds for it.
+    ///
+    /// # Errors
+    /// Like [`view`](Self::view).
+    ///
+    /// ```
+    /// use memlog::{Retention, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// assert_eq!(agent.retention()?, None);
+    /// agent.set_retention(Some(Retention::new().max_entries(100)))?;
+    /// assert_eq!(agent.retention()?, Some(Retention::new().max_entries(100)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retention(&self) -> Result<Option<Retention>> {
+        Ok(self.view()?.snapshot.policy())
     }
 
     /// How much the agent has stored, as of now.

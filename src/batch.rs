@@ -10,13 +10,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::agent::Agent;
 use crate::commit::order::Ordered;
-use crate::commit::prepared::{ExpectedRevision, Prepared};
+use crate::commit::prepared::{ExpectedRevision, Prepared, Records};
 use crate::commit::scratch::Scratch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::record::{Append, Change, JOINED};
+use crate::format::record::{Append, Change, JOINED, Record};
 use crate::options::{MAX_KEY, MAX_META};
+use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::types::{Durability, Kind, Lsn};
+use crate::types::{Durability, Kind, Lsn, Retention};
 
 /// An entry to be appended. It borrows what it is given: a batch encodes it at once.
 ///
@@ -246,6 +247,50 @@ impl Batch {
         self.push(agent, &Change::Forget)
     }
 
+    /// Gives the agent a retention policy of its own, or with `None` the store's again: see
+    /// [`Agent::set_retention`]. An agent that does not exist begins to, empty.
+    ///
+    /// What the policy so far has dropped as of this call stays dropped. So the batch expects the
+    /// agent to be as it is now: if it was changed in between, the commit answers `Conflict`. The
+    /// first use of an agent at rest reads it from the files.
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Retention, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// let policy = Retention::new().max_entries(1);
+    /// store
+    ///     .batch()
+    ///     .set_retention(&agent, Some(policy))
+    ///     .append(&agent, NewEntry::user("one"))
+    ///     .append(&agent, NewEntry::user("two"))
+    ///     .commit()?;
+    /// assert_eq!(agent.retention()?, Some(policy));
+    /// assert_eq!(agent.view()?.floor(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_retention(&mut self, agent: &Agent, retention: Option<Retention>) -> &mut Self {
+        let Some(index) = self.index(agent) else { return self };
+        // The life that the batch begins by forgetting the agent has nothing that was dropped.
+        let mut records = Records::of(&self.prepared.body);
+        let is_it = |number: u32| usize::try_from(number).is_ok_and(|number| number == index);
+        let begins = |record: &Record<'_>| record.change == Change::Forget && is_it(record.agent);
+        if !records.any(|(_, record)| begins(&record)) {
+            let before = Snapshot::open_latest(self.store.engine(), agent.resident());
+            let before = match before {
+                Ok(before) => before,
+                Err(error) => return self.fail(error.for_agent(agent.name())),
+            };
+            if let Some(prepared) = self.prepared.agents.get_mut(index) {
+                prepared.expect_last.get_or_insert(before.version.lsn);
+            }
+            self.prepared.push(index, &Change::Truncate { seq: before.floor });
+        }
+        self.prepared.push(index, &Change::Policy(retention));
+        self
+    }
+
     /// Expects the agent's next seq to be `seq`, before this batch and with every batch committed
     /// or submitted before it counted. Otherwise the commit answers `Conflict`.
     pub fn expect_next(&mut self, agent: &Agent, seq: u64) -> &mut Self {
@@ -327,10 +372,54 @@ impl Batch {
         Commit { store: self.store.clone(), state: Some(state) }
     }
 
+    /// Submits the batch like [`submit`](Self::submit), if it can be ordered without waiting.
+    ///
+    /// `None`: it would have to read the disk, for an agent that is not in use or for the revision of
+    /// a key; or to wait, for room, for another change of an agent that is under way, or for the pace
+    /// that appends are slowed down to. The batch is then as it was, to be tried again, or submitted
+    /// where waiting does no harm. [`Agent::view`] brings an agent into memory.
+    ///
+    /// It takes short locks, and memory for the batch. Like `submit` it does not wait for the batch to
+    /// be durable, and a batch that is wrong or in conflict is answered by the [`Commit`].
+    ///
+    /// ```
+    /// use memlog::{NewEntry, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path().join("mem"))?;
+    /// let agent = store.agent("a")?;
+    /// let mut batch = store.batch();
+    /// batch.append(&agent, NewEntry::user("one"));
+    /// let commit = match batch.try_submit() {
+    ///     Some(commit) => commit,
+    ///     None => batch.submit(), // where this thread may wait
+    /// };
+    /// assert_eq!(commit.wait()?.seqs(&agent), 1..2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use = "None says that nothing was submitted"]
+    pub fn try_submit(&mut self) -> Option<Commit> {
+        let engine = self.store.engine();
+        let ordered = engine.order_now(&mut self.prepared, self.durability).transpose()?;
+        self.durability = engine.options.durability;
+        let state = match self.ordered(ordered) {
+            Ok((ordered, receipt)) => {
+                self.store.engine().push_along(ordered.end, ordered.durability);
+                State::Waiting(ordered, receipt)
+            }
+            Err(error) => State::Failed(error),
+        };
+        Some(Commit { store: self.store.clone(), state: Some(state) })
+    }
+
     fn order(&mut self) -> Result<(Ordered, Receipt)> {
         let engine = self.store.engine();
         let durability = std::mem::replace(&mut self.durability, engine.options.durability);
         let ordered = engine.order(&mut self.prepared, durability);
+        self.ordered(ordered)
+    }
+
+    /// What its agents got; the batch is empty then.
+    fn ordered(&mut self, ordered: Result<Ordered>) -> Result<(Ordered, Receipt)> {
         let outcome = ordered.map(|ordered| {
             let seqs =
                 self.prepared.agents.iter().map(|a| (Arc::clone(&a.resident.name), a.seqs.clone()));

@@ -221,9 +221,8 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
             _ => ErrorKind::Io,
         };
-        let mut error = Error::new(kind, format!("cannot {doing} {}", path.display()));
-        Arc::make_mut(&mut error.0).path = Some(path.to_owned());
-        error.with_source(source)
+        let error = Error::new(kind, format!("cannot {doing} {}", path.display()));
+        error.with_path(path).with_source(source)
     }
 
     pub(crate) fn with_agent(mut self, agent: &str) -> Self {
@@ -254,6 +253,11 @@ impl Error {
 
     pub(crate) fn with_seq(mut self, seq: u64) -> Self {
         Arc::make_mut(&mut self.0).seq = Some(seq);
+        self
+    }
+
+    pub(crate) fn with_path(mut self, path: &Path) -> Self {
+        Arc::make_mut(&mut self.0).path = Some(path.to_owned());
         self
     }
 

@@ -29,6 +29,14 @@ impl View {
         Ok(View { agent: agent.clone(), snapshot })
     }
 
+    /// The same, if it can be had without waiting.
+    pub(crate) fn open_now(agent: &Agent) -> Result<Option<View>> {
+        let engine = agent.store().engine();
+        engine.check_open()?;
+        let snapshot = Snapshot::open_now(engine, agent.resident())?;
+        Ok(snapshot.map(|snapshot| View { agent: agent.clone(), snapshot }))
+    }
+
     /// The agent that it is a view of.
     #[must_use]
     pub fn agent(&self) -> &Agent {

@@ -13,6 +13,7 @@ mod desk;
 pub(crate) mod health;
 pub(crate) mod log;
 pub(crate) mod order;
+mod order_now;
 pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;

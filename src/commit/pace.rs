@@ -13,6 +13,8 @@ use crate::types::Durability;
 const STEP: Duration = Duration::from_millis(2);
 /// How long an appender sleeps at a time while it waits for others to write.
 const NAP: Duration = Duration::from_micros(250);
+/// So many buffered bytes are written at a time.
+const CHUNK: u64 = 512 << 10;
 /// Debts below this are not worth a sleep.
 const SLACK: u64 = 200_000;
 
@@ -182,16 +184,7 @@ impl Engine {
                 self.log.write_chunks(ordered.end, self)
             };
         }
-        let mut owed = self.pace.debt_cost(len, ordered.end);
-        let Scarce { used, half } = ordered.scarce;
-        if used > 0 && ordered.durability != Durability::Sync && self.has_threads() {
-            // Many small delays, rather than one until the next segment is made: the half lasts longer
-            // than that takes.
-            let millis = u64::try_from(self.turnover().as_millis()).unwrap_or(u64::MAX).max(1);
-            let rate = self.pace.rate(self.io.clock.monotonic());
-            let rate = rate.min(half.saturating_mul(1000) / millis);
-            owed = owed.max(cost(len, used.min(half), half, rate));
-        }
+        let owed = self.owed(len, ordered);
         let hard = self.options.max_unsynced;
         let soft = hard / 2;
         let unsynced = self.unsynced();
@@ -217,6 +210,49 @@ impl Engine {
         }
     }
 
+    /// How many nanoseconds an append is to take for the sake of compaction, and of the next segment.
+    #[inline]
+    fn owed(&self, len: u64, ordered: Ordered) -> u64 {
+        let owed = self.pace.debt_cost(len, ordered.end);
+        let Scarce { used, half } = ordered.scarce;
+        if used == 0 || ordered.durability == Durability::Sync || !self.has_threads() {
+            return owed;
+        }
+        // Many small delays, rather than one until the next segment is made: the half lasts longer
+        // than that takes.
+        let millis = u64::try_from(self.turnover().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = self.pace.rate(self.io.clock.monotonic());
+        let rate = rate.min(half.saturating_mul(1000) / millis);
+        owed.max(cost(len, used.min(half), half, rate))
+    }
+
+    /// Whether an append would wait now: for what is queued to be written, or for its pace.
+    pub(crate) fn is_paced(&self, durability: Durability) -> bool {
+        let queued = self.ordered_end.load(Ordering::Relaxed).saturating_sub(self.log.written());
+        let unsynced =
+            durability != Durability::Sync && self.unsynced() > self.options.max_unsynced / 2;
+        let now = nanos(self.io.clock.monotonic());
+        let due = self.pace.due.load(Ordering::Relaxed);
+        queued > MAX_QUEUED || unsynced || due.saturating_sub(now) > SLACK
+    }
+
+    /// What [`pace`](Self::pace) does, for a caller that must not wait: the log task writes, and what
+    /// is owed is waited for by those who come next.
+    pub(crate) fn pace_later(&self, len: u64, ordered: Ordered) {
+        if ordered.durability == Durability::Buffer
+            && ordered.end.saturating_sub(self.log.written()) > CHUNK
+        {
+            self.push_along(ordered.end, Durability::Write);
+        }
+        let owed = self.owed(len, ordered);
+        if owed > 0 {
+            self.due_after(owed);
+        }
+        if self.unsynced() > self.options.max_unsynced / 2 {
+            self.sync_soon();
+        }
+    }
+
     /// Returns when no more is queued below `end` than may be.
     fn catch_up(&self, end: u64) -> Result<()> {
         while !self.log.try_write_down_to(MAX_QUEUED, end, self)? {
@@ -227,6 +263,14 @@ impl Engine {
     }
 
     fn slow_down(&self, cost: u64) {
+        let debt = self.due_after(cost);
+        if debt > SLACK {
+            self.throttle(Duration::from_nanos(debt).min(STEP));
+        }
+    }
+
+    /// Puts off when the next append is due; gives how long that is from now, in nanoseconds.
+    fn due_after(&self, cost: u64) -> u64 {
         let now = nanos(self.io.clock.monotonic());
         let mut due = self.pace.due.load(Ordering::Relaxed);
         let until = loop {
@@ -241,10 +285,7 @@ impl Engine {
                 Err(seen) => due = seen,
             }
         };
-        let debt = until - now;
-        if debt > SLACK {
-            self.throttle(Duration::from_nanos(debt).min(STEP));
-        }
+        until - now
     }
 
     /// Slows the caller down.

@@ -35,7 +35,7 @@ impl Files {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
                 let message = format!("{} is not a store: it is no directory", dir.display());
-                return Err(Error::new(ErrorKind::NotAStore, message));
+                return Err(Error::new(ErrorKind::NotAStore, message).with_path(dir));
             }
             Err(e) => return Err(Error::io("list", dir, e)),
         };

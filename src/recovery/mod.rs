@@ -127,7 +127,8 @@ fn try_open(
 }
 
 fn not_a_store(dir: &Path, why: &str) -> Error {
-    Error::new(ErrorKind::NotAStore, format!("{} is not a store: {why}", dir.display()))
+    let message = format!("{} is not a store: {why}", dir.display());
+    Error::new(ErrorKind::NotAStore, message).with_path(dir)
 }
 
 fn lock(io: &Io, dir: &Path) -> Result<Box<dyn Lock>> {
@@ -136,7 +137,8 @@ fn lock(io: &Io, dir: &Path) -> Result<Box<dyn Lock>> {
         std::io::ErrorKind::WouldBlock => Error::new(
             ErrorKind::InUse,
             format!("the store in {} is open already: close it there first", dir.display()),
-        ),
+        )
+        .with_path(dir),
         _ => Error::io("lock", &path, e),
     })
 }

@@ -152,7 +152,7 @@ impl Reading<'_> {
                      segments. Bring the newest one back, or repair the store",
                     path.display()
                 );
-                return Err(Error::new(ErrorKind::StaleManifest, message));
+                return Err(Error::new(ErrorKind::StaleManifest, message).with_path(&path));
             }
         }
         Ok(())
@@ -198,7 +198,7 @@ impl Reading<'_> {
                  segments. Bring the newest one back, or repair the store",
                 segment.path().display()
             );
-            return Err(Error::new(ErrorKind::StaleManifest, message));
+            return Err(Error::new(ErrorKind::StaleManifest, message).with_path(segment.path()));
         }
         log.take(self.manifest.store, segment, replay, at as u64)?;
         // As an opening that writes has it.

@@ -65,6 +65,40 @@ impl Snapshot {
         Self::open_as(engine, resident, Which::Settled)
     }
 
+    /// The agent as everybody may see it now, if all of that is in memory: `None` if it would have to
+    /// be read, or to be written first.
+    ///
+    /// # Errors
+    /// None of today; those of [`open`](Self::open) are met where something is read.
+    pub(crate) fn open_now(engine: &Engine, resident: Arc<Resident>) -> Result<Option<Snapshot>> {
+        let mut slot = resident.lock();
+        if !slot.is_known() {
+            return Ok(None);
+        }
+        engine.catalog.apply_prefixes(&resident, &mut slot);
+        let progress = engine.progress();
+        slot.settle(progress);
+        let (settled, end) = slot.settled();
+        if slot.unwritten(progress).is_some() || end > progress.written {
+            return Ok(None);
+        }
+        let life = settled.head.life;
+        let base = match slot.base().filter(|base| base.life == life) {
+            Some(base) => Arc::clone(base),
+            None if life == 0 => Arc::new(Base::empty(0, 0)),
+            None => return Ok(None),
+        };
+        let version = settled.seen(base.generation);
+        drop(slot);
+        let changed = version.parts.iter().find_map(|part| part.policy());
+        let policy = changed.unwrap_or(base.policy).unwrap_or(engine.options.retention);
+        let reads = policy.max_bytes.is_some() || policy.max_age.is_some();
+        if reads || !engine.past_defaults.is_empty() {
+            return Ok(None);
+        }
+        Snapshot::assemble(engine, resident, version, base, Which::Settled).map(Some)
+    }
+
     /// The agent as of the last ordered batch, whether or not others may see that yet.
     ///
     /// # Errors
