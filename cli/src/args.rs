@@ -144,6 +144,18 @@ pub(crate) enum Command {
     State(StateCommand),
     /// Forget an agent, or all agents under a prefix
     Forget(ForgetArgs),
+    /// Take the oldest entries of an agent away
+    #[command(long_about = TRUNCATE_HELP)]
+    Truncate(TruncateArgs),
+    /// Take payload and meta out of entries, which keep their place
+    #[command(long_about = REDACT_HELP)]
+    Redact(RedactArgs),
+    /// Show, set and clear how much of an agent's timeline is kept
+    #[command(subcommand, long_about = RETENTION_HELP)]
+    Retention(RetentionCommand),
+    /// Print how much agents have stored
+    #[command(long_about = USAGE_HELP)]
+    Usage(UsageArgs),
     /// Print figures of the store
     Stats,
     /// Merge segments and give back the room of what is dead
@@ -388,6 +400,95 @@ pub(crate) struct ForgetArgs {
     pub(crate) name: Option<OsString>,
     /// Forget every agent whose name begins with this; it must end in '/'
     #[arg(long, value_name = "P")]
+    pub(crate) prefix: Option<OsString>,
+}
+
+const TRUNCATE_HELP: &str = "\
+Raises the floor of an agent: entries before it are unreadable at once. The agent keeps its seqs, \
+its state and its policy. A floor is never lowered: a seq at or below it changes nothing, and one \
+beyond the next seq is refused with exit code 2.
+
+The bytes leave the files with compaction; `purge` erases them at once.";
+
+/// `truncate`
+#[derive(Args)]
+pub(crate) struct TruncateArgs {
+    /// The agent's name
+    #[arg(value_name = "AGENT")]
+    pub(crate) agent: OsString,
+    /// The lowest seq that stays
+    #[arg(long, value_name = "SEQ", required_unless_present = "keep")]
+    pub(crate) before: Option<u64>,
+    /// Keep the latest N entries
+    #[arg(long, value_name = "N", conflicts_with = "before")]
+    pub(crate) keep: Option<u64>,
+}
+
+const REDACT_HELP: &str = "\
+Takes payload and meta out of entries, all of them or none. Each keeps its seq, time and kind, and \
+is shown as redacted. A seq below the floor changes nothing, and one that is not given yet is \
+refused with exit code 2.
+
+The bytes leave the files with compaction; `purge` erases them at once.";
+
+/// `redact`
+#[derive(Args)]
+pub(crate) struct RedactArgs {
+    /// The agent's name
+    #[arg(value_name = "AGENT")]
+    pub(crate) agent: OsString,
+    /// The entries
+    #[arg(value_name = "SEQ", required = true)]
+    pub(crate) seqs: Vec<u64>,
+}
+
+const RETENTION_HELP: &str = "\
+A policy of an agent's own says how much of its timeline is kept: the latest N entries, those whose \
+payloads and meta take at most N bytes, those that are not older than an age; with several limits, \
+what all of them allow. It holds in place of the store's, from the next view on and for what is \
+appended later. A looser policy brings nothing back that a stricter one has dropped.";
+
+/// `retention …`
+#[derive(Subcommand)]
+pub(crate) enum RetentionCommand {
+    /// Print the policy of an agent's own
+    Show {
+        /// The agent's name
+        agent: OsString,
+    },
+    /// Give an agent a policy; an agent that does not exist begins to
+    Set {
+        /// The agent's name
+        agent: OsString,
+        /// Keep the latest N entries
+        #[arg(long, value_name = "N")]
+        max_entries: Option<u64>,
+        /// Keep the latest entries whose payloads and meta take at most N bytes together
+        #[arg(long, value_name = "N")]
+        max_bytes: Option<u64>,
+        /// Drop entries that are older: a number with ms, s, m, h, d or w
+        #[arg(long, value_name = "AGE", value_parser = crate::retention::age)]
+        max_age: Option<std::time::Duration>,
+    },
+    /// Take the policy of an agent's own away: the store's holds again
+    Clear {
+        /// The agent's name
+        agent: OsString,
+    },
+}
+
+const USAGE_HELP: &str = "\
+Prints how many entries an agent has, and how many bytes of payload and meta: live, and dead and \
+still on disk. Without an agent it goes through all agents, or those under --prefix.";
+
+/// `usage`
+#[derive(Args)]
+pub(crate) struct UsageArgs {
+    /// The agent's name; absent: all agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agent: Option<OsString>,
+    /// Only agents whose names begin with this
+    #[arg(long, value_name = "P", conflicts_with = "agent")]
     pub(crate) prefix: Option<OsString>,
 }
 

@@ -5,6 +5,7 @@
 mod append;
 mod args;
 mod backup;
+mod change;
 mod demo;
 mod export;
 mod failure;
@@ -20,6 +21,7 @@ mod open;
 mod output;
 mod refusal;
 mod resume;
+mod retention;
 mod role;
 mod say;
 mod shape;
@@ -57,6 +59,10 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Agents(args) => list::run(globals, args),
         Command::State(command) => state::run(globals, command),
         Command::Forget(args) => manage::forget(globals, args),
+        Command::Truncate(args) => change::truncate(globals, args),
+        Command::Redact(args) => change::redact(globals, args),
+        Command::Retention(command) => retention::run(globals, command),
+        Command::Usage(args) => retention::usage(globals, args),
         Command::Stats => space::stats(globals),
         Command::Compact => space::compact(globals),
         Command::Purge => space::purge(globals),

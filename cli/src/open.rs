@@ -76,6 +76,12 @@ fn say_what_was_lost(store: &Store, access: Access) {
     }
 }
 
+/// Whether the store has an agent of this name: with entries, empty, or with state only.
+pub(crate) fn exists(store: &Store, name: &str) -> Result<bool, Failure> {
+    let mut agents = store.agents(name);
+    Ok(agents.next().transpose()?.is_some_and(|first| first.name() == name))
+}
+
 /// Whether an agent is one that the command keeps for itself, and that was not asked for by name.
 pub(crate) fn hides(prefix: &str, name: &str) -> bool {
     name.starts_with(RESERVED_AGENTS) && !prefix.starts_with(RESERVED_AGENTS)

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::args::{Globals, ShowArgs};
 use crate::failure::{Failure, code};
 use crate::line;
-use crate::open::{Access, open, utf8, walk};
+use crate::open::{Access, exists, open, utf8, walk};
 use crate::output::{self, escape, escape_line, millis};
 use crate::say::{self, Place};
 
@@ -50,7 +50,7 @@ pub(crate) fn run(globals: &Globals, args: &ShowArgs) -> Result<(), Failure> {
     }
     let store = open(globals, Access::Read)?;
     let view = store.agent(name)?.view()?;
-    if view.next_seq() == 1 && view.states("").next().is_none() {
+    if view.next_seq() == 1 && !exists(&store, name)? {
         return Err(Failure::no_agent(name));
     }
     let range = match (args.range, args.latest) {

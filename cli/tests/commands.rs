@@ -90,6 +90,100 @@ fn forget_one_and_forget_many() {
 }
 
 #[test]
+fn truncate_raises_the_floor() {
+    let place = Place::new();
+    for text in ["1", "2", "3", "4", "5"] {
+        place.ok(&["append", "a", text]);
+    }
+    let told = place.ok(&["truncate", "a", "--before", "3"]);
+    assert_eq!(told, "a: 2 entries are unreadable now, 3 entries left, from seq 3\n");
+    let json = place.ok(&["truncate", "a", "--keep", "2", "--json"]);
+    assert_eq!(json, "{\"agent\":\"a\",\"floor\":4,\"next\":6,\"entries\":2,\"removed\":1}\n");
+    // Lower, or as it is: nothing changes.
+    for args in [&["--before", "1"][..], &["--keep", "9"], &["--before", "4"]] {
+        let told = place.ok(&[&["truncate", "a"], args].concat());
+        assert_eq!(told, "a: 0 entries are unreadable now, 2 entries left, from seq 4\n");
+    }
+    assert_eq!(place.run(&["truncate", "a", "--before", "7"]).code, 2);
+    assert_eq!(place.run(&["truncate", "a", "--before", "0"]).code, 2);
+    assert_eq!(place.run(&["truncate", "a"]).code, 2);
+    assert_eq!(place.run(&["truncate", "b", "--keep", "1"]).code, 7);
+    let told = place.ok(&["truncate", "a", "--keep", "0", "--json"]);
+    assert!(told.contains("\"entries\":0"), "{told}");
+    assert_eq!(place.ok(&["show", "a"]), "", "empty, and still there");
+    assert_eq!(place.ok(&["append", "a", "6"]), "6\n");
+}
+
+#[test]
+fn redact_takes_out_what_is_in_entries() {
+    let place = Place::new();
+    for text in ["one", "SECRET", "SECRET", "four"] {
+        place.ok(&["append", "a", text, "--meta", "{\"x\":\"SECRET\"}"]);
+    }
+    let told = place.ok(&["redact", "a", "2", "3", "--json"]);
+    assert_eq!(told, "{\"agent\":\"a\",\"seqs\":[2,3]}\n");
+    let shown = place.ok(&["show", "a"]);
+    assert_eq!((shown.matches("(redacted)").count(), shown.matches("SECRET").count()), (2, 2));
+    // All or nothing.
+    assert_eq!(place.run(&["redact", "a", "1", "5"]).code, 2);
+    assert_eq!(place.ok(&["show", "a"]), shown);
+    assert_eq!(place.run(&["redact", "b", "1"]).code, 7);
+    assert_eq!(place.run(&["redact", "a"]).code, 2);
+    let told = place.ok(&["redact", "a", "1"]);
+    assert_eq!(told, "a: payload and meta of 1 entry are unreadable now\n");
+}
+
+#[test]
+fn retention_is_shown_set_and_cleared() {
+    let place = Place::new();
+    for text in ["1", "2", "3"] {
+        place.ok(&["append", "a", text]);
+    }
+    assert_eq!(
+        place.ok(&["retention", "show", "a"]),
+        "a: no policy of its own: the store's holds\n"
+    );
+    let args = ["retention", "set", "a", "--max-entries", "2", "--max-age", "7d", "--json"];
+    let json = "{\"agent\":\"a\",\"own\":true,\"max_entries\":2,\"max_bytes\":null,\"max_age_ms\":604800000}\n";
+    assert_eq!(place.ok(&args), json);
+    assert_eq!(place.ok(&["retention", "show", "a", "--json"]), json);
+    assert_eq!(place.ok(&["agents", "a", "--long"]), "a  floor 2, next 4, 2 entries\n");
+    let told = place.ok(&["retention", "set", "a", "--max-bytes", "1"]);
+    assert_eq!(told, "a: keeps at most 1 byte\n");
+    place.ok(&["retention", "clear", "a"]);
+    let json = place.ok(&["retention", "show", "a", "--json"]);
+    assert!(json.starts_with("{\"agent\":\"a\",\"own\":false,"), "{json}");
+    assert_eq!(
+        place.ok(&["agents", "a", "--long"]),
+        "a  floor 3, next 4, 1 entry\n",
+        "nothing is back"
+    );
+    assert_eq!(place.run(&["retention", "show", "b"]).code, 7);
+    assert_eq!(place.run(&["retention", "clear", "b"]).code, 7);
+    assert_eq!(place.run(&["retention", "set", "a"]).code, 2);
+    assert_eq!(place.run(&["retention", "set", "a", "--max-age", "7"]).code, 2);
+    place.ok(&["retention", "set", "new", "--max-entries", "1"]);
+    assert_eq!(place.ok(&["agents"]), "a\nnew\n");
+}
+
+#[test]
+fn usage_counts_what_is_stored() {
+    let place = Place::new();
+    for agent in ["a/1", "a/2", "b"] {
+        place.ok(&["append", agent, "12345"]);
+        place.ok(&["append", agent, "123"]);
+    }
+    place.ok(&["truncate", "a/2", "--before", "2"]);
+    assert_eq!(place.ok(&["usage", "b"]), "b  2 entries, 8 B live, 0 B dead\n");
+    let json = place.ok(&["usage", "a/2", "--json"]);
+    assert_eq!(json, "{\"agent\":\"a/2\",\"entries\":1,\"live_bytes\":3,\"dead_bytes\":5}\n");
+    let all = place.ok(&["usage", "--prefix", "a/"]);
+    assert!(all.ends_with("2 agents: 3 entries, 11 B live, 5 B dead\n"), "{all}");
+    assert_eq!(place.ok(&["usage", "--json"]).lines().count(), 3);
+    assert_eq!(place.run(&["usage", "c"]).code, 7);
+}
+
+#[test]
 fn stats_and_verify_of_a_sound_store() {
     let place = Place::new();
     place.ok(&["append", "a", "x"]);

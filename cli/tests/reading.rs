@@ -20,6 +20,9 @@ const READING: &[&[&str]] = &[
     &["state", "get", "a", "k"],
     &["state", "list", "a"],
     &["stats"],
+    &["usage"],
+    &["usage", "a", "--json"],
+    &["retention", "show", "a"],
     &["verify"],
 ];
 
