@@ -375,8 +375,9 @@ impl Store {
     /// linked backup takes almost no room, and keeps the bytes of what is erased later.
     ///
     /// # Errors
-    /// `InvalidInput` if the directory is not empty, `DiskFull`, `Io`; what is in the directory
-    /// then is no store and can be removed.
+    /// `InvalidInput` if the directory is not empty; `InUse` if another backup into it is under way;
+    /// `DiskFull`, `Io`. What a backup that failed, or was killed, has left in the directory is no
+    /// store: the next backup into it removes it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

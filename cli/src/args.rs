@@ -508,6 +508,9 @@ Erases everything that is dead from every file of the store: forgotten agents, t
 redacted entries, overwritten values, what retention has dropped. Files that hold any of it, \
 however little, are written anew without it and removed.
 
+No payload, meta, key or value of it is left. An agent's name may stay where it marks the end of the \
+names in a file.
+
 It reports the agents of which something was erased, the files that are gone, and those whose \
 bytes something else still holds: a backup made with hard links keeps what is erased later. Such \
 files are no failure, and erasing is complete once they are removed too. A later purge does not \
@@ -520,6 +523,8 @@ committed so far, which opens by itself.
 On the same file system it is made of hard links: it takes almost no room, keeps the bytes of what \
 is erased in the store later, and does not outlive the disk. Name a directory on another disk, or \
 copy the backup there, for one that does.
+
+What a backup that was killed has left in the directory is removed by the next one into it.
 
 The store must not be open elsewhere. A process that has it open calls `Store::backup`, which lets \
 appends and reads go on.";
@@ -538,7 +543,8 @@ Copies a backup into a new directory, opens the copy and verifies every byte of 
 only read.
 
 The files are copied beside DIR, taken to stable storage, and get their name last: DIR is a whole \
-copy or is not there. If verifying finds damage the copy stays, the damage is listed and the exit \
+copy or is not there. What a restore that was killed has left is removed by the next one into the \
+same DIR. If verifying finds damage the copy stays, the damage is listed and the exit \
 code is 3.
 
 BACKUP may also be a store that no process has open. One that a process has open for writing is \

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -10,6 +10,7 @@ use memlog::ErrorKind;
 use serde::Serialize;
 
 use crate::args::{BackupArgs, Globals, RestoreArgs};
+use crate::beside::{Beside, parent};
 use crate::failure::{Failure, code};
 use crate::manage::{DamageRow, check, damage_found, extent, list_damage};
 use crate::open::{Access, open};
@@ -28,8 +29,10 @@ pub(crate) fn backup(globals: &Globals, args: &BackupArgs) -> Result<(), Failure
     let lsn = made
         .map_err(|error| match error.kind() {
             ErrorKind::InvalidInput => Failure::from(error),
-            _ => Failure::from(error)
-                .hint(format!("what is in {} now is no backup: remove it", args.dir.display())),
+            _ => Failure::from(error).hint(format!(
+                "what is in {} now is no backup: the next backup into it removes it",
+                args.dir.display()
+            )),
         })?
         .0;
     store.close()?;
@@ -125,15 +128,7 @@ impl Source {
 
     /// Copies beside `to` first, so that it is there whole or not at all.
     fn copy_to(&self, to: &Path, mode: u32, bar: &ProgressBar) -> Result<(), Failure> {
-        let parent = match to.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let beside = tempfile::Builder::new()
-            .prefix(".memlog-restore-")
-            .permissions(fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))
-            .tempdir_in(parent)
-            .map_err(|error| Failure::io("make a directory in", parent, &error))?;
+        let beside = Beside::new(to, mode)?;
         for file in &self.files {
             let Some(name) = file.file_name() else { continue };
             let copy = beside.path().join(name);
@@ -143,10 +138,8 @@ impl Source {
             })?;
         }
         sync_dir(beside.path())?;
-        fs::rename(beside.path(), to).map_err(|error| Failure::io("create", to, &error))?;
-        // It has another name now, and is not to be removed.
-        let _ = beside.keep();
-        sync_dir(parent)
+        beside.become_target(to)?;
+        sync_dir(parent(to))
     }
 }
 
@@ -172,7 +165,7 @@ fn has_manifest(dir: &Path) -> Result<bool, Failure> {
 }
 
 /// The manifest, and segments: sixteen digits of base 16, and `log` or `run`.
-fn is_of_a_store(name: &str) -> bool {
+pub(crate) fn is_of_a_store(name: &str) -> bool {
     if name == "MANIFEST" {
         return true;
     }
@@ -194,7 +187,7 @@ fn lock(dir: &Path) -> Result<Option<File>, Failure> {
     }
 }
 
-fn check_target(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn check_target(dir: &Path) -> Result<(), Failure> {
     let message = match fs::read_dir(dir).map(|mut names| names.next().is_none()) {
         Ok(true) => return Ok(()),
         Ok(false) => format!("{} is not empty", dir.display()),

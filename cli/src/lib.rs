@@ -5,6 +5,7 @@
 mod append;
 mod args;
 mod backup;
+mod beside;
 mod change;
 mod demo;
 mod export;

@@ -190,6 +190,9 @@ fn ended(outcome: CompactOutcome) -> Result<(), Failure> {
 
 const STAYS_ERASED: &str = "free some space and purge again; what was erased until now stays erased, and nothing else is lost";
 
+/// Of names it is not said: one may mark where the names in a file end.
+const ERASED: &str = "no payload, meta, key or value of it is in any file of this store any more\n";
+
 #[derive(Serialize)]
 struct PurgeRow<'a> {
     complete: bool,
@@ -252,7 +255,7 @@ fn tell(report: &ErasureReport, before: &Stats, after: &Stats) -> String {
     list_files(&mut text, "written anew without it", &report.rewritten);
     list_files(&mut text, "removed, as nothing in them lived", &report.unlinked);
     if report.is_complete() {
-        text.push_str("nothing of this store holds any of it any more\n");
+        text.push_str(ERASED);
         return text;
     }
     list_files(&mut text, "gone here, but still held by something else", &report.pinned);
@@ -303,6 +306,8 @@ mod tests {
         let text = tell(&report, &Stats::default(), &Stats::default());
         assert!(text.contains("\n  t/19\n  and 2 more; ") && !text.contains("t/20"), "{text}");
         assert!(text.contains("1 file gone here, but still held") && text.contains("remove that"));
-        assert!(!text.contains("nothing of this store"));
+        assert!(!text.contains(ERASED));
+        report.pinned.clear();
+        assert!(tell(&report, &Stats::default(), &Stats::default()).ends_with(ERASED));
     }
 }

@@ -12,12 +12,12 @@ fn the_demo_succeeds_and_leaves_nothing_behind() {
     let dir = place.path("demos");
     std::fs::create_dir(&dir).unwrap();
     let dir_name = dir.to_str().unwrap();
-    let text = place.ok(&["demo", "--seconds", "0.6", "--dir", dir_name]);
+    let text = place.without_store(&["demo", "--seconds", "0.6", "--dir", dir_name]);
     assert!(text.contains("nothing acknowledged was lost"), "{text}");
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 
     let args = ["--json", "demo", "--seconds", "0.6", "--threads", "3", "--agents", "7", "--dir"];
-    let json = place.ok(&[&args[..], &[dir_name]].concat());
+    let json = place.without_store(&[&args[..], &[dir_name]].concat());
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     let acknowledged = report["acknowledged_entries"].as_u64().unwrap();
     assert!(acknowledged > 0);
@@ -40,7 +40,7 @@ fn the_demo_takes_conversations_and_keeps_its_store() {
     let file = place.file("in.jsonl", lines);
     let dir = place.path("demos");
     std::fs::create_dir(&dir).unwrap();
-    place.ok(&[
+    place.without_store(&[
         "demo",
         "--keep",
         "--seconds",
@@ -56,11 +56,27 @@ fn the_demo_takes_conversations_and_keeps_its_store() {
 }
 
 #[test]
+fn the_demo_makes_the_store_that_is_named() {
+    let place = Place::new();
+    let store = place.path("mine");
+    let ran = place.run_on(&store, &["demo", "--seconds", "0.3"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("the store is kept at"), "{}", ran.err);
+    assert!(place.run_on(&store, &["agents"]).out.lines().count() > 1);
+    // It is not empty now.
+    let ran = place.run_on(&store, &["demo", "--seconds", "0.3"]);
+    assert!(ran.code == 2 && ran.err.contains("is not empty"), "{}", ran.err);
+    let dir = place.path("dir");
+    let ran = place.run_on(&place.path("other"), &["demo", "--dir", dir.to_str().unwrap()]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+}
+
+#[test]
 fn the_demo_refuses_malformed_input() {
     let place = Place::new();
     let file = place.file("in.jsonl", "{\"agent\":\"a\"}\n");
-    let ran = place.run(&["demo", "--input", file.to_str().unwrap()]);
+    let ran = place.run_without_store(&["demo", "--input", file.to_str().unwrap()]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(ran.err.contains("in.jsonl:1:1: the field role is missing"), "{}", ran.err);
-    assert_eq!(place.run(&["demo", "--input", "/nonexistent"]).code, 9);
+    assert_eq!(place.run_without_store(&["demo", "--input", "/nonexistent"]).code, 9);
 }

@@ -116,7 +116,7 @@ fn purging_removes_a_marker_from_the_raw_files() {
     let told = place.ok(&["purge"]);
     assert!(told.starts_with("erased what was dead of 1 agent: "), "{told}");
     assert!(told.contains("\n  secret\n") && told.contains("written anew"), "{told}");
-    assert!(told.ends_with("nothing of this store holds any of it any more\n"), "{told}");
+    assert!(told.ends_with("value of it is in any file of this store any more\n"), "{told}");
     assert_eq!(holders(&place.store(), "MARKER-secret"), 0);
     assert!(holders(&place.store(), "MARKER-a/one") > 0);
     assert_eq!(place.ok(&["agents"]), "a/one\nb/two\n");
@@ -143,7 +143,7 @@ fn purging_names_the_files_that_a_backup_still_holds() {
     place.ok(&["forget", "a/one"]);
     let told = place.ok(&["purge"]);
     assert!(told.contains("still held") && told.contains("remove that backup"), "{told}");
-    assert!(!told.contains("nothing of this store"), "{told}");
+    assert!(!told.contains("any file of this store"), "{told}");
 }
 
 #[test]
@@ -178,6 +178,54 @@ fn a_backup_tells_its_lsn_and_a_restore_what_it_copied() {
     assert_eq!(row["damage"], serde_json::json!([]));
     assert!(row["files"].as_u64().unwrap() >= 3 && row["bytes"].as_u64().unwrap() > 100_000);
     assert!(row["next_lsn"].as_u64() >= made["lsn"].as_u64(), "{row} {made}");
+}
+
+#[test]
+fn what_a_killed_restore_left_is_removed_by_the_next_one() {
+    let (place, backup, exported) = backed_up();
+    let (restored, beside) = (place.path("restored"), place.store().parent().unwrap().to_owned());
+    let mut left = 0;
+    for n in 0..60_u64 {
+        let mut child = place
+            .command(&place.path("unused"))
+            .args(["restore", text(&backup), text(&restored)])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(n * 400));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let hidden = |name: &String| name.starts_with(".memlog-restore-restored-");
+        let hidden = names(&beside).into_iter().filter(hidden).count();
+        assert!(hidden <= 1, "each removes what the one before it left");
+        left += hidden;
+        let _ = std::fs::remove_dir_all(&restored);
+    }
+    assert!(left > 0, "no kill came in the middle of a copy");
+    assert_eq!(restore(&place, &backup, &restored).code, 0);
+    assert_eq!(names(&beside), ["backup", "restored", "store"]);
+    assert_eq!(place.run_on(&restored, &["export"]).out, exported);
+}
+
+#[test]
+fn what_a_killed_backup_left_is_removed_by_the_next_one() {
+    let place = filled();
+    let (backup, exported) = (place.path("backup"), place.ok(&["export"]));
+    // As a backup leaves it that is killed before its manifest.
+    std::fs::create_dir(&backup).unwrap();
+    for name in ["BACKUP.tmp", "0000000000000001.log", "MANIFEST.tmp"] {
+        std::fs::write(backup.join(name), "half").unwrap();
+    }
+    place.ok(&["backup", text(&backup)]);
+    assert_eq!(place.run_on(&backup, &["export"]).out, exported);
+    assert!(!names(&backup).contains(&"BACKUP.tmp".to_owned()));
+    // Without the mark it may be a store that lost its manifest.
+    let lost = place.path("lost");
+    std::fs::create_dir(&lost).unwrap();
+    std::fs::write(lost.join("0000000000000001.log"), "half").unwrap();
+    assert_eq!(place.run(&["backup", text(&lost)]).code, 2);
+    assert_eq!(names(&lost), ["0000000000000001.log"]);
 }
 
 #[test]

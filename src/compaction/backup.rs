@@ -9,10 +9,12 @@ use crate::compaction::Compactor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Era;
 use crate::format::manifest::{Listed, Manifest, Role};
+use crate::io::Lock;
 use crate::manifest::{self, Failure};
 use crate::recovery::LOCK_FILE;
+use crate::recovery::files::BACKUP_FILE;
 use crate::segment::writer::{FIRST_FRAME, LogFile, Owner, new_listed};
-use crate::segment::{Segment, file_name};
+use crate::segment::{Segment, file_name, parse_file_name};
 use crate::types::Lsn;
 
 /// The active segment of a backup.
@@ -27,7 +29,7 @@ impl Compactor {
         engine.check_open()?;
         engine.check_writable()?;
         let io = &engine.io;
-        self.check_target(dir)?;
+        let left = self.check_target(dir)?;
         // Nothing is compacted meanwhile; appends and seals go on.
         let _busy = self.take_busy()?;
         self.go_on()?;
@@ -38,7 +40,7 @@ impl Compactor {
         let set = engine.catalog.segments();
         let current = writing.manifest.current();
         let end = set.sealed.iter().map(|segment| segment.end_lsn()).fold(unsealed, u64::max);
-        io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+        let _mark = self.mark(dir, left)?;
         for segment in &set.sealed {
             self.go_on()?;
             self.bring(segment, dir)?;
@@ -75,24 +77,50 @@ impl Compactor {
         // Whichever it is, what is there is no backup, and the store itself is as it was.
         let installed = manifest::install(io, dir, &made);
         installed.map_err(|(Failure::Unchanged(error) | Failure::Unknown(error))| error)?;
+        // The manifest makes it a backup. A mark that stays says nothing any more.
+        let _ = io.fs.remove(&dir.join(BACKUP_FILE));
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             io.fs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
         }
         Ok(Lsn(end))
     }
 
-    /// A backup goes where nothing is.
-    fn check_target(&self, dir: &Path) -> Result<()> {
+    /// A backup goes where nothing is, or where an earlier one was cut short. Gives the names of what
+    /// that one left.
+    fn check_target(&self, dir: &Path) -> Result<Vec<String>> {
         let names = match self.engine.io.fs.list(dir) {
             Ok(names) => names,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(Error::io("list", dir, e)),
         };
-        if names.iter().any(|name| name != LOCK_FILE) {
+        let made = |name: &&String| parse_file_name(name).is_some() || *name == manifest::TEMP;
+        let marked = names.iter().any(|name| name == BACKUP_FILE);
+        let left: Vec<String> = names.iter().filter(made).filter(|_| marked).cloned().collect();
+        let known = |name: &String| name == LOCK_FILE || name == BACKUP_FILE || left.contains(name);
+        if !names.iter().all(known) {
             let message = format!("{} is not empty: a backup needs a new directory", dir.display());
-            return Err(Error::new(ErrorKind::InvalidInput, message));
+            return Err(Error::new(ErrorKind::InvalidInput, message).with_path(dir));
         }
-        Ok(())
+        Ok(left)
+    }
+
+    /// Marks the directory as a backup that is not finished, and removes what an earlier one left there.
+    fn mark(&self, dir: &Path, left: Vec<String>) -> Result<Box<dyn Lock>> {
+        let (io, mark) = (&self.engine.io, dir.join(BACKUP_FILE));
+        io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+        let lock = io.fs.lock(&mark).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                let message = format!("another backup into {} is under way", dir.display());
+                Error::new(ErrorKind::InUse, message).with_path(dir)
+            }
+            _ => Error::io("create", &mark, e),
+        })?;
+        for path in left.iter().map(|name| dir.join(name)) {
+            io.fs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        // The mark is there before anything that it is needed for.
+        io.fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+        Ok(lock)
     }
 
     /// Brings a sealed segment's file there: by another name of the same file where that can be,

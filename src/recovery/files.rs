@@ -16,6 +16,9 @@ use crate::segment::{file_name, parse_file_name};
 /// The page that readers will map: nothing writes it yet, and it is no file of somebody else.
 const HINT_FILE: &str = "HINT";
 
+/// The mark of a backup that is not finished: it is there until the backup's manifest is.
+pub(crate) const BACKUP_FILE: &str = "BACKUP.tmp";
+
 /// The files in a directory, by what their names say.
 pub(crate) struct Files {
     pub(crate) manifest: bool,
@@ -46,7 +49,7 @@ impl Files {
                 manifest::NAME => files.manifest = true,
                 manifest::TEMP => files.temp = true,
                 RESERVE_FILE => files.reserve = true,
-                LOCK_FILE | HINT_FILE => {}
+                LOCK_FILE | HINT_FILE | BACKUP_FILE => {}
                 other => match parse_file_name(other) {
                     Some(segment) => files.segments.push(segment),
                     None => files.others += 1,

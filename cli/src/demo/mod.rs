@@ -18,6 +18,7 @@ use clap::Args;
 use memlog::{NewEntry, Options};
 
 use crate::args::Globals;
+use crate::backup::check_target;
 use crate::failure::Failure;
 use crate::output;
 use crate::say::{self, Place};
@@ -39,7 +40,8 @@ written, and nothing may be half there: each timeline is an exact beginning of i
 and a tool call, its result and the state set with them are there together or not at all.
   4. The latest 50 entries of every agent are loaded, and writing goes on.
 
-The store lies in a new directory and is removed in the end. The exit code is not 0 if anything \
+The store lies in a new directory and is removed in the end, unless --store names one, new or empty, \
+which stays. The exit code is not 0 if anything \
 of this fails. A killed process is not a power failure: what the disk itself promises is not \
 tested.";
 
@@ -81,14 +83,27 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(globals: &Globals, args: &DemoArgs) -> Result<(), Failure> {
     let source = Source::load(args.input.as_deref())?;
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut directory = tempfile::Builder::new()
-        .prefix("memlog-demo-")
-        .tempdir_in(&parent)
-        .map_err(|error| Failure::io("make a directory in", &parent, &error))?;
-    directory.disable_cleanup(args.keep);
-    let store = directory.path().join("store");
+    let (directory, store) = match &globals.named {
+        Some(_) if args.dir.is_some() => {
+            return Err(Failure::usage("--store and --dir both say where the store is to be")
+                .hint("--store names its directory, --dir one to make it in: leave one out"));
+        }
+        Some(store) => {
+            check_target(store)?;
+            (None, store.clone())
+        }
+        None => {
+            let mut directory = tempfile::Builder::new()
+                .prefix("memlog-demo-")
+                .tempdir_in(&parent)
+                .map_err(|error| Failure::io("make a directory in", &parent, &error))?;
+            directory.disable_cleanup(args.keep);
+            let store = directory.path().join("store");
+            (Some(directory), store)
+        }
+    };
     let outcome = show(&source, args, &store);
-    if args.keep {
+    if args.keep || directory.is_none() {
         let place = Place { file: Some(store.clone()), ..Place::default() };
         say::warning("kept", &format!("the store is kept at {}", store.display()), &place);
     }

@@ -56,6 +56,21 @@ impl Place {
         ran(self.command(store).args(args).stdin(Stdio::null()).output().unwrap())
     }
 
+    /// Runs the command without naming a store.
+    pub fn run_without_store(&self, args: &[&str]) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_memlog"));
+        command.env_remove("MEMLOG_STORE").current_dir(self.dir.path());
+        ran(command.args(args).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// The same, which must succeed.
+    #[track_caller]
+    pub fn without_store(&self, args: &[&str]) -> String {
+        let ran = self.run_without_store(args);
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        ran.out
+    }
+
     pub fn run_with(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut child = self
             .command(&self.store())
