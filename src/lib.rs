@@ -71,10 +71,14 @@
 //!
 //! # Threads and asynchronous code
 //!
+//! One process has a store open for writing. Any number read it beside that process, or at rest, with
+//! [`Options::read_only`], which takes no lock and changes nothing.
+//!
 //! [`Store`], [`Agent`] and [`View`] are `Send + Sync` and cheap to clone. [`Batch::submit`] orders
 //! a batch without waiting for the disk and gives a future that is tied to no runtime.
 //! [`Agent::view`] may read from the disk, and the blocking calls wait for it: call them from a
-//! blocking task where that matters.
+//! blocking task where that matters. [`Batch::try_submit`] and [`Agent::try_view`] do not wait: they
+//! answer `None` where they would have to.
 //!
 //! # Errors and damage
 //!

@@ -46,7 +46,7 @@ fn a_backup_that_is_cut_short_at_any_call_is_no_store_and_is_replaced() {
             disk.restart();
             let context = format!("cut short at call {call}, {seed}");
             if options().create(false).open_on(&disk.fork(), COPY).is_ok() {
-                // It is whole, and nobody's to replace.
+                // It is whole, and is not replaced.
                 let store = options().open_on(disk, DIR).unwrap();
                 assert_eq!(store.backup(COPY).unwrap_err().kind(), ErrorKind::InvalidInput);
                 continue;

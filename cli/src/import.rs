@@ -295,14 +295,15 @@ impl<'a> Import<'a> {
         if let Err(failure) = kept {
             return failure.within(&format!("{at}; keeping the lines before it"));
         }
-        let go_on = match (&self.tracked, self.totals.entries) {
-            (Some(_), 1..) => format!("{} --resume {}", self.command, quoted(lines.name())),
-            (Some(_), 0) => format!("{} {}", self.command, quoted(lines.name())),
-            (None, _) => format!("tail -n +{} FILE | {} -", lines.number(), self.command),
+        let go_on = match &self.tracked {
+            Some(_) => format!("{} --resume {}", self.command, quoted(lines.name())),
+            None => format!("tail -n +{} FILE | {} -", lines.number(), self.command),
         };
+        let earlier = self.totals.passed_bytes > 0;
         Failure::usage(format!(
             "{at}; nothing of this line or after it was imported; {}",
             match self.totals.entries {
+                0 if earlier => "what was imported before is kept".to_owned(),
                 0 => "nothing was before it".to_owned(),
                 1 => "the entry before it is imported and kept".to_owned(),
                 n => format!("the {} entries before it are imported and kept", count(n)),

@@ -124,3 +124,85 @@ fn anthropic_blocks_are_kept_as_they_are_written() {
     let image = r#"{"agent":"a","role":"user","content":[{"type":"image","source":{"type":"base64","data":"AA=="}}]}"#;
     assert_eq!(parse(image).unwrap().kind, Kind::USER);
 }
+
+/// Lines to begin with, and pieces to put into them.
+const SEEDS: [&str; 7] = [
+    r#"{"agent":"a","role":"user","ts":1715785200000,"content":"x","weight":3,"joined":true,"z":[1.0,{"y": null}]}"#,
+    r#"{"agent":"a","role":"assistant","content":null,"tool_calls":[{"id":"c1","function":{"name":"f","arguments":"{}"}}],"refusal":null}"#,
+    r#"{"agent":"a","role":"tool","tool_call_id":"c1","content":[{"type":"text","text":"yes"}],"ts":"2024-05-15T15:00:00Z"}"#,
+    r#"{"agent":"a","role":"assistant","content":[{"type":"tool_use","id":"t1","input":{}}],"ts":1715785200.5}"#,
+    r#"{"agent":"a","role":"user","content":[{"type":"tool_result","tool_use_id":"t1"}],"memlog.transcript":{"m":1}}"#,
+    r#"{"agent":"a","role":"developer","content_base64":"/wD+","memlog.meta_base64":"/w=="}"#,
+    r#"{"agent":"a","role":"kind:300","refusal":"no","function_call":{"name":"f"},"audio":{}}"#,
+];
+const PIECES: [&str; 24] = [
+    "null",
+    "[]",
+    "{}",
+    "\"",
+    ",",
+    ":",
+    "1e400",
+    "\\ud83d\\ude00",
+    "\\n",
+    "7",
+    "true",
+    "\"role\":\"tool\",",
+    "\"content\":\"c\",",
+    "\"content\":[],",
+    "\"tool_calls\":[],",
+    "\"tool_call_id\":\"c1\",",
+    "\"memlog.meta\":\"x\"",
+    "\"memlog.role\":\"user\",",
+    "\"memlog.content\":\"json\",",
+    "\"ts\":99,",
+    "\"redacted\":true,",
+    "\"joined\":false,",
+    "\"weight\":4294967295,",
+    "{\"type\":\"tool_use\",\"id\":\"q\"},",
+];
+
+#[test]
+fn mutated_lines_that_are_taken_come_back_as_they_were() {
+    let mut state = 7_u64;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let options = memlog::Options::new().durability(memlog::Durability::Buffer);
+    let store = options.open(dir.path().join("mem")).unwrap();
+    let agent = store.agent("a").unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..60_000 {
+        let mut line = SEEDS[random(SEEDS.len())].as_bytes().to_vec();
+        for _ in 0..=random(3) {
+            let (at, len) = (random(line.len()), random(9));
+            let piece = PIECES[random(PIECES.len())].as_bytes();
+            let end = if random(2) == 0 { at } else { (at + len).min(line.len()) };
+            line.splice(at..end, piece.iter().copied());
+        }
+        let Ok(message) = Message::parse(&line) else { continue };
+        if !message.redacted {
+            agent.append(message.entry()).unwrap();
+            taken.push(message);
+        }
+    }
+    assert!(taken.len() > 1_000, "{} lines taken", taken.len());
+    let view = agent.view().unwrap();
+    for (entry, message) in view.iter().zip(&taken) {
+        let (entry, mut line) = (entry.unwrap(), Vec::new());
+        write(&mut line, "a", &entry);
+        let text = String::from_utf8_lossy(&line);
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "{text}");
+        let back = Message::parse(&line).unwrap_or_else(|refusal| panic!("{refusal:?}: {text}"));
+        assert_eq!((back.kind, &back.payload), (message.kind, &message.payload), "{text}");
+        assert_eq!((&back.meta, back.weight), (&message.meta, message.weight), "{text}");
+        assert_eq!(
+            (back.calls.len(), back.answers.len()),
+            (message.calls.len(), message.answers.len())
+        );
+        assert_eq!(back.at, Some(entry.at()), "{text}");
+    }
+}

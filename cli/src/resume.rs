@@ -82,7 +82,7 @@ pub(crate) fn begin(
     let name = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
     let name = name.to_string_lossy().into_owned();
     let prefix = prefix(path, args.agent.as_deref())?;
-    // The one of which the most is imported.
+    // The record with the most bytes that the file still begins with.
     let mut same: Option<(String, Record)> = None;
     let alike = known.iter().filter(|(key, _)| key.starts_with(&prefix));
     for (key, record) in alike {
@@ -134,7 +134,7 @@ fn records(agent: &Agent) -> Result<Vec<(String, Record)>, Failure> {
     let (view, mut records) = (agent.view()?, Vec::new());
     for state in view.states("") {
         let state = state?;
-        // One of a later version of the command is no business of this one.
+        // A record that a later version of the command wrote is left alone.
         if let Ok(record) = serde_json::from_slice(state.value()) {
             records.push((state.key().to_owned(), record));
         }

@@ -40,8 +40,8 @@ pub(crate) fn to_kind(role: &str) -> (Kind, bool) {
     }
 }
 
-/// The kind for a message: one that calls tools is a call, and one that answers calls a result,
-/// whoever says it.
+/// The kind for a message: one that calls tools is a call, and one that answers calls a result, under
+/// either role.
 pub(crate) fn of_message(role: &str, content: &Content) -> (Kind, bool) {
     match to_kind(role) {
         (Kind::ASSISTANT, _) if content.is_call() => (Kind::TOOL_CALL, true),

@@ -97,7 +97,7 @@ fn tell(told: &Told<'_>) {
     line(text);
 }
 
-/// One write, so that lines of several processes do not mix. A failure of it is nobody's to hear.
+/// Writes a line at once, so that lines of several processes do not mix. An error of it is ignored.
 fn line(mut text: String) {
     text.push('\n');
     let mut out = io::stderr().lock();

@@ -85,7 +85,7 @@ fn a_directory_that_cannot_be_written_is_read() {
         }
         std::fs::set_permissions(&store, mode(dir)).unwrap();
     };
-    // Nobody's lock file is made, and none is needed.
+    // No lock file is made, and none is needed.
     std::fs::remove_file(store.join("LOCK")).unwrap();
     set(0o555, 0o444);
     reads_without_a_change(&place, &store);

@@ -20,6 +20,11 @@ const LINES: &str = r#"{"agent":"a","role":"user","content":"hello","ts":1700000
 {"agent":"b/c","role":"developer","content_base64":"/wA=","memlog.meta":"{ }"}
 {"agent":"b/c","role":"kind:300","content":"\ud83d\ude00","memlog.meta_base64":"/w=="}
 {"agent":"a","seq":3,"role":"assistant","ts":1700000000001,"redacted":true}
+{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}],"refusal":null}
+{"role":"tool","tool_call_id":"c1","content":[{"type":"text","text":"yes"}],"ts":"2024-05-15T15:00:00Z"}
+{"agent":"b","role":"assistant","content":[{"type":"tool_use","id":"t1","name":"f","input":{}}],"ts":1715785200.5}
+{"agent":"b","role":"user","content":[{"type":"tool_result","tool_use_id":"t1","content":"no"}],"ts":"99ms"}
+{"agent":"c","system":"s","messages":[{"role":"user","content":"hi"},{"role":"assistant","refusal":"no"}],"tools":[]}
 "#;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
