@@ -15,7 +15,7 @@ use crate::lines::{Lines, Mark};
 use crate::open::{Access, open_with};
 use crate::output::{self, count, plural};
 use crate::refusal::Refusal;
-use crate::resume::{self, Begin, Tracked};
+use crate::resume::{self, Begin, Known, Tracked};
 use crate::say::{self, Place};
 use crate::transcript;
 
@@ -50,12 +50,12 @@ pub(crate) fn run(globals: &Globals, args: &ImportArgs) -> Result<(), Failure> {
     let bar = output::bytes_bar(total_bytes(&args.files), "importing");
     let mut import = Import::new(&store, durability, args);
     import.command = go_on_by(globals, args);
-    let mut before = 0;
+    let (mut known, mut before) = (Known::load(&store)?, 0);
     for (file, lines) in &mut inputs {
-        if let Begin::From { tracked, skip } = resume::begin(&store, file, lines, args)? {
+        if let Begin::From { tracked, skip } = known.begin(file, lines, args)? {
             import.begin(tracked, skip);
             import.file(lines, args.skip_malformed, &bar, before)?;
-            import.end()?;
+            import.end()?.into_iter().for_each(|tracked| known.note(tracked));
         } else {
             import.totals.passed_bytes += std::fs::metadata(file).map_or(0, |meta| meta.len());
         }
@@ -257,11 +257,10 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Commits the rest of a file, and that all of it is imported.
-    pub(crate) fn end(&mut self) -> Result<(), Failure> {
+    /// Commits the rest of a file, and that all of it is imported; gives that back.
+    pub(crate) fn end(&mut self) -> Result<Option<Tracked>, Failure> {
         self.flush(true)?;
-        self.tracked = None;
-        Ok(())
+        Ok(self.tracked.take())
     }
 
     /// Commits the batch, and with it how far the file is imported.

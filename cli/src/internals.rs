@@ -31,8 +31,9 @@ pub fn import(store: &Store, jsonl: Vec<u8>) -> Result<u64, String> {
     };
     let mut lines = Lines::new(PathBuf::from("fuzz"), Box::new(Cursor::new(jsonl)));
     let mut import = Import::new(store, Durability::Buffer, &args);
-    let outcome =
-        import.file(&mut lines, false, &ProgressBar::hidden(), 0).and_then(|()| import.end());
+    let outcome = import
+        .file(&mut lines, false, &ProgressBar::hidden(), 0)
+        .and_then(|()| import.end().map(drop));
     outcome.map_err(|failure| format!("{failure:?}")).map(|()| import.totals.entries)
 }
 

@@ -58,45 +58,86 @@ pub(crate) enum Begin {
     Nothing,
 }
 
-/// Finds out how far a source was imported, and brings its lines there.
-pub(crate) fn begin(
-    store: &Store,
-    path: &Path,
-    lines: &mut Lines,
-    args: &ImportArgs,
-) -> Result<Begin, Failure> {
-    let is_file = fs::metadata(path).is_ok_and(|meta| meta.is_file());
-    if path.as_os_str() == "-" || !is_file {
-        return if args.resume {
-            Err(Failure::usage(format!(
-                "--resume: {} cannot be read again",
-                lines.name().display()
-            ))
-            .hint("name a file: what of it was imported is checked, and passed over"))
-        } else {
-            Ok(Begin::From { tracked: None, skip: 0 })
-        };
-    }
-    let agent = store.agent(AGENT)?;
-    let known = records(&agent)?;
-    let name = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
-    let name = name.to_string_lossy().into_owned();
-    let prefix = prefix(path, args.agent.as_deref())?;
-    // The record with the most bytes that the file still begins with.
-    let mut same: Option<(String, Record)> = None;
-    let alike = known.iter().filter(|(key, _)| key.starts_with(&prefix));
-    for (key, record) in alike {
-        let longer = same.as_ref().is_none_or(|(_, best)| best.bytes < record.bytes);
-        if longer && Lines::open(path)?.pass(&record.mark())? {
-            same = Some((key.clone(), record.clone()));
+/// What the store says of the sources that were imported.
+pub(crate) struct Known {
+    agent: Agent,
+    records: Vec<(String, Record)>,
+}
+
+impl Known {
+    /// Reads all records.
+    pub(crate) fn load(store: &Store) -> Result<Known, Failure> {
+        let (agent, mut records) = (store.agent(AGENT)?, Vec::new());
+        for state in agent.view()?.states("") {
+            let state = state?;
+            // A record that a later version of the command wrote is left alone.
+            if let Ok(record) = serde_json::from_slice(state.value()) {
+                records.push((state.key().to_owned(), record));
+            }
         }
+        Ok(Known { agent, records })
     }
-    let Some((key, mut record)) = same else {
-        other_under_this_name(&known, &name, path, args)?;
-        let taken = |n: &u32| known.iter().any(|(key, _)| *key == format!("{prefix}{n}"));
+
+    /// Takes up how far a source was imported now.
+    pub(crate) fn note(&mut self, tracked: Tracked) {
+        self.records.retain(|(key, _)| *key != tracked.key);
+        self.records.push((tracked.key, tracked.record));
+    }
+
+    /// Finds out how far a source was imported, and brings its lines there.
+    pub(crate) fn begin(
+        &self,
+        path: &Path,
+        lines: &mut Lines,
+        args: &ImportArgs,
+    ) -> Result<Begin, Failure> {
+        let is_file = fs::metadata(path).is_ok_and(|meta| meta.is_file());
+        if path.as_os_str() == "-" || !is_file {
+            return without_memory(lines, args);
+        }
+        let name = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
+        let name = name.to_string_lossy().into_owned();
+        let prefix = prefix(path, args.agent.as_deref())?;
+        // The record with the most bytes that the file still begins with.
+        let mut same: Option<&(String, Record)> = None;
+        for known in self.records.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+            let longer = same.is_none_or(|(_, best)| best.bytes < known.1.bytes);
+            if longer && Lines::open(path)?.pass(&known.1.mark())? {
+                same = Some(known);
+            }
+        }
+        let Some((key, record)) = same.cloned() else {
+            other_under_this_name(&self.records, &name, path, args)?;
+            let tracked = Some(self.fresh(&prefix, name, args));
+            return Ok(Begin::From { tracked, skip: 0 });
+        };
+        let record = Record { path: name, ..record };
+        let len = fs::metadata(path).map_err(|error| Failure::io("read", path, &error))?.len();
+        let tracked = |record| Some(Tracked { agent: self.agent.clone(), key, record });
+        if args.again {
+            let fresh = Record { bytes: 0, lines: 0, within: 0, entries: 0, done: false, ..record };
+            return Ok(Begin::From { tracked: tracked(fresh), skip: 0 });
+        }
+        if !args.resume {
+            return Err(imported_before(path, &record, len));
+        }
+        if record.done && record.bytes == len {
+            return Ok(Begin::Nothing);
+        }
+        if !lines.pass(&record.mark())? {
+            let message = format!("{} has changed while it was read", path.display());
+            return Err(Failure::new(code::CONFLICT, message).hint("import it when it is at rest"));
+        }
+        let skip = record.within;
+        Ok(Begin::From { tracked: tracked(record), skip })
+    }
+
+    /// A source that was never imported.
+    fn fresh(&self, prefix: &str, path: String, args: &ImportArgs) -> Tracked {
+        let taken = |n: &u32| self.records.iter().any(|(key, _)| *key == format!("{prefix}{n}"));
         let free = (0..).find(|n| !taken(n)).unwrap_or_default();
         let record = Record {
-            path: name,
+            path,
             agent: args.agent.clone(),
             bytes: 0,
             lines: 0,
@@ -105,41 +146,17 @@ pub(crate) fn begin(
             entries: 0,
             done: false,
         };
-        let tracked = Some(Tracked { agent, key: format!("{prefix}{free}"), record });
-        return Ok(Begin::From { tracked, skip: 0 });
-    };
-    record.path = name;
-    let len = fs::metadata(path).map_err(|error| Failure::io("read", path, &error))?.len();
-    if args.again {
-        let fresh = Record { bytes: 0, lines: 0, within: 0, entries: 0, done: false, ..record };
-        let tracked = Some(Tracked { agent, key, record: fresh });
-        return Ok(Begin::From { tracked, skip: 0 });
+        Tracked { agent: self.agent.clone(), key: format!("{prefix}{free}"), record }
     }
-    if !args.resume {
-        return Err(imported_before(path, &record, len));
-    }
-    if record.done && record.bytes == len {
-        return Ok(Begin::Nothing);
-    }
-    if !lines.pass(&record.mark())? {
-        let message = format!("{} has changed while it was read", path.display());
-        return Err(Failure::new(code::CONFLICT, message).hint("import it when it is at rest"));
-    }
-    let skip = record.within;
-    Ok(Begin::From { tracked: Some(Tracked { agent, key, record }), skip })
 }
 
-/// All records.
-fn records(agent: &Agent) -> Result<Vec<(String, Record)>, Failure> {
-    let (view, mut records) = (agent.view()?, Vec::new());
-    for state in view.states("") {
-        let state = state?;
-        // A record that a later version of the command wrote is left alone.
-        if let Ok(record) = serde_json::from_slice(state.value()) {
-            records.push((state.key().to_owned(), record));
-        }
+/// A source that is not remembered: it cannot be read again.
+fn without_memory(lines: &Lines, args: &ImportArgs) -> Result<Begin, Failure> {
+    if !args.resume {
+        return Ok(Begin::From { tracked: None, skip: 0 });
     }
-    Ok(records)
+    Err(Failure::usage(format!("--resume: {} cannot be read again", lines.name().display()))
+        .hint("name a file: what of it was imported is checked, and passed over"))
 }
 
 /// What the keys of sources with the same first line and agent begin with.

@@ -116,6 +116,8 @@ fn a_source_is_not_imported_twice_unless_asked_for() {
     std::fs::rename(&file, &renamed).unwrap();
     assert_eq!(place.run(&["import", name(&renamed)]).code, 4);
     assert_eq!(place.ok(&["export"]), once);
+    let ran = place.run_on(&place.path("twice"), &["import", name(&renamed), name(&renamed)]);
+    assert_eq!(ran.code, 4, "twice in one command: {}", ran.err);
     place.ok(&["import", "--again", name(&renamed)]);
     assert_eq!(place.ok(&["export"]).lines().count(), 2 * once.lines().count());
     assert_eq!(place.run(&["import", name(&renamed)]).code, 4);
