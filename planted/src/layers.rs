@@ -22,6 +22,11 @@ impl Layer {
     }
 }
 
+/// A layer of tests of the command.
+const fn command(name: &'static str) -> Layer {
+    Layer { package: "memlog-cli", ..layer(name) }
+}
+
 const fn layer(name: &'static str) -> Layer {
     Layer { name, target: name, package: "memlog", env: &[], patience: 120, cfg: "", filter: "" }
 }
@@ -54,6 +59,9 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("damage_files"),
     layer("damage_runs"),
     layer("disk_full"),
+    layer("read_only"),
+    layer("backups"),
+    layer("without_waiting"),
     layer("openings"),
     layer("hostile"),
     Layer { patience: 240, ..layer("every_call_fails") },
@@ -62,6 +70,11 @@ pub(crate) const LAYERS: &[Layer] = &[
     // As many states as in `.ci/run`.
     Layer { name: "crash_full", env: &[UNSHRUNK], patience: 400, ..layer("crash") },
     Layer { patience: 400, ..layer("bits") },
+    command("exits"),
+    command("shapes"),
+    command("resume"),
+    command("reading"),
+    command("space"),
     Layer { package: "memlog-torture", patience: 240, ..layer("bounded") },
     Layer { name: "loom", cfg: "--cfg memlog_loom", filter: "sync::", ..layer("lib") },
 ];

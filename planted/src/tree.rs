@@ -91,7 +91,9 @@ fn edited(mut text: String, edits: &[(&Fault, &Edit)]) -> Result<String> {
 fn switched(edits: &[(&str, &Edit)], found: &str) -> String {
     let mut out = String::new();
     for (id, edit) in edits {
-        out += &format!("if crate::planted!(\"{id}\") {{\n{}\n}} else ", edit.put);
+        // The switch is the library's.
+        let home = if edit.file.starts_with("cli/") { "memlog" } else { "crate" };
+        out += &format!("if {home}::planted!(\"{id}\") {{\n{}\n}} else ", edit.put);
     }
     out += &format!("{{\n{found}\n}}");
     if found.ends_with([';', '}']) { out } else { format!("({out})") }
