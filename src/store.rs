@@ -1,6 +1,8 @@
 //! The store: one directory, opened by one writing process.
 
 #[cfg(all(test, feature = "sim"))]
+mod beside_tests;
+#[cfg(all(test, feature = "sim"))]
 mod chunk_tests;
 #[cfg(all(test, feature = "sim"))]
 mod feature_tests;

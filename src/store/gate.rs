@@ -21,6 +21,8 @@ pub(super) enum Op {
     Punch,
     List,
     Remove,
+    /// A search for what was written.
+    Search,
 }
 
 /// Stops a thread where it passes, once it is armed.
@@ -173,6 +175,7 @@ impl File for GateFile {
     }
 
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        (self.hook)(Op::Search, &self.path)?;
         self.inner.data_from(offset)
     }
 
