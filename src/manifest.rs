@@ -1,5 +1,6 @@
 //! The manifest on disk: read at open, replaced atomically afterwards.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +97,8 @@ impl ManifestFile {
     }
 
     /// Replaces the manifest by what `change` makes of it: temp file, sync, rename, sync of the
-    /// directory. The directory sync makes the names of new segments durable too.
+    /// directory; before all of it another sync of the directory, if segments are new or files were
+    /// unlinked.
     pub(crate) fn replace(
         &self,
         change: impl FnOnce(&mut Manifest),
@@ -105,20 +107,22 @@ impl ManifestFile {
         let mut next = current.clone();
         change(&mut next);
         next.generation += 1;
-        install(&self.io, &self.dir, &next)?;
+        install(&self.io, &self.dir, &next, Some(&current))?;
         *current = next;
         Ok(())
     }
 }
 
-/// Puts a manifest in force.
+/// Puts a manifest in force, in the place of the one `before` it.
 pub(crate) fn install(
     io: &Io,
     dir: &Path,
     manifest: &Manifest,
+    before: Option<&Manifest>,
 ) -> std::result::Result<(), Failure> {
     let (temp, path) = (dir.join(TEMP), dir.join(NAME));
-    write_temp(io, dir, &temp, manifest).map_err(|e| {
+    let names = before.is_none_or(|before| relies_on_names(manifest, before));
+    write_temp(io, dir, &temp, manifest, names).map_err(|e| {
         let _ = io.fs.remove(&temp);
         Failure::Unchanged(e)
     })?;
@@ -126,9 +130,19 @@ pub(crate) fn install(
     io.fs.sync_dir(dir).map_err(|e| Failure::Unknown(Error::io("sync", dir, e)))
 }
 
-fn write_temp(io: &Io, dir: &Path, temp: &Path, manifest: &Manifest) -> Result<()> {
-    // Segments named for the first time must be there whenever the manifest is.
-    io.fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+/// Whether files must be there, or gone, whenever the manifest is in force, of which the one before
+/// said otherwise: their names have to be durable first.
+fn relies_on_names(manifest: &Manifest, before: &Manifest) -> bool {
+    let known: BTreeSet<u64> = before.segments.iter().map(|line| line.id).collect();
+    let dropped: BTreeSet<u64> = manifest.obsolete.iter().copied().collect();
+    manifest.segments.iter().any(|line| !known.contains(&line.id))
+        || before.obsolete.iter().any(|id| !dropped.contains(id))
+}
+
+fn write_temp(io: &Io, dir: &Path, temp: &Path, manifest: &Manifest, names: bool) -> Result<()> {
+    if names {
+        io.fs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+    }
     let bytes = manifest.encode();
     match io.fs.remove(temp) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

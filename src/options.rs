@@ -32,6 +32,7 @@ pub struct Options {
     pub(crate) maintenance: Maintenance,
     pub(crate) retention: Retention,
     pub(crate) segment_bytes: u64,
+    pub(crate) spare_bytes: u64,
     pub(crate) resident_bytes: usize,
     pub(crate) max_payload: u32,
     pub(crate) max_unsynced: u64,
@@ -63,6 +64,7 @@ impl Options {
             maintenance: Maintenance::Background,
             retention: Retention::new(),
             segment_bytes: 64 << 20,
+            spare_bytes: 192 << 20,
             resident_bytes: 64 << 20,
             max_payload: MAX_PAYLOAD,
             max_unsynced: 64 << 20,
@@ -105,9 +107,19 @@ impl Options {
     }
 
     /// The largest log segment, in bytes, from 256 KiB to 1 GiB (clamped). Default: 64 MiB.
-    /// Segments begin at 1 MiB and grow with the rate of writing.
+    /// The first one has 128 KiB; later ones begin at 1 MiB and grow with the rate of writing.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes.clamp(256 << 10, 1 << 30);
+        self
+    }
+
+    /// The most that log segments made ahead of need take on the disk, in bytes: up to three where
+    /// segments fill up within moments, else one. Default: 192 MiB. A batch that finds its segment
+    /// full and none ahead waits until one is made, some milliseconds; so 0 saves disk and costs the
+    /// longest appends. A store that rests for [`scan_interval`](Self::scan_interval), or is closed,
+    /// gives back what was made ahead.
+    pub fn spare_bytes(mut self, bytes: u64) -> Self {
+        self.spare_bytes = bytes;
         self
     }
 

@@ -99,7 +99,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Sample {
-    /// Two sealed segments and an active one; closed, or as a killed process leaves it.
+    /// Three sealed segments and an active one; closed, or as a killed process leaves it.
     fn new(clean: bool) -> Sample {
         let dir = tempfile::tempdir().unwrap();
         let (open, path) = (dir.path().join("open"), dir.path().join("mem"));
@@ -110,7 +110,7 @@ impl Sample {
         store.sync().unwrap();
         fill(&store, 96..100);
         let (world, active) = (read(&store), store.stats().active_bytes);
-        assert_eq!(store.stats().segments, 2);
+        assert_eq!(store.stats().segments, 3);
         if clean {
             store.close().unwrap();
         } else {

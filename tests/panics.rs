@@ -244,6 +244,8 @@ fn a_poisoned_store_is_let_go_of() {
     let disk = SimDisk::new(1);
     let tasks = SimTasks::new(&disk, 2);
     let store = Arc::new(options().open_stepped(&disk, &tasks, DIR).unwrap());
+    append(&store, "a", 40_000, Durability::Sync).unwrap();
+    // While the next segment is made.
     disk.panic_at(disk.calls() + 1);
     let _ = catch_unwind(AssertUnwindSafe(|| tasks.run_for(SECOND)));
     drop(store);

@@ -15,7 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use memlog::sim::{SimDisk, SimFault};
 use memlog::{
-    Agent, Commit, Durability, ErrorKind, Lsn, Maintenance, NewEntry, Options, Retention, Store,
+    Agent, Commit, Durability, ErrorKind, Kind, Lsn, Maintenance, NewEntry, Options, Retention,
+    Store,
 };
 
 const DIR: &str = "/mem";
@@ -250,6 +251,10 @@ fn a_batch_over_several_agents_is_there_whole_or_not_at_all() {
         let store = open(&disk);
         let agents: Vec<_> = (0..4).map(|i| store.agent(&format!("a{i}")).unwrap()).collect();
         let text = "x".repeat(300 + seed as usize * 40);
+        // In the second segment, which has room for all of them.
+        while store.stats().segments == 0 {
+            store.agent("filler").unwrap().append(NewEntry::new(Kind::USER, &[7; 50_000])).unwrap();
+        }
         disk.crash_at(disk.calls() + 6 + seed % 12);
         let mut acknowledged = 0;
         loop {

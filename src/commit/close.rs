@@ -6,12 +6,8 @@ use crate::commit::seal::list_active;
 use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
-use crate::segment::writer::FIRST_FRAME;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Notify, OnceLock};
-
-/// An active segment with more than this is sealed at close, so that the next opening reads little.
-const SEAL_ABOVE: u64 = 1 << 20;
 
 /// How far the close is.
 #[derive(Default)]
@@ -98,32 +94,25 @@ impl Engine {
         let active = self.order.lock().active.segment.id;
         let (durable, recorded) = (self.log.durable(), self.recorded_time());
         let forgotten = self.catalog.forgotten(durable);
+        let spares = self.spares_to_drop();
         let mark = |manifest: &mut Manifest| {
             list_active(manifest, active);
             manifest.durable = durable;
             (manifest.time, manifest.claim) = (recorded.time, recorded.claim);
             manifest.forgotten.clone_from(&forgotten);
             self.note_dead(manifest);
+            manifest.segments.retain(|line| !spares.contains(&line.id));
+            manifest.obsolete.extend_from_slice(&spares);
             manifest.clean_end = if sealed.is_ok() { end } else { 0 };
         };
-        match self.heed(writing.manifest.replace(mark)) {
+        let marked = match self.heed(writing.manifest.replace(mark)) {
             Err(e) if e.kind() == ErrorKind::DiskFull => {
                 // A manifest fits into what the reserve takes.
                 self.io.fs.remove(&self.dir.join(RESERVE_FILE)).map_err(|_| e)?;
                 self.heed(writing.manifest.replace(mark))
             }
             outcome => outcome,
-        }
-    }
-
-    fn seal_for_close(&self) -> Result<()> {
-        self.seal_waiting()?;
-        {
-            let mut order = self.order.lock();
-            if order.tail < FIRST_FRAME + SEAL_ABOVE || !order.switch(self.now()) {
-                return Ok(());
-            }
-        }
-        self.seal_waiting()
+        };
+        marked.inspect(|()| self.unlink_dropped())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::commit::order::closed;
 use crate::error::{Error, Result};
-use crate::io::{Io, Next, Task};
+use crate::io::{Io, Next};
 use crate::sync::{Mutex, Notify};
 
 /// What is asked of one task, and how far it is with it.
@@ -36,18 +36,25 @@ pub(crate) struct Want {
 }
 
 impl Desk {
-    /// Asks for work that no call waits for.
-    pub(crate) fn ask(&self, task: &dyn Task) {
+    /// Asks for work that no call waits for. `wake` wakes the task.
+    pub(crate) fn ask(&self, wake: impl FnOnce() -> Result<()>) {
         self.asked.lock().tickets += 1;
-        task.wake();
+        // Without a thread for it, the call that needs the work says so.
+        let _ = wake();
     }
 
     /// Asks, and waits until the task has seen to it. A call that needs no segment, only that
     /// something is done, waits for the work under way alone.
     ///
     /// # Errors
-    /// What went wrong with the work; `Closed` if the task stops; `Poisoned` if it panicked.
-    pub(crate) fn wait(&self, io: &Io, task: &dyn Task, want: Want) -> Result<()> {
+    /// What went wrong with the work; `Closed` if the task stops; `Poisoned` if it panicked; `Io` if
+    /// the system starts no thread for it.
+    pub(crate) fn wait(
+        &self,
+        io: &Io,
+        wake: impl FnOnce() -> Result<()>,
+        want: Want,
+    ) -> Result<()> {
         let (ticket, before) = {
             let mut asked = self.asked.lock();
             asked.want.room = asked.want.room.max(want.room);
@@ -55,7 +62,7 @@ impl Desk {
             asked.tickets += 1;
             (asked.tickets, asked.works)
         };
-        task.wake();
+        wake()?;
         io.wait_for(&self.answered, || {
             let asked = self.asked.lock();
             if let Some(error) = &asked.over {
@@ -114,11 +121,13 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
     use super::{Desk, Want};
+    use crate::error::Error;
     use crate::io::disk;
 
     #[test]
@@ -135,12 +144,13 @@ mod tests {
                 Ok(false)
             })
         };
-        desk.ask(&*task);
+        let wake = || task.wake().map_err(|e| Error::io("wake", Path::new("desk"), e));
+        desk.ask(wake);
         task.start(Box::new(step)).unwrap();
         std::thread::scope(|scope| {
             start.recv().ok();
-            let (io, desk, task) = (&io, &desk, &*task);
-            scope.spawn(move || looked.send(desk.wait(io, task, Want::default()).is_ok()));
+            let (io, desk) = (&io, &desk);
+            scope.spawn(move || looked.send(desk.wait(io, wake, Want::default()).is_ok()));
             while !desk.is_pressed() {
                 std::thread::yield_now();
             }
@@ -149,7 +159,7 @@ mod tests {
             let before_the_next = look.recv_timeout(Duration::from_secs(10));
             go_on.send(()).ok();
             desk.stop();
-            task.wake();
+            let _ = task.wake();
             drop(go_on);
             assert_eq!(before_the_next, Ok(true));
         });

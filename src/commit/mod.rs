@@ -17,6 +17,7 @@ mod order_now;
 pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;
+mod rest;
 pub(crate) mod scratch;
 pub(crate) mod seal;
 mod sizing;
@@ -106,11 +107,8 @@ pub(crate) struct Opened {
 }
 
 impl Engine {
-    /// Starts the engine, with its threads unless it is to have none.
-    ///
-    /// # Errors
-    /// `Io` if there are no threads to be had.
-    pub(crate) fn start(opened: Opened) -> Result<Arc<Engine>> {
+    /// Starts the engine, with its tasks unless it is to have none.
+    pub(crate) fn start(opened: Opened) -> Arc<Engine> {
         let ordered_end = AtomicU64::new(opened.order.end());
         let mut order = opened.order;
         order.set_era(Era::new(opened.incarnation, opened.history));
@@ -137,9 +135,10 @@ impl Engine {
             pace: Pace::default(),
         });
         if engine.writing.is_some() && engine.has_threads() {
-            thread::start(&engine).inspect_err(|_| drop(engine.close()))?;
+            thread::start(&engine);
+            engine.expect_spare();
         }
-        Ok(engine)
+        engine
     }
 
     pub(crate) fn has_threads(&self) -> bool {

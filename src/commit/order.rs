@@ -437,14 +437,15 @@ impl Engine {
     /// Counts a death; compaction is woken for the first one since it last looked.
     fn note_death(&self, booked: bool, time: u64) {
         if self.catalog.deaths.note(booked, time) {
-            self.task(Worker::Compaction).wake();
+            // What cannot be woken now is woken by the next death.
+            let _ = self.wake(Worker::Compaction);
         }
     }
 
     /// Notes an entry's expiry; compaction is woken for the first one of a segment.
     pub(super) fn note_expiry(&self, segment: &Segment, date: u64) {
         if segment.note_expiry(date) {
-            self.task(Worker::Compaction).wake();
+            let _ = self.wake(Worker::Compaction);
         }
     }
 

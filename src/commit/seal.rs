@@ -114,7 +114,7 @@ impl Engine {
         self.order.lock().sealing.pop_front();
         // Had somebody waited, there would have been no rest.
         self.note_turnover(since + rested);
-        self.task(Worker::Compaction).wake();
+        let _ = self.wake(Worker::Compaction);
         // One more than was sealed: so those that were sealed before an opening are all known in time.
         self.catalog.sift(2);
         Ok(())

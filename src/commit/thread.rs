@@ -22,6 +22,8 @@ pub(crate) struct Work {
     sync_to: AtomicU64,
     write: AtomicBool,
     sync: AtomicBool,
+    /// When something was last found ordered, in ns on the monotonic clock.
+    moved_at: AtomicU64,
 }
 
 impl Work {
@@ -30,30 +32,54 @@ impl Work {
     }
 }
 
-/// Starts the tasks of the log and of its segments.
-///
-/// # Errors
-/// `Io` if the system starts no thread: a store without them would never write what no call waits
-/// for. Those that run are stopped with the engine.
-pub(super) fn start(engine: &Arc<Engine>) -> Result<()> {
+/// Starts the tasks of the log and of its segments, which have nothing to do before something is
+/// ordered.
+pub(super) fn start(engine: &Arc<Engine>) {
     let [log, spares, seals] = [(); 3].map(|()| Arc::clone(engine));
-    let mut round = Round::default();
-    engine.start_task(Worker::Log, move || round.step(&log))?;
-    let mut first = true;
-    engine.start_task(Worker::Spares, move || spares.make_spares(std::mem::take(&mut first)))?;
-    engine.start_task(Worker::Seals, move || seals.make_seals())
+    let mut round = Round { seen: engine.ordered_end(), ..Round::default() };
+    engine.work.asleep.store(true, Ordering::SeqCst);
+    engine.note_moved(engine.io.clock.monotonic());
+    engine.start_task_asleep(Worker::Log, move || round.step(&log));
+    engine.start_task_asleep(Worker::Spares, move || spares.make_spares());
+    engine.start_task_asleep(Worker::Seals, move || seals.make_seals());
 }
 
 impl Engine {
-    /// Notes that something was ordered: the log task wakes up if it slept.
+    /// Notes that something was ordered: the log task wakes up if it slept, and the next segment is
+    /// made once this one fills up.
     pub(crate) fn ordered_something(&self, end: u64) {
         self.ordered_end.fetch_max(end, Ordering::SeqCst);
         if self.work.asleep.load(Ordering::SeqCst) {
-            self.task(Worker::Log).wake();
+            self.wake_log(end);
+        }
+        if end >= self.upkeep.spare_from.load(Ordering::Relaxed) {
+            self.ask_for_a_spare();
         }
         if self.catalog.deaths.take_rest() {
-            self.task(Worker::Compaction).wake();
+            let _ = self.wake(Worker::Compaction);
         }
+    }
+
+    /// Wakes the log task. Without a thread for it the call does its work.
+    fn wake_log(&self, end: u64) {
+        if self.wake(Worker::Log).is_err() {
+            // The next request is to wake it again.
+            self.work.write.store(false, Ordering::Release);
+            self.work.sync.store(false, Ordering::Release);
+            self.note_moved(self.io.clock.monotonic());
+            // An error poisons the log, which says so to calls that wait.
+            let _ = self.log.flush_to(end, self);
+        }
+    }
+
+    fn note_moved(&self, now: Duration) {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.work.moved_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when nothing was ordered, on the monotonic clock; some ms late while something is.
+    pub(crate) fn quiet_since(&self) -> Duration {
+        Duration::from_nanos(self.work.moved_at.load(Ordering::Relaxed))
     }
 
     /// Asks for a batch that no call waits for.
@@ -62,12 +88,12 @@ impl Engine {
             Durability::Buffer => {}
             Durability::Write => {
                 if !self.work.write.swap(true, Ordering::AcqRel) {
-                    self.task(Worker::Log).wake();
+                    self.wake_log(end);
                 }
             }
             Durability::Sync => {
                 self.work.sync_to.fetch_max(end, Ordering::AcqRel);
-                self.task(Worker::Log).wake();
+                self.wake_log(end);
             }
         }
     }
@@ -75,7 +101,7 @@ impl Engine {
     /// Has what is ordered synced soon.
     pub(crate) fn sync_soon(&self) {
         if !self.work.sync.swap(true, Ordering::AcqRel) {
-            self.task(Worker::Log).wake();
+            self.wake_log(self.ordered_end());
         }
     }
 
@@ -152,6 +178,9 @@ impl Round {
         let sync = engine.work.sync.swap(false, Ordering::AcqRel);
         let ordered = engine.ordered_end();
         let moved = std::mem::replace(&mut self.seen, ordered) != ordered;
+        if moved {
+            engine.note_moved(now);
+        }
         let content = engine.content_end();
         let wanted = engine.work.sync_to.load(Ordering::Acquire);
         if wanted > engine.log.durable() {

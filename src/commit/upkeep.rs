@@ -16,7 +16,9 @@ use crate::segment::writer::{LogFile, new_listed};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The smallest log segment, and the one that a store begins with.
+/// The segment that an empty store begins with, in bytes: one entry is to take little.
+pub(crate) const NEW_SEGMENT: u64 = 128 << 10;
+/// The smallest log segment of a store that goes on, in bytes.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 /// A segment small enough to be made from the reserve.
 const LAST_RESORT: u64 = 256 << 10;
@@ -26,6 +28,8 @@ pub(crate) const RESERVE_FILE: &str = "RESERVE";
 pub(crate) const RESERVE_LEN: u64 = 512 << 10;
 /// Spares where segments fill up within moments.
 const SPARES: usize = 3;
+/// Elsewhere one is made once this part of the active segment was filled.
+const SPARE_FROM: u64 = 4;
 /// Slices of zeros written between two syncs.
 const SLICES_A_SYNC: u64 = 8;
 /// What keeps segments ready: one thread makes the next ones, another seals those that were left,
@@ -34,6 +38,8 @@ const SLICES_A_SYNC: u64 = 8;
 pub(crate) struct Upkeep {
     pub(super) spares: Desk,
     pub(super) seals: Desk,
+    /// The lsn from which on a spare is worth making; MAX: there is one, or it was asked for.
+    pub(super) spare_from: AtomicU64,
     /// The longest that the next segments are to be; 0: as long as they may be.
     pub(super) most: AtomicU64,
     /// Segments fill up within moments.
@@ -81,19 +87,23 @@ impl Engine {
             match self.has_threads() {
                 // Too many wait to be sealed.
                 true if ready => {
-                    let task = self.task(Worker::Seals);
-                    self.upkeep.seals.wait(&self.io, task, Want::default())?;
+                    let wake = || self.wake(Worker::Seals);
+                    self.upkeep.seals.wait(&self.io, wake, Want::default())?;
                 }
                 true => {
-                    let task = self.task(Worker::Spares);
-                    self.upkeep.spares.wait(&self.io, task, Want { room, erasing })?;
+                    let wake = || self.wake(Worker::Spares);
+                    self.upkeep.spares.wait(&self.io, wake, Want { room, erasing })?;
                 }
                 false => self.tend(room, erasing)?,
             }
         }
         if self.has_threads() {
-            self.upkeep.spares.ask(self.task(Worker::Spares));
-            self.upkeep.seals.ask(self.task(Worker::Seals));
+            if self.upkeep.hurry.load(Ordering::Relaxed) {
+                self.ask_for_a_spare();
+            } else {
+                self.expect_spare();
+            }
+            self.upkeep.seals.ask(|| self.wake(Worker::Seals));
             return Ok(());
         }
         // The batch has its room: a seal that fails now is tried again at the next switch.
@@ -121,12 +131,25 @@ impl Engine {
         self.tend(0, false)
     }
 
-    /// A step of the task that makes segments; the `first` spare is made without being asked for.
-    pub(super) fn make_spares(&self, first: bool) -> Next {
-        if first {
-            // If it fails, the call that needs it hears of it.
-            let _ = self.reported(Worker::Spares, self.see_to_spares(Want::default()));
-        }
+    /// Has the next segment made.
+    pub(crate) fn ask_for_a_spare(&self) {
+        self.upkeep.spare_from.store(u64::MAX, Ordering::Relaxed);
+        self.upkeep.spares.ask(|| self.wake(Worker::Spares));
+    }
+
+    /// Has the next segment made once a part of the active one was filled from here on, unless there
+    /// is one. A store that is opened for a few appends makes none.
+    pub(super) fn expect_spare(&self) {
+        let from = {
+            let order = self.order.lock();
+            let from = order.end().saturating_add(order.active.segment.capacity / SPARE_FROM);
+            if order.spares.is_empty() { from } else { u64::MAX }
+        };
+        self.upkeep.spare_from.store(from, Ordering::Relaxed);
+    }
+
+    /// A step of the task that makes segments.
+    pub(super) fn make_spares(&self) -> Next {
         self.upkeep.spares.serve(|want| {
             let made = self.reported(Worker::Spares, self.see_to_spares(want));
             made.map(|()| false)
@@ -165,7 +188,7 @@ impl Engine {
 
     /// Refuses to go on with a store that is closed or poisoned. Asked under `busy`, `sealing` or
     /// `sweeping`: the close has all of them for as long as it works on segments itself.
-    fn check_tended(&self) -> Result<()> {
+    pub(super) fn check_tended(&self) -> Result<()> {
         if self.order.lock().closed {
             return Err(closed());
         }
@@ -197,6 +220,10 @@ impl Engine {
             // the next that is needed says so.
             while let Ok(true) = self.see_to_another(capacity) {}
         }
+        if self.has_threads() && self.has_too_much_ahead() {
+            // Compaction sees to what a store at rest gives back.
+            let _ = self.wake(Worker::Compaction);
+        }
         Ok(())
     }
 
@@ -211,7 +238,7 @@ impl Engine {
             }
         };
         // Without threads nothing is made ahead, for the sake of stores that are simulated.
-        if room == 0 && !self.has_threads() {
+        if room == 0 && (!self.has_threads() || capacity > self.options.spare_bytes) {
             return Ok(());
         }
         if unfit {
@@ -235,6 +262,10 @@ impl Engine {
     fn see_to_another(&self, capacity: u64) -> Result<bool> {
         let base = {
             let order = self.order.lock();
+            let ahead: u64 = order.spares.iter().map(|file| file.segment.capacity).sum();
+            if ahead.saturating_add(capacity) > self.options.spare_bytes {
+                return Ok(false);
+            }
             match (order.spares.len(), order.spares.back()) {
                 (1..SPARES, Some(spare)) => spare.segment.base + spare.segment.capacity,
                 _ => return Ok(false),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::commit::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Io, Next, Task, tasks};
+use crate::io::tasks::{self, Step};
+use crate::io::{Io, Next, Task};
 
 /// A background task of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,25 +73,51 @@ impl Engine {
         self.workers.all().iter().any(|task| task.is_current())
     }
 
-    /// Starts a task. This is the one boundary at which a panic of background work is caught: it
-    /// poisons the store and ends the task.
+    /// Starts a task with a first step. A panic of a step poisons the store and ends the task; this
+    /// is the one boundary at which it is caught.
     ///
     /// # Errors
     /// `Io` if the system starts no thread for it.
     pub(crate) fn start_task(
         self: &Arc<Self>,
         worker: Worker,
-        mut step: impl FnMut() -> Next + Send + 'static,
+        step: impl FnMut() -> Next + Send + 'static,
     ) -> Result<()> {
+        let started = self.task(worker).start(self.guarded_step(worker, step));
+        started.map_err(|e| Error::io("start a thread for", &self.dir, e))
+    }
+
+    /// Starts a task that has nothing to do before it is woken.
+    pub(crate) fn start_task_asleep(
+        self: &Arc<Self>,
+        worker: Worker,
+        step: impl FnMut() -> Next + Send + 'static,
+    ) {
+        self.task(worker).start_asleep(self.guarded_step(worker, step));
+    }
+
+    fn guarded_step(
+        self: &Arc<Self>,
+        worker: Worker,
+        mut step: impl FnMut() -> Next + Send + 'static,
+    ) -> Step {
         let engine = Arc::clone(self);
-        let guarded = move || {
+        Box::new(move || {
             catch_unwind(AssertUnwindSafe(&mut step)).unwrap_or_else(|_| {
                 engine.panicked(worker);
                 Next::Ended
             })
-        };
-        let started = self.task(worker).start(Box::new(guarded));
-        started.map_err(|e| Error::io("start a thread for", &self.dir, e))
+        })
+    }
+
+    /// Wakes a task. Without a thread for it health says so, and the next wake tries again.
+    ///
+    /// # Errors
+    /// `Io` if the system starts no thread for it.
+    pub(crate) fn wake(&self, worker: Worker) -> Result<()> {
+        let woken = self.task(worker).wake();
+        let woken = woken.map_err(|e| Error::io("start a thread for", &self.dir, e));
+        woken.inspect_err(|error| self.board.failed(worker, error))
     }
 
     /// Poisons the store after a panic of background work. All that wait hear of it.
@@ -114,7 +141,7 @@ impl Engine {
         self.upkeep.spares.stop();
         self.upkeep.seals.stop();
         let stopped = [Worker::Log, Worker::Spares, Worker::Seals].map(|worker| self.task(worker));
-        stopped.iter().for_each(|task| task.wake());
+        stopped.iter().for_each(|task| task.end());
         stopped.iter().for_each(|task| tasks::join(&*self.io.tasks, *task));
     }
 }

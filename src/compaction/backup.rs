@@ -75,7 +75,7 @@ impl Compactor {
             ..current
         };
         // Whichever it is, what is there is no backup, and the store itself is as it was.
-        let installed = manifest::install(io, dir, &made);
+        let installed = manifest::install(io, dir, &made, None);
         installed.map_err(|(Failure::Unchanged(error) | Failure::Unknown(error))| error)?;
         // The manifest makes it a backup. A mark that stays says nothing any more.
         let _ = io.fs.remove(&dir.join(BACKUP_FILE));

@@ -62,8 +62,17 @@ pub(super) struct Quiet {
     /// Where the log's last records ended, and since when, on the monotonic clock.
     end: u64,
     since: Duration,
+    /// When that was looked at last.
+    looked: Duration,
     /// What is left was looked at since: the store has settled.
     settled: bool,
+}
+
+impl Quiet {
+    /// Whether nothing was appended for the interval of scans.
+    pub(super) fn has_settled(&self) -> bool {
+        self.settled
+    }
 }
 
 /// The schedule of scans.
@@ -255,15 +264,20 @@ impl Compactor {
     pub(super) fn how(&self, quiet: &mut Quiet) -> How {
         let (end, now) = (self.engine.content_end(), self.engine.io.clock.monotonic());
         if quiet.end != end {
-            *quiet = Quiet { end, since: now, settled: false };
+            // The log task may not have noted yet what was appended just now.
+            let moved = Some(self.engine.quiet_since()).filter(|moved| *moved >= quiet.looked);
+            (quiet.end, quiet.since) = (end, moved.unwrap_or(now));
         }
+        quiet.looked = now;
         quiet.settled = now.saturating_sub(quiet.since) >= self.engine.options.scan_interval;
         if quiet.settled { How::Idle } else { How::Busy }
     }
 
     /// How long until the store is idle, and is to settle.
     fn settles_in(&self, quiet: &Quiet, now: Duration) -> Option<Duration> {
-        let waits = !quiet.settled && self.engine.catalog.segments().sealed.len() > 1;
+        let engine = &self.engine;
+        let more = engine.catalog.segments().sealed.len() > 1 || engine.has_too_much_ahead();
+        let waits = !quiet.settled && more;
         let due = quiet.since.saturating_add(self.engine.options.scan_interval);
         waits.then(|| due.saturating_sub(now))
     }

@@ -44,7 +44,19 @@ impl Compactor {
         }
         let me = Arc::clone(self);
         let mut round = Round::default();
-        self.engine.start_task(Worker::Compaction, move || me.step(&mut round))
+        let step = move || me.step(&mut round);
+        if self.has_nothing_to_do() {
+            self.engine.start_task_asleep(Worker::Compaction, step);
+            return Ok(());
+        }
+        self.engine.start_task(Worker::Compaction, step)
+    }
+
+    /// Whether nothing is to be done before something is sealed, dies or expires, which wakes the
+    /// task: a store that is opened for a moment starts no thread for it.
+    fn has_nothing_to_do(&self) -> bool {
+        let is_empty = self.engine.catalog.segments().sealed.is_empty();
+        is_empty && self.pause(&self.busy.lock()).is_none()
     }
 
     /// Stops whatever is compacted, and waits until that is so. Nothing is lost by it.
@@ -57,7 +69,7 @@ impl Compactor {
         }
         let task = engine.task(Worker::Compaction);
         self.changed.notify();
-        task.wake();
+        task.end();
         tasks::join(&*engine.io.tasks, task);
         if !task.is_current()
             && let Ok(mut busy) = self.take_busy()
@@ -172,7 +184,11 @@ impl Compactor {
         self.go_on()?;
         self.seal_if_due()?;
         round.pace.urgency = self.tell_debt(busy);
-        self.turn(busy, false, &mut |bytes| round.pace.after(self, bytes))
+        let turn = self.turn(busy, false, &mut |bytes| round.pace.after(self, bytes))?;
+        if matches!(turn, Turn::Idle) && busy.quiet.has_settled() && self.engine.give_back()? {
+            return Ok(Turn::Worked);
+        }
+        Ok(turn)
     }
 }
 
@@ -213,7 +229,7 @@ impl Drop for Released<'_> {
         self.0.changed.notify();
         let task = self.0.engine.task(Worker::Compaction);
         if !task.is_current() {
-            task.wake();
+            let _ = self.0.engine.wake(Worker::Compaction);
         }
     }
 }

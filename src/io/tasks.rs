@@ -1,13 +1,13 @@
 //! Background work as tasks: each is a step function that does one bounded piece of work and says
-//! when it is to be called again. On a real system a task has a thread of its own; a simulation
-//! runs the steps of all tasks itself.
+//! when it is to be called again. On a real system a task has a thread of its own while it has work,
+//! and for a while after; a simulation runs the steps of all tasks itself.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Clock;
-use crate::sync::{Condvar, Mutex, Notify, OnceLock, thread};
+use crate::sync::{Condvar, Mutex, Notify, thread};
 
 /// What comes after a step of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,18 @@ pub(crate) trait Task: Send + Sync {
     /// What kept the system from starting a thread. The task is over then.
     fn start(&self, step: Step) -> io::Result<()>;
 
+    /// Starts the task asleep: its first step comes when it is woken.
+    fn start_asleep(&self, step: Step);
+
     /// Has the task do another step. A wake that comes during a step is good for the next one.
-    fn wake(&self);
+    ///
+    /// # Errors
+    /// What kept the system from starting a thread for it. The next wake tries again.
+    fn wake(&self) -> io::Result<()>;
+
+    /// Ends the task: at once if it sleeps without a thread, else a step that finds out has to say
+    /// so.
+    fn end(&self);
 
     /// Whether the caller runs within a step of this task.
     fn is_current(&self) -> bool;
@@ -88,6 +98,10 @@ impl Tasks for Threads {
     }
 }
 
+/// How long the thread of a task that sleeps waits for more work before it ends. To start one takes
+/// some 50 us; a sleeping one holds 3 maps and 32 KiB.
+const LINGER: Duration = Duration::from_secs(10);
+
 struct ThreadTask(Arc<Shared>);
 
 #[derive(Default)]
@@ -95,41 +109,95 @@ struct Shared {
     name: &'static str,
     state: Mutex<State>,
     woken: Condvar,
-    thread: OnceLock<thread::ThreadId>,
     ends: Notify,
 }
 
 #[derive(Default)]
 struct State {
     woken: bool,
+    /// The task is not over.
     running: bool,
+    /// A thread was started for it, and has not ended.
+    has_thread: bool,
+    /// That thread, once it runs.
+    thread: Option<thread::ThreadId>,
+    /// `None` while a thread has it.
+    step: Option<Step>,
+}
+
+impl ThreadTask {
+    fn register(&self, step: Step, woken: bool) {
+        let mut state = self.0.state.lock();
+        (state.running, state.woken) = (true, woken);
+        state.step = Some(step);
+    }
+
+    /// Starts a thread for a task that has none and was woken.
+    fn serve(&self) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        if !state.running || !state.woken || state.has_thread {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.0);
+        // The thread is not joined by its handle: a task that is over has dropped its step, and
+        // touches nothing of the store any more.
+        let body = move || shared.run();
+        thread::Builder::new().name(self.0.name.into()).spawn(body).map(drop)?;
+        state.has_thread = true;
+        Ok(())
+    }
 }
 
 impl Task for ThreadTask {
     fn start(&self, step: Step) -> io::Result<()> {
-        self.0.state.lock().running = true;
-        let shared = Arc::clone(&self.0);
-        let started = thread::Builder::new().name(self.0.name.into()).spawn(move || {
-            let _ = shared.thread.set(thread::current().id());
-            // Even if a step unwinds, which those of the store do not.
-            let _over = Over(&shared);
-            shared.run(step);
-        });
-        if started.is_err() {
-            self.0.state.lock().running = false;
-        }
-        // The thread is not joined by its handle: a task that is over has dropped its step, and
-        // touches nothing of the store any more.
-        started.map(drop)
+        self.register(step, true);
+        self.serve().inspect_err(|_| {
+            let step = {
+                let mut state = self.0.state.lock();
+                state.running = false;
+                state.step.take()
+            };
+            // It may hold the last reference to a store.
+            drop(step);
+        })
     }
 
-    fn wake(&self) {
-        self.0.state.lock().woken = true;
-        self.0.woken.notify_one();
+    fn start_asleep(&self, step: Step) {
+        self.register(step, false);
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        {
+            let mut state = self.0.state.lock();
+            state.woken = true;
+            if state.has_thread {
+                drop(state);
+                self.0.woken.notify_one();
+                return Ok(());
+            }
+        }
+        self.serve()
+    }
+
+    fn end(&self) {
+        let step = {
+            let mut state = self.0.state.lock();
+            state.woken = true;
+            if state.has_thread {
+                drop(state);
+                self.0.woken.notify_one();
+                return;
+            }
+            let step = state.step.take();
+            state.running = false;
+            step
+        };
+        drop(step);
+        self.0.ends.notify();
     }
 
     fn is_current(&self) -> bool {
-        self.0.thread.get().is_some_and(|id| *id == thread::current().id())
+        self.0.state.lock().thread == Some(thread::current().id())
     }
 
     fn is_over(&self) -> bool {
@@ -142,9 +210,15 @@ impl Task for ThreadTask {
 }
 
 impl Shared {
-    fn run(&self, mut step: Step) {
+    fn run(&self) {
+        // Even if a step unwinds, which those of the store do not: after the step was dropped.
+        let over = Over(self);
+        let Some(mut step) = self.begin() else { return };
         loop {
             let next = step();
+            if next == Next::Ended {
+                return;
+            }
             let mut state = self.state.lock();
             if !state.woken {
                 match next {
@@ -153,17 +227,26 @@ impl Shared {
                         self.woken.wait_for(&mut state, time);
                     }
                     Next::Asleep => {
-                        while !state.woken {
-                            self.woken.wait(&mut state);
+                        self.woken.wait_for(&mut state, LINGER);
+                        if !state.woken {
+                            // Nothing to do for long: the next wake starts another thread.
+                            state.step = Some(step);
+                            (state.has_thread, state.thread) = (false, None);
+                            std::mem::forget(over);
+                            return;
                         }
                     }
                 }
             }
             state.woken = false;
-            if next == Next::Ended {
-                return;
-            }
         }
+    }
+
+    fn begin(&self) -> Option<Step> {
+        let mut state = self.state.lock();
+        state.thread = Some(thread::current().id());
+        state.woken = false;
+        state.step.take()
     }
 }
 
@@ -172,7 +255,10 @@ struct Over<'s>(&'s Shared);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().running = false;
+        {
+            let mut state = self.0.state.lock();
+            (state.running, state.has_thread, state.thread) = (false, false, None);
+        }
         self.0.ends.notify();
     }
 }

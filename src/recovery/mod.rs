@@ -20,7 +20,7 @@ use crate::catalog::{Catalog, name_seed};
 use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::upkeep::{FIRST_SEGMENT, RESERVE_FILE, restore_reserve};
+use crate::commit::upkeep::{FIRST_SEGMENT, NEW_SEGMENT, RESERVE_FILE, restore_reserve};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{Forgotten, Listed, Manifest, PastDefault, Role};
@@ -91,7 +91,10 @@ fn try_open(
     if files.is_nothing() && !options.create {
         return Err(not_a_store(dir, "there is no store, and creating one was not asked for"));
     }
-    io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+    if !files.manifest {
+        // Else its name was made durable before the first manifest was.
+        io.fs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+    }
     let lock = lock(&io, dir)?;
     // Looked at again: another process may have finished something before the lock was ours.
     files = Files::look(&io, dir)?;
@@ -118,12 +121,13 @@ fn try_open(
         return Err(Error::features(&dir.join(manifest::NAME), &names));
     }
     files.check_unlisted(&io, dir, &manifest)?;
+    let before = Some(manifest.clone());
     // The next manifest is put in force after a sync of the directory: what is gone stays gone.
     manifest.obsolete.retain(|id| files.segments.iter().any(|(there, _)| there == id));
     if !files.reserve && !tight {
         restore_reserve(&io, dir);
     }
-    Opening { io, dir, options, manifest, tight }.run(lock)
+    Opening { io, dir, options, manifest, before, tight }.run(lock)
 }
 
 fn not_a_store(dir: &Path, why: &str) -> Error {
@@ -157,7 +161,7 @@ pub(crate) fn create_with(
     store: u128,
     base: u64,
 ) -> Result<Manifest> {
-    let capacity = FIRST_SEGMENT.min(options.segment_bytes);
+    let capacity = NEW_SEGMENT.min(options.segment_bytes);
     let listed = new_listed(1, io.random.next(), base, capacity, Role::Active);
     let history = io.random.next().max(1);
     let owner = Owner { store, era: Era::new(1, history) };
@@ -171,7 +175,7 @@ pub(crate) fn create_with(
         clean_end: base + FIRST_FRAME,
         ..Manifest::default()
     };
-    manifest::install(io, dir, &first).map_err(Error::from)?;
+    manifest::install(io, dir, &first, None).map_err(Error::from)?;
     Ok(first)
 }
 
@@ -181,6 +185,8 @@ struct Opening<'a> {
     dir: &'a Path,
     options: &'a Options,
     manifest: Manifest,
+    /// The one in force.
+    before: Option<Manifest>,
     /// There is no room but that of the reserve.
     tight: bool,
 }
@@ -242,7 +248,7 @@ impl Opening<'_> {
             log: Log::new(ready.durable),
             time: ready.time,
             io: self.io,
-        })?;
+        });
         Ok((engine, report))
     }
 
@@ -372,7 +378,12 @@ impl Opening<'_> {
     /// Lists the copies as drafts and a fresh segment behind everything; gives the fresh one.
     fn list_fresh(&mut self, copies: impl Iterator<Item = Listed>) -> Listed {
         self.manifest.segments.extend(copies);
-        let most = if self.tight { LEAST_SEGMENT } else { FIRST_SEGMENT };
+        let held: u64 = self.manifest.segments.iter().map(|line| line.capacity).sum();
+        let most = match self.tight {
+            true => LEAST_SEGMENT,
+            false if held < FIRST_SEGMENT => NEW_SEGMENT,
+            false => FIRST_SEGMENT,
+        };
         let capacity = most.min(self.options.segment_bytes);
         let base = base_behind(&self.manifest);
         let id = self.manifest.next_id;
@@ -474,7 +485,9 @@ impl Opening<'_> {
 
     fn install(&mut self) -> Result<()> {
         self.manifest.generation += 1;
-        manifest::install(&self.io, self.dir, &self.manifest).map_err(Error::from)
+        manifest::install(&self.io, self.dir, &self.manifest, self.before.as_ref())?;
+        self.before = Some(self.manifest.clone());
+        Ok(())
     }
 
     fn manifest_damage(&self, reason: &str) -> Error {

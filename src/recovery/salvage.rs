@@ -102,7 +102,7 @@ pub(crate) fn open(
         log,
         time: StoreTime::new(recorded, io.clock.now(), io.clock.monotonic()),
         io,
-    })?;
+    });
     Ok((engine, report))
 }
 

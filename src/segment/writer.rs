@@ -34,18 +34,24 @@ struct Shared {
     zeroed: AtomicU64,
     /// The offset up to which the file system has blocks recorded as written, for certain.
     recorded: AtomicU64,
+    /// How far zeros are written ahead the next time, at most.
+    ahead: AtomicU64,
 }
 
 /// Zeros that are written at a time, at most.
 const SLICE: u64 = 256 << 10;
+/// What of them is written first, to a file that may take little more: one that an opening goes on
+/// with, or that an empty store begins with. It doubles each time.
+const FIRST_SLICE: u64 = 16 << 10;
 const BLOCK: u64 = 4096;
 /// A slice and a block.
 static ZEROS: [u8; 260 << 10] = [0; 260 << 10];
 
 impl LogFile {
-    fn new(segment: Arc<Segment>, file: Arc<dyn File>) -> Self {
+    fn new(segment: Arc<Segment>, file: Arc<dyn File>, ahead: u64) -> Self {
         let (zeroed, recorded) = (AtomicU64::new(0), AtomicU64::new(0));
-        LogFile { segment, shared: Arc::new(Shared { file, zeroed, recorded }) }
+        let ahead = AtomicU64::new(ahead);
+        LogFile { segment, shared: Arc::new(Shared { file, zeroed, recorded, ahead }) }
     }
 
     /// Creates the file of a segment, its header written and synced. Its name is durable only after
@@ -75,14 +81,15 @@ impl LogFile {
             Error::io("prepare", &path, e)
         })?;
         let segment = Arc::new(Segment::assemble(path, map, listed, verify));
-        Ok(LogFile::new(segment, file))
+        let ahead = if listed.capacity <= SLICE { FIRST_SLICE } else { SLICE };
+        Ok(LogFile::new(segment, file, ahead))
     }
 
     /// Opens the file of a listed segment, for writing on if `write`.
     pub(crate) fn reopen(io: &Io, segment: Arc<Segment>, write: bool) -> Result<Self> {
         let path = segment.path();
         let file = io.fs.open(path, write).map_err(|e| Error::io("open", path, e))?;
-        Ok(LogFile::new(segment, file))
+        Ok(LogFile::new(segment, file, FIRST_SLICE))
     }
 
     /// Fills the segment with zeros, slice by slice, as long as `go_on` says so before each. Only
@@ -115,7 +122,9 @@ impl LogFile {
         if end + BLOCK <= zeroed || end >= self.segment.capacity {
             return Ok(());
         }
-        let to = (end + BLOCK).next_multiple_of(ahead.min(SLICE));
+        let most = self.shared.ahead.load(Ordering::Relaxed);
+        let to = (end + BLOCK).next_multiple_of(ahead.min(most));
+        self.shared.ahead.store((most * 2).min(SLICE), Ordering::Relaxed);
         let zeroed = self.write_zeros(end.max(zeroed), to)?;
         self.shared.zeroed.store(zeroed, Ordering::Release);
         Ok(())

@@ -1,6 +1,8 @@
 //! A simulated disk with a hook before what changes files or lists them: a test stops a thread
 //! there, or fails it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
+use crate::Store;
 use crate::io::sim::SimDisk;
 use crate::io::{File, Fs, Io, Lock, Map};
 
@@ -182,4 +185,10 @@ impl File for GateFile {
     fn map(&self, len: u64) -> io::Result<Map> {
         self.inner.map(len)
     }
+}
+
+/// Has the log go on in a segment of 1 MiB: the one that a store begins with is short.
+pub(super) fn skip_first_segment(store: &Store) {
+    let active = store.engine().order.lock().active.segment.id;
+    store.engine().make_room(active, 1 << 20, false).unwrap();
 }

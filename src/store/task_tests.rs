@@ -60,8 +60,16 @@ impl Task for Refused {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn wake(&self) {
-        self.0.wake();
+    fn start_asleep(&self, step: Step) {
+        self.0.start_asleep(step);
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn end(&self) {
+        self.0.end();
     }
 
     fn is_current(&self) -> bool {
@@ -77,18 +85,57 @@ impl Task for Refused {
     }
 }
 
+fn refusing(disk: &SimDisk, name: &'static str) -> Io {
+    let io = disk.io();
+    Io { tasks: Arc::new(Refusing(Arc::clone(&io.tasks), name)), ..io }
+}
+
 #[test]
 fn a_store_whose_threads_cannot_be_started_does_not_open() {
-    for name in ["memlog-log", "memlog-spares", "memlog-seals", "memlog-compact"] {
-        let disk = SimDisk::new(1);
-        let io = disk.io();
-        let io = Io { tasks: Arc::new(Refusing(Arc::clone(&io.tasks), name)), ..io };
-        let error = Options::new().open_with(io, Path::new(DIR)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Io, "{name}: {error}");
-        assert!(error.to_string().contains("thread"), "{error}");
-        // Nothing of it goes on, and nothing holds the directory.
-        Options::new().open_on(&disk, DIR).unwrap().close().unwrap();
+    let disk = SimDisk::new(1);
+    // Something is sealed, so that there may be work.
+    let store = manual().open_on(&disk, DIR).unwrap();
+    store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+    store.engine().seal_active().unwrap();
+    store.close().unwrap();
+    let io = refusing(&disk, "memlog-compact");
+    let error = Options::new().open_with(io, Path::new(DIR)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(error.to_string().contains("thread"), "{error}");
+    // Nothing of it goes on, and nothing holds the directory.
+    Options::new().open_on(&disk, DIR).unwrap().close().unwrap();
+}
+
+/// Threads that are started when there is work may not be had then: the log is written and synced by
+/// the calls, and one that needs another segment says what is missing.
+#[test]
+fn work_whose_thread_cannot_be_started_is_done_by_calls_or_reported() {
+    let disk = SimDisk::new(2);
+    let store = Options::new().open_with(refusing(&disk, "memlog-log"), Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    for durability in [Durability::Buffer, Durability::Write, Durability::Sync] {
+        let mut batch = store.batch();
+        batch.append(&agent, NewEntry::user("x")).durability(durability);
+        let commit = batch.submit();
+        assert_eq!(store.stats().unsynced_bytes, 0, "{durability:?}");
+        let mut commit = std::pin::pin!(commit);
+        let ready = commit.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(ready.is_ready(), "{durability:?} waits for a thread");
     }
+    store.close().unwrap();
+
+    let store = Options::new().open_with(refusing(&disk, "memlog-spares"), Path::new(DIR)).unwrap();
+    let agent = store.agent("a").unwrap();
+    let fill = || {
+        (0..100)
+            .try_for_each(|_| agent.append(NewEntry::new(Kind::USER, &payload(10_000))).map(drop))
+    };
+    let error = fill().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(error.to_string().contains("thread"), "{error}");
+    assert!(store.health().last_error.is_some());
+    store.close().unwrap();
+    Options::new().open_on(&disk, DIR).unwrap().close().unwrap();
 }
 
 fn close_twice(fails: bool) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::gate::{Op, Stop, gated, is_log};
+use super::gate::{Op, Stop, gated, is_log, skip_first_segment};
 use crate::io::sim::SimDisk;
 use crate::segment::Segment;
 use crate::{
@@ -329,6 +329,8 @@ fn a_sync_that_cannot_be_confirmed_acknowledges_nothing() {
         if here && fails.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
     });
     let store = options().open_with(io, Path::new(DIR)).unwrap();
+    skip_first_segment(&store);
+    asked.store(0, Ordering::SeqCst);
     let agent = store.agent("a").unwrap();
     // A flush writes zeros ahead: for the commits that come to lie in them one answer is enough.
     for _ in 0..100 {
@@ -366,9 +368,12 @@ fn a_segment_whose_sync_failed_takes_no_frames() {
         Ok(())
     });
     let store = Options::new().open_with(io, Path::new(DIR)).unwrap();
-    has_failed.recv().unwrap();
     let agent = store.agent("a").unwrap();
-    for _ in 0..30 {
+    // A flush of little: the next segments are filled with zeros.
+    agent.append(NewEntry::user("x")).unwrap();
+    store.engine().ask_for_a_spare();
+    has_failed.recv().unwrap();
+    for _ in 0..29 {
         agent.append(NewEntry::new(Kind::USER, &vec![7; 100 << 10])).unwrap();
     }
     assert!(!frames.load(Ordering::SeqCst), "frames where a sync has failed");
@@ -391,6 +396,7 @@ fn close_in_a_seal(is_there: fn(Op) -> bool) -> (SimDisk, usize) {
         Ok(())
     });
     let store = options().open_with(io, Path::new(DIR)).unwrap();
+    skip_first_segment(&store);
     stop.arm();
     let appending = store.clone();
     let append = move || {
@@ -454,6 +460,7 @@ fn a_segment_is_not_sealed_twice() {
 /// An agent of 230 small entries between large ones of another, in a sealed segment just opened.
 fn scattered(options: &Options, disk: &SimDisk) -> Store {
     let store = options.open_on(disk, DIR).unwrap();
+    skip_first_segment(&store);
     let (agent, other) = (store.agent("a").unwrap(), store.agent("other").unwrap());
     for i in 1..=230 {
         agent.append(NewEntry::user(&format!("{i}"))).unwrap();
@@ -538,6 +545,7 @@ fn a_full_disk_keeps_nothing_from_being_sealed_for_want_of_a_spare() {
     let disk = SimDisk::new(11);
     let store = Options::new().open_on(&disk, DIR).unwrap();
     store.agent("a").unwrap().append(NewEntry::user("x")).unwrap();
+    store.engine().ask_for_a_spare();
     while store.engine().order.lock().spares.is_empty() {
         pause(Duration::from_millis(1));
     }

@@ -189,7 +189,7 @@ fn store(wrong: Wrong) -> SimDisk {
     manifest.segments.push(Listed { data_end: written.end, footer_check: check, ..line });
     manifest.forgotten.push(Forgotten { prefix: "old/".into(), lsn: FORGOTTEN });
     (manifest.next_id, manifest.generation) = (3, manifest.generation + 1);
-    assert!(manifest::install(&io, dir, &manifest).is_ok());
+    assert!(manifest::install(&io, dir, &manifest, None).is_ok());
     disk
 }
 

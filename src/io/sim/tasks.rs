@@ -433,9 +433,8 @@ impl Shared {
     }
 }
 
-impl Task for SimTask {
-    fn start(&self, step: Step) -> io::Result<()> {
-        let now = self.inner.now();
+impl SimTask {
+    fn register(&self, when: When, step: Step) {
         let mut schedule = self.inner.schedule.lock();
         schedule.next_id += 1;
         let id = schedule.next_id;
@@ -444,19 +443,48 @@ impl Task for SimTask {
             id,
             task: Arc::clone(&self.shared),
             run: self.run,
-            when: When::At(now),
+            when,
             woken: false,
             step: Some(step),
         });
+    }
+}
+
+impl Task for SimTask {
+    fn start(&self, step: Step) -> io::Result<()> {
+        self.register(When::At(self.inner.now()), step);
         Ok(())
     }
 
-    fn wake(&self) {
+    fn start_asleep(&self, step: Step) {
+        self.register(When::Asleep, step);
+    }
+
+    fn wake(&self) -> io::Result<()> {
         let id = self.shared.state.lock().id;
         let mut schedule = self.inner.schedule.lock();
         if let Some(entry) = schedule.tasks.iter_mut().find(|entry| entry.id == id) {
             entry.woken = true;
         }
+        Ok(())
+    }
+
+    fn end(&self) {
+        let id = self.shared.state.lock().id;
+        let step = {
+            let mut schedule = self.inner.schedule.lock();
+            let found = schedule.tasks.iter_mut().find(|entry| entry.id == id);
+            let Some(entry) = found else { return };
+            entry.woken = true;
+            let Some(step) = entry.step.take_if(|_| matches!(entry.when, When::Asleep)) else {
+                return;
+            };
+            schedule.tasks.retain(|entry| entry.id != id);
+            step
+        };
+        // It may hold the last reference to a store.
+        drop(step);
+        self.shared.end();
     }
 
     fn is_current(&self) -> bool {
