@@ -452,3 +452,132 @@ fn bulk_at_lower_durabilities_meets_a_full_disk_without_loss_before_it() {
         assert_eq!(store.agent("a").unwrap().view().unwrap().next_seq(), next + 1);
     }
 }
+
+/// Compacts until there is nothing left to do; true if it got to its end.
+fn compact(store: &Store) -> bool {
+    for _ in 0..1_000 {
+        match store.compact().unwrap() {
+            memlog::CompactOutcome::More => {}
+            outcome => return outcome == memlog::CompactOutcome::Done,
+        }
+    }
+    panic!("compaction goes on for ever");
+}
+
+/// Whoever has filled a disk to its last byte frees it by what takes away, and by compaction: in the
+/// process that filled it, in another, and after a power failure that came with the reserve used up.
+#[test]
+fn a_full_disk_is_freed_by_the_means_of_the_store() {
+    for (seed, (half, purges, then)) in [false, true]
+        .into_iter()
+        .flat_map(|half| [false, true].map(|purges| (half, purges)))
+        .flat_map(|(half, purges)| {
+            ["same", "another", "crash", "bare"].map(|then| (half, purges, then))
+        })
+        .enumerate()
+    {
+        if half && then == "bare" {
+            // Nothing can be written anew without any room.
+            continue;
+        }
+        let what = format!("half {half}, purge {purges}, {then}");
+        let mut w = World::new(seed as u64, 24 << 20);
+        assert_eq!(w.fill().kind(), ErrorKind::DiskFull);
+        let full = w.disk.used();
+        w.disk.set_capacity(full);
+        match then {
+            "another" => {
+                w.store.close().unwrap();
+                w.reopen();
+            }
+            "crash" => {
+                // What takes away first uses the reserve.
+                w.take_away();
+                w.lose_power(seed as u64);
+            }
+            "bare" => {
+                // No reserve, and room for a manifest, but not for a segment.
+                assert!(w.disk.remove_file("/mem/RESERVE"));
+                assert!(w.disk.remove_file("/mem/RESERVE.open"));
+                w.disk.set_capacity(w.disk.used() + (128 << 10));
+            }
+            _ => {}
+        }
+        let victims: Vec<String> = w.acked.keys().cloned().collect();
+        for name in victims.iter().step_by(if half { 2 } else { 1 }) {
+            w.store.agent(name).unwrap().forget().unwrap_or_else(|e| panic!("{what}: {e}"));
+            w.acked.remove(name);
+        }
+        if purges {
+            let report = w.store.purge().unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(report.is_complete(), "{what}: {report:?}");
+        } else {
+            assert!(compact(&w.store), "{what}: {:?}", w.store.stats());
+        }
+        w.check();
+        let (used, lives) = (w.disk.used(), w.store.stats().live_bytes);
+        assert!(used <= lives + lives / 4 + (4 << 20), "{what}: {used} bytes, {lives} live");
+        // Writing goes on by itself.
+        for _ in 0..50 {
+            w.append("new/a").unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+        w.store.close().unwrap();
+        w.reopen();
+        w.check();
+    }
+}
+
+/// In the background too: room comes back by itself, and writing goes on.
+#[test]
+fn a_full_disk_is_freed_in_the_background() {
+    for half in [false, true] {
+        let disk = SimDisk::with_capacity(7, 24 << 20);
+        let tasks = memlog::sim::SimTasks::new(&disk, 7);
+        let options = Options::new().segment_bytes(1 << 20);
+        let store = options.open_stepped(&disk, &tasks, DIR).unwrap();
+        let append = |i: usize| {
+            let agent = store.agent(&format!("{}/a", i % 10)).unwrap();
+            agent.append(NewEntry::new(Kind::USER, &vec![7; ENTRY])).map(drop)
+        };
+        let error = (0..).find_map(|i| append(i).err()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::DiskFull);
+        disk.set_capacity(disk.used());
+        for i in (0..10).step_by(if half { 2 } else { 1 }) {
+            store.forget_prefix(&format!("{i}/")).unwrap();
+        }
+        tasks.run_for(std::time::Duration::from_secs(300));
+        let left = (0..10).filter(|i| half && i % 2 == 1).count();
+        assert!(disk.used() < 9 << 20 || half && disk.used() < 17 << 20, "{} bytes", disk.used());
+        assert!((0..60).all(|i| append(i).is_ok()), "no room with {left} agents left");
+        store.close().unwrap();
+    }
+}
+
+/// What a killed process left in the page cache may be what the medium never got, after a sync that
+/// failed. On a full disk it is not copied: it is written over itself and synced.
+#[test]
+fn what_was_not_synced_is_written_over_itself_on_a_full_disk() {
+    for attempt in 0..4 {
+        let disk = SimDisk::new(attempt);
+        let options = options().segment_bytes(4 << 20).durability(Durability::Write);
+        let store = options.open_on(&disk, DIR).unwrap();
+        let agent = store.agent("a").unwrap();
+        for _ in 0..40 {
+            agent.append(NewEntry::new(Kind::USER, &vec![7; 60 << 10])).unwrap();
+        }
+        disk.fail_at(disk.calls() + attempt, SimFault::Eio, false);
+        let synced = store.sync();
+        let killed = disk.fork();
+        killed.restart();
+        killed.set_capacity(killed.used());
+        let opened = options.open_on(&killed, DIR);
+        let opened = opened.unwrap_or_else(|e| panic!("sync {synced:?}, then {e}"));
+        assert_eq!(opened.agent("a").unwrap().view().unwrap().next_seq(), 41);
+        for seed in 0..4 {
+            let after = options.open_on(&killed.fork_without_power(seed), DIR).unwrap();
+            let view = after.agent("a").unwrap().view().unwrap();
+            assert_eq!(view.next_seq(), 41, "attempt {attempt}, sync {synced:?}");
+            assert!(view.iter().all(|entry| entry.is_ok()));
+        }
+    }
+}

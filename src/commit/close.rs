@@ -3,7 +3,6 @@
 use crate::commit::Engine;
 use crate::commit::order::closed;
 use crate::commit::seal::list_active;
-use crate::commit::upkeep::RESERVE_FILE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::sync::atomic::Ordering;
@@ -80,7 +79,6 @@ impl Engine {
     }
 
     fn finish(&self) -> Result<()> {
-        let Some(writing) = &self.writing else { return Ok(()) };
         let end = self.order.lock().end();
         self.log.flush_to(end, self)?;
         if let Some(error) = self.log.poisoned() {
@@ -105,14 +103,9 @@ impl Engine {
             manifest.obsolete.extend_from_slice(&spares);
             manifest.clean_end = if sealed.is_ok() { end } else { 0 };
         };
-        let marked = match self.heed(writing.manifest.replace(mark)) {
-            Err(e) if e.kind() == ErrorKind::DiskFull => {
-                // A manifest fits into what the reserve takes.
-                self.io.fs.remove(&self.dir.join(RESERVE_FILE)).map_err(|_| e)?;
-                self.heed(writing.manifest.replace(mark))
-            }
-            outcome => outcome,
-        };
-        marked.inspect(|()| self.unlink_dropped())
+        self.replace_relieving(mark)?;
+        self.unlink_dropped();
+        self.fit_reserve();
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod order_now;
 pub(crate) mod pace;
 pub(crate) mod prepared;
 pub(crate) mod queue;
+pub(crate) mod reserve;
 mod rest;
 pub(crate) mod scratch;
 pub(crate) mod seal;
@@ -39,6 +40,7 @@ use crate::commit::log::Log;
 use crate::commit::order::{Attempt, Order, Ordered, closed};
 use crate::commit::pace::Pace;
 use crate::commit::prepared::Prepared;
+use crate::commit::reserve::Reserve;
 use crate::commit::thread::Work;
 use crate::commit::upkeep::Upkeep;
 use crate::commit::worker::Workers;
@@ -87,6 +89,7 @@ pub(crate) struct Engine {
 /// What only a store open for writing has.
 pub(crate) struct Writing {
     pub(crate) manifest: ManifestFile,
+    pub(crate) reserve: Reserve,
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
 }
 

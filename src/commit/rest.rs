@@ -40,6 +40,7 @@ impl Engine {
     pub(crate) fn give_back(&self) -> Result<bool> {
         // Segments do not fill up within moments any more: what was dropped is unlinked at once.
         self.upkeep.hurry.store(false, Ordering::Relaxed);
+        self.fit_reserve();
         if !self.has_too_much_ahead() {
             return Ok(false);
         }

@@ -1,6 +1,5 @@
 //! Upkeep of log segments: spares made ahead, the switch to the next one, files that go.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::commit::desk::{Desk, Want};
@@ -10,7 +9,7 @@ use crate::commit::worker::Worker;
 use crate::commit::{Engine, Writing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Role;
-use crate::io::{Io, Next};
+use crate::io::Next;
 use crate::segment::file_name;
 use crate::segment::writer::{LogFile, new_listed};
 use crate::sync::Mutex;
@@ -22,10 +21,6 @@ pub(crate) const NEW_SEGMENT: u64 = 128 << 10;
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 /// A segment small enough to be made from the reserve.
 const LAST_RESORT: u64 = 256 << 10;
-/// The file that keeps room on a disk that is getting full.
-pub(crate) const RESERVE_FILE: &str = "RESERVE";
-/// Its length: room for a small segment and a manifest.
-pub(crate) const RESERVE_LEN: u64 = 512 << 10;
 /// Spares where segments fill up within moments.
 const SPARES: usize = 3;
 /// Elsewhere one is made once this part of the active segment was filled.
@@ -126,9 +121,12 @@ impl Engine {
         };
         if let Some(active) = active {
             // It takes away in the end: the reserve may be used.
-            self.make_room(active, FIRST_SEGMENT.min(self.options.segment_bytes), true)?;
+            self.make_room(active, LAST_RESORT, true)?;
         }
-        self.tend(0, false)
+        while self.see_to_seal()? {}
+        // What cannot be unlinked now stays listed for the next time.
+        let _ = self.sweep_obsolete();
+        Ok(())
     }
 
     /// Has the next segment made.
@@ -220,6 +218,9 @@ impl Engine {
             // the next that is needed says so.
             while let Ok(true) = self.see_to_another(capacity) {}
         }
+        if !erasing {
+            self.fit_reserve();
+        }
         if self.has_threads() && self.has_too_much_ahead() {
             // Compaction sees to what a store at rest gives back.
             let _ = self.wake(Worker::Compaction);
@@ -241,6 +242,10 @@ impl Engine {
         if room == 0 && (!self.has_threads() || capacity > self.options.spare_bytes) {
             return Ok(());
         }
+        if room == 0 && !self.has_reserve() {
+            // The disk is full: what is left is for what gives room back.
+            return Ok(());
+        }
         if unfit {
             // Behind one that does not fit there is another: the log goes on behind both.
             while self.drop_spare()? {}
@@ -252,9 +257,6 @@ impl Engine {
             made => made,
         }?;
         self.order.lock().spares.push_back(made);
-        if !erasing {
-            restore_reserve(&self.io, &self.dir);
-        }
         Ok(())
     }
 
@@ -263,7 +265,7 @@ impl Engine {
         let base = {
             let order = self.order.lock();
             let ahead: u64 = order.spares.iter().map(|file| file.segment.capacity).sum();
-            if ahead.saturating_add(capacity) > self.options.spare_bytes {
+            if ahead.saturating_add(capacity) > self.options.spare_bytes || self.reserved() == 0 {
                 return Ok(false);
             }
             match (order.spares.len(), order.spares.back()) {
@@ -273,6 +275,8 @@ impl Engine {
         };
         let made = self.make_spare(capacity, base, false)?;
         self.order.lock().spares.push_back(made);
+        // This goes on for as long as segments fill up within moments.
+        self.fit_reserve();
         Ok(true)
     }
 
@@ -287,10 +291,9 @@ impl Engine {
         }
         let least = LAST_RESORT.max(room).next_multiple_of(4096);
         let full = || Error::new(ErrorKind::DiskFull, "the disk is full");
-        if !erasing || least > RESERVE_LEN {
+        if !erasing || least > self.reserved() || !self.release_reserve() {
             return Err(full());
         }
-        let _ = self.io.fs.remove(&self.dir.join(RESERVE_FILE));
         self.make_spare(least, base, false)
     }
 
@@ -420,9 +423,10 @@ impl Engine {
             |id: &u64| [false, true].iter().any(|run| found.contains(&file_name(*id, *run)));
         let (stay, swept): (Vec<u64>, Vec<u64>) = obsolete.into_iter().partition(stays);
         // Others may have become obsolete meanwhile. What is gone and listed on does no harm.
-        let replaced =
-            writing.manifest.replace(|manifest| manifest.obsolete.retain(|id| !swept.contains(id)));
-        let _ = self.heed(replaced);
+        let _ = self.replace_relieving(|m| m.obsolete.retain(|id| !swept.contains(id)));
+        if self.reserved() == 0 {
+            self.fit_reserve();
+        }
         match (stay.first(), failed) {
             (None, _) => Ok(()),
             (Some(_), Some((path, error))) => Err(Error::io("remove", &path, error)),
@@ -432,13 +436,5 @@ impl Engine {
                 Err(Error::new(ErrorKind::Io, message))
             }
         }
-    }
-}
-
-/// Sees to the reserve: it is made with the store, and again after a full disk has used it up.
-pub(crate) fn restore_reserve(io: &Io, dir: &Path) {
-    match io.fs.create(&dir.join(RESERVE_FILE), RESERVE_LEN) {
-        // It is there already, or there is no room for it now: then the next spare tries again.
-        Ok(_) | Err(_) => {}
     }
 }

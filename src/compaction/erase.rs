@@ -1,6 +1,6 @@
 //! Erasing: everything that is dead leaves every file of the store, now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,8 +33,14 @@ impl Compactor {
         // What a job under way knew of the dead is older than this call.
         busy.job = None;
         self.engine.sync()?;
-        self.engine.seal_active()?;
         let (mut erased, mut report) = (Erased::default(), ErasureReport::default());
+        if !self.seal_if_there_is_room()? {
+            // What is sealed already may give back enough for another segment.
+            match self.erase_dirty(&mut busy, &mut erased, &mut report) {
+                Err(error) if error.kind() != ErrorKind::DiskFull => return Err(error),
+                _ => self.engine.seal_active()?,
+            }
+        }
         // What the first round has erased is what forgotten prefixes were held against: the second
         // takes their names out of the runs that kept them.
         for _ in 0..2 {
@@ -71,12 +77,23 @@ impl Compactor {
         // Or it would itself be what holds them.
         drop(dirty);
         let is_dirty = !groups.is_empty();
-        for inputs in groups {
+        let mut groups = VecDeque::from(groups);
+        let mut full = None;
+        while let Some(inputs) = groups.pop_front() {
             let linked = self.linked_elsewhere(&inputs);
             let installed = match self.erase(busy, &inputs) {
                 // Damage keeps nothing else from being erased.
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     let _ = self.quarantine(&inputs, error);
+                    continue;
+                }
+                // One by one they need less room, and each gives some back for the next.
+                Err(error) if error.kind() == ErrorKind::DiskFull => {
+                    if inputs.len() > 1 {
+                        groups.extend(inputs.into_iter().map(|id| vec![id]));
+                    } else {
+                        full = Some(error);
+                    }
                     continue;
                 }
                 installed => installed?,
@@ -94,7 +111,7 @@ impl Compactor {
             into.extend(replaced);
             erased.ours.extend(installed.written.iter().map(|run| run.path().to_owned()));
         }
-        Ok(is_dirty)
+        full.map_or(Ok(is_dirty), Err)
     }
 
     fn erase(&self, busy: &mut Busy, inputs: &[u64]) -> Result<Installed> {
@@ -108,12 +125,16 @@ impl Compactor {
             run_bytes,
             cut_from: run_bytes / 4,
             generation: generation.max().unwrap_or(0).max(1),
+            // As it is asked for, whatever room it takes.
+            relieves: true,
             trims: true,
         };
         let mut job = Job::plan(&self.engine, inputs, shape, &mut |_| self.go_on())?;
         let mut more = u64::MAX;
         loop {
-            if let Some((need, free)) = self.lacks(&job, more) {
+            if let Some((need, free)) = self.lacks(&job, more)
+                && (!self.engine.release_reserve() || self.lacks(&job, more).is_some())
+            {
                 let message = format!(
                     "erasing needs {need} bytes of room to write what lives anew, and {free} are free"
                 );
@@ -155,9 +176,14 @@ impl Compactor {
         let all = self.stats();
         let most = self.max_run(&all).saturating_mul(2).min(LARGEST_JOB);
         let mut groups: Vec<Vec<SegmentStats>> = Vec::new();
-        for segment in dirty {
-            let stats = stats_of(segment);
-            if let Some(last) = groups.last_mut()
+        // What is dead as a whole is dropped first, and costs nothing.
+        let dirty: Vec<SegmentStats> = dirty.iter().map(stats_of).collect();
+        let (dead, others): (Vec<_>, Vec<_>) = dirty.into_iter().partition(|s| s.live_bytes == 0);
+        groups.extend(dead.into_iter().map(|stats| vec![stats]));
+        let dead = groups.len();
+        for stats in others {
+            if groups.len() > dead
+                && let Some(last) = groups.last_mut()
                 && stats.generation == 0
                 && last.iter().all(|member| member.generation == 0)
                 && last.iter().map(|m| m.live_bytes).sum::<u64>() + stats.live_bytes <= most

@@ -348,17 +348,16 @@ impl Compactor {
 
     /// Takes forgotten prefixes off the manifest that nothing is held against any more.
     pub(super) fn drop_lines(&self, over: &[Forgotten]) -> Result<()> {
-        let Some(writing) = self.engine.writing.as_ref().filter(|_| !over.is_empty()) else {
+        if over.is_empty() {
             return Ok(());
-        };
+        }
         self.engine.catalog.drop_forgotten(over);
         let over: BTreeMap<&str, u64> =
             over.iter().map(|line| (line.prefix.as_str(), line.lsn)).collect();
         // Prefixes that were forgotten again since stay.
         let is_over =
             |line: &Forgotten| over.get(line.prefix.as_str()).is_some_and(|lsn| *lsn >= line.lsn);
-        let outcome = writing.manifest.replace(|m| m.forgotten.retain(|line| !is_over(line)));
-        self.engine.heed(outcome)
+        self.engine.replace_relieving(|m| m.forgotten.retain(|line| !is_over(line)))
     }
 
     /// What died by then is to be erased now. Half of the time is for the work itself.
@@ -376,7 +375,7 @@ impl Compactor {
     pub(super) fn seal_if_due(&self) -> Result<()> {
         let Some(before) = self.erase_before() else { return Ok(()) };
         let due = self.active_death().is_some_and(|date| date <= before);
-        if due { self.engine.seal_active() } else { Ok(()) }
+        if due { self.seal_if_there_is_room().map(drop) } else { Ok(()) }
     }
 
     /// The date of the first death in the active segment, as far as one may have happened.

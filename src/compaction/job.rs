@@ -58,6 +58,7 @@ pub(crate) struct Job {
     around: Around,
     hull: Range<u64>,
     generation: u64,
+    relieves: bool,
     /// Deaths counted before the job began.
     deaths: u64,
     cleaned: u64,
@@ -121,6 +122,7 @@ impl Job {
             around,
             hull,
             generation: shape.generation.max(1),
+            relieves: shape.relieves,
             deaths: engine.catalog.deaths.all(),
             cleaned,
             time,
@@ -157,6 +159,11 @@ impl Job {
     /// The room that its outputs need until the inputs are gone.
     pub(crate) fn need(&self) -> u64 {
         self.need
+    }
+
+    /// Whether it relieves a full disk.
+    pub(crate) fn relieves(&self) -> bool {
+        self.relieves
     }
 
     /// How much of that it has taken so far.
@@ -266,7 +273,9 @@ impl Job {
     /// unless the store is poisoned.
     pub(crate) fn install(mut self) -> Result<Installed> {
         let engine = Arc::clone(&self.engine);
-        let Some(writing) = &engine.writing else { return Ok(Installed::default()) };
+        if engine.writing.is_none() {
+            return Ok(Installed::default());
+        }
         // What was left out because of later batches is gone only if those are there to stay.
         let end = engine.order.lock().end();
         engine.log.flush_to(end, &*engine)?;
@@ -275,16 +284,15 @@ impl Job {
         let (durable, recorded) = (engine.log.durable(), engine.recorded_time());
         // From here on either manifest may be in force: the files of both stay.
         let made = std::mem::take(&mut self.made);
-        let replaced = writing.manifest.replace(|manifest| {
+        let heeded = engine.replace_relieving(|manifest| {
             manifest.segments.retain(|line| !gone.contains(&line.id));
-            manifest.segments.extend(lines);
+            manifest.segments.extend_from_slice(&lines);
             manifest.obsolete.extend(&gone);
             engine.note_dead(manifest);
             manifest.durable = manifest.durable.max(durable);
             manifest.time = manifest.time.max(recorded.time);
             manifest.claim = recorded.claim;
         });
-        let heeded = engine.heed(replaced);
         if heeded.is_err() && engine.log.poisoned().is_none() {
             // Nothing has changed.
             self.made = made;
@@ -321,6 +329,8 @@ pub(crate) struct Shape {
     pub(crate) generation: u64,
     /// Outputs end at names of agents that they hold: an erasure leaves no other name.
     pub(crate) trims: bool,
+    /// It is to relieve a full disk: the room of the reserve is for it.
+    pub(crate) relieves: bool,
 }
 
 /// What the runs of a job have in common.

@@ -73,6 +73,10 @@ const STEP: u64 = 4 << 20;
 const TURN: u64 = 256 << 10;
 /// A compaction that would leave less than this of the disk free, with its next step, is given up.
 const HEAD_ROOM: u64 = 1 << 20;
+/// The same of a job that relieves a full disk: room for a manifest.
+const RELIEF_ROOM: u64 = 64 << 10;
+/// Which is to give back this part of its input at least.
+const LEAST_RELIEF: u64 = 8;
 
 /// What compacts a store.
 pub(crate) struct Compactor {
@@ -171,12 +175,19 @@ impl Compactor {
         self.go_on()?;
         let steps = !self.engine.has_threads();
         // What was appended before the call belongs to it; what steps go on with began earlier.
-        if !steps || busy.job.is_none() {
-            self.engine.seal_active()?;
-        }
+        let begins = !steps || busy.job.is_none();
+        let mut sealed = !begins || self.seal_if_there_is_room()?;
         let mut damage = None;
         loop {
             match self.turn(&mut busy, true, &mut |_| self.go_on()) {
+                // What was given back meanwhile may be room for another segment.
+                Ok(Turn::Idle) if !sealed => {
+                    sealed = self.seal_if_there_is_room()?;
+                    if !sealed {
+                        let (need, free) = (HEAD_ROOM, self.free());
+                        return Ok(CompactOutcome::DiskFull { need, free });
+                    }
+                }
                 Ok(Turn::Idle) => return damage.map_or(Ok(CompactOutcome::Done), Err),
                 Ok(Turn::Full { need, free }) => {
                     return Ok(CompactOutcome::DiskFull { need, free });
@@ -189,6 +200,15 @@ impl Compactor {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Has everything that was ordered so far sealed. False if there is no room for another segment:
+    /// what is sealed already is compacted all the same, and that gives room back.
+    fn seal_if_there_is_room(&self) -> Result<bool> {
+        match self.engine.seal_active() {
+            Err(error) if error.kind() == ErrorKind::DiskFull => Ok(false),
+            outcome => outcome.map(|()| true),
         }
     }
 
@@ -214,7 +234,10 @@ impl Compactor {
             let policy = self.policy(how, &stats);
             let Some(picked) = pick(&stats, &policy) else { return Ok(Turn::Idle) };
             match self.begin(busy, &picked, manners) {
-                Ok(Some(full)) => return Ok(full),
+                Ok(Some(full)) => match self.relieve(busy, &stats, manners)? {
+                    true => {}
+                    false => return Ok(full),
+                },
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => return self.quarantine(&picked.inputs, error),
@@ -234,6 +257,7 @@ impl Compactor {
             run_bytes: picked.run_bytes,
             cut_from: picked.cut_from,
             generation: picked.generation,
+            relieves: false,
             trims: false,
         };
         let job = Job::plan(&self.engine, &picked.inputs, shape, manners)?;
@@ -244,12 +268,50 @@ impl Compactor {
         Ok(None)
     }
 
+    /// On a full disk: plans a job that gives back more than it takes, and for which there is room
+    /// with that of the reserve. False if there is none.
+    fn relieve(
+        &self,
+        busy: &mut Busy,
+        stats: &[SegmentStats],
+        manners: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<bool> {
+        let room = self.free().saturating_add(self.engine.reserved());
+        let fits = |one: &&SegmentStats| {
+            let gain = one.file_bytes.saturating_sub(one.output_bytes());
+            !one.quarantined
+                && one.output_bytes().saturating_add(RELIEF_ROOM) <= room
+                && gain >= (one.file_bytes / LEAST_RELIEF).max(RELIEF_ROOM)
+        };
+        let Some(one) = stats.iter().filter(fits).min_by_key(|one| one.output_bytes()) else {
+            return Ok(false);
+        };
+        let run_bytes = self.max_run(stats).max(one.file_bytes);
+        let generation = one.generation.max(1);
+        let shape =
+            Shape { run_bytes, cut_from: run_bytes, generation, relieves: true, trims: false };
+        let job = match Job::plan(&self.engine, &[one.id], shape, manners) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                return self.quarantine(&[one.id], error).map(|_| false);
+            }
+            planned => planned?,
+        };
+        if self.lacks(&job, u64::MAX).is_some()
+            && (!self.engine.release_reserve() || self.lacks(&job, u64::MAX).is_some())
+        {
+            return Ok(false);
+        }
+        busy.job = Some(job);
+        Ok(true)
+    }
+
     /// What a job needs and what there is, if it cannot write so many bytes more, or all that it has
     /// to write, and leave some room. Others take room too while it goes on.
     fn lacks(&self, job: &Job, more: u64) -> Option<(u64, u64)> {
         let free = self.free();
         let next = job.left().min(more);
-        (next > 0 && next.saturating_add(HEAD_ROOM) > free)
+        let beside = if job.relieves() { RELIEF_ROOM } else { HEAD_ROOM };
+        (next > 0 && next.saturating_add(beside) > free)
             .then(|| (job.need().saturating_add(HEAD_ROOM), free.saturating_add(job.taken())))
     }
 

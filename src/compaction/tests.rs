@@ -46,7 +46,13 @@ fn a_job_knows_to_its_end_what_it_knew_when_it_was_planned() {
     (0..8).for_each(|agent| put(&engine, &format!("dies/{agent}"), &Change::Forget).unwrap());
 
     let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
-    let shape = Shape { run_bytes: 1 << 20, cut_from: 1 << 20, generation: 1, trims: false };
+    let shape = Shape {
+        run_bytes: 1 << 20,
+        cut_from: 1 << 20,
+        generation: 1,
+        relieves: false,
+        trims: false,
+    };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     assert!(job.need() < 100 << 10, "{} bytes for the few that live", job.need());
 
@@ -75,7 +81,13 @@ fn a_run_takes_room_as_it_is_written() {
     }
     engine.seal_active().unwrap();
     let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
-    let shape = Shape { run_bytes: 64 << 20, cut_from: 64 << 20, generation: 1, trims: false };
+    let shape = Shape {
+        run_bytes: 64 << 20,
+        cut_from: 64 << 20,
+        generation: 1,
+        relieves: false,
+        trims: false,
+    };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     let (before, need) = (disk.used(), job.need());
     assert!(need > 8 << 20, "{need}");
@@ -102,7 +114,13 @@ fn a_job_tells_of_all_that_takes_time() {
     }
     engine.seal_active().unwrap();
     let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
-    let shape = || Shape { run_bytes: 64 << 20, cut_from: 64 << 20, generation: 1, trims: false };
+    let shape = || Shape {
+        run_bytes: 64 << 20,
+        cut_from: 64 << 20,
+        generation: 1,
+        relieves: false,
+        trims: false,
+    };
     let mut told = 0;
     let mut job = Job::plan(&engine, &ids, shape(), &mut |_| {
         told += 1;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::commit::upkeep::RESERVE_FILE;
+use crate::commit::reserve::{LAST_RESERVE_FILE, RESERVE_FILE};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::features;
 use crate::format::header::{HEADER_LEN, Header, HeaderFault};
@@ -49,7 +49,7 @@ impl Files {
                 manifest::NAME => files.manifest = true,
                 manifest::TEMP => files.temp = true,
                 RESERVE_FILE => files.reserve = true,
-                LOCK_FILE | HINT_FILE | BACKUP_FILE => {}
+                LOCK_FILE | HINT_FILE | BACKUP_FILE | LAST_RESERVE_FILE => {}
                 other => match parse_file_name(other) {
                     Some(segment) => files.segments.push(segment),
                     None => files.others += 1,

@@ -20,7 +20,8 @@ use crate::catalog::{Catalog, name_seed};
 use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::upkeep::{FIRST_SEGMENT, NEW_SEGMENT, RESERVE_FILE, restore_reserve};
+use crate::commit::reserve::{self, LAST_RESERVE_FILE, RESERVE_FILE, Reserve};
+use crate::commit::upkeep::{FIRST_SEGMENT, NEW_SEGMENT};
 use crate::commit::{Engine, Opened, Writing};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::manifest::{Forgotten, Listed, Manifest, PastDefault, Role};
@@ -66,15 +67,26 @@ pub struct RecoveryReport {
 
 /// Opens the store in `dir` for writing.
 pub(crate) fn open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
-    match try_open(io.clone(), dir, options, false) {
-        // The reserve is kept for this: recovery needs a little room to give any back.
-        Err(e) if e.kind() == ErrorKind::DiskFull => {
-            // Whether or not it was there, the second attempt makes do with less.
-            let _ = io.fs.remove(&dir.join(RESERVE_FILE));
-            try_open(io, dir, options, true)
+    let mut opened = try_open(io.clone(), dir, options, false);
+    // The reserves are kept for this: recovery needs a little room to give any back. Whether or not
+    // they are there, the other attempts make do with less.
+    for reserve in [LAST_RESERVE_FILE, RESERVE_FILE] {
+        match opened {
+            Err(e) if e.kind() == ErrorKind::DiskFull => {
+                let _ = io.fs.remove(&dir.join(reserve));
+                opened = try_open(io.clone(), dir, options, true);
+            }
+            opened => return opened,
         }
-        opened => opened,
     }
+    opened.map_err(|e| match e.kind() {
+        ErrorKind::DiskFull => e.restated(
+            ErrorKind::DiskFull,
+            "the store is whole, and its reserve is used up: free 128 KiB on its file system and \
+             open it again, then forget or truncate",
+        ),
+        _ => e,
+    })
 }
 
 /// With `tight`, on a full disk, the opening makes do with the room of the reserve.
@@ -125,7 +137,7 @@ fn try_open(
     // The next manifest is put in force after a sync of the directory: what is gone stays gone.
     manifest.obsolete.retain(|id| files.segments.iter().any(|(there, _)| there == id));
     if !files.reserve && !tight {
-        restore_reserve(&io, dir);
+        reserve::restore(&io, dir);
     }
     Opening { io, dir, options, manifest, before, tight }.run(lock)
 }
@@ -229,10 +241,11 @@ impl Opening<'_> {
         }
         let manifest =
             ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
+        let reserve = Reserve::new(&self.io, self.dir);
         let engine = Engine::start(Opened {
             incarnation: self.manifest.incarnation,
             history: self.manifest.history,
-            writing: Some(Writing { manifest, lock: Mutex::new(Some(lock)) }),
+            writing: Some(Writing { manifest, reserve, lock: Mutex::new(Some(lock)) }),
             dir: self.dir.to_owned(),
             store: self.manifest.store,
             options: self.options.clone(),
@@ -344,7 +357,7 @@ impl Opening<'_> {
         let owner = Owner { store: self.manifest.store, era };
         let rewrite = Rewrite { io: &io, dir: &dir, owner, verify: self.options.verify };
         // Drafts of a recovery that was cut short, and all that is copied or empty, go.
-        let kept = |id: u64| plan.kept.iter().any(|(segment, _)| segment.id == id);
+        let kept = |id: u64| plan.kept.iter().any(|(segment, ..)| segment.id == id);
         let goes = |line: &Listed| line.role != Role::Sealed && !kept(line.id);
         let mut gone: Vec<u64> =
             self.manifest.segments.iter().filter(|line| goes(line)).map(|line| line.id).collect();
@@ -360,10 +373,10 @@ impl Opening<'_> {
         self.install()?;
 
         let mut done = Vec::new();
-        for (segment, end) in &plan.kept {
+        for (segment, from, end) in &plan.kept {
             let lines = self.manifest.segments.iter();
             if let Some(line) = lines.clone().find(|line| line.id == segment.id).copied() {
-                done.push(rewrite.keep(segment, *end, &line)?);
+                done.push(rewrite.keep(segment, *from, *end, &line)?);
             }
         }
         for ((source, from, to, line), file) in plan.copied.iter().zip(&drafts) {
@@ -371,7 +384,7 @@ impl Opening<'_> {
         }
         let durable = active.base + FIRST_FRAME;
         let time = self.conclude(done, &gone, &active, time, sealed)?;
-        plan.kept.iter().for_each(|(segment, end)| rewrite.clear(segment, *end));
+        plan.kept.iter().for_each(|(segment, _, end)| rewrite.clear(segment, *end));
         Ok(Ready { order: Order::new(fresh, FIRST_FRAME), durable, time, replay: None })
     }
 

@@ -39,8 +39,9 @@ pub(crate) struct Rewrite<'a> {
 /// What becomes of the tail.
 #[derive(Default)]
 pub(crate) struct Plan {
-    /// Segments that stay, and the offset at which their data end.
-    pub(crate) kept: Vec<(Arc<Segment>, usize)>,
+    /// Segments that stay, the offset from which on they are not proved durable, and the one at which
+    /// their data end.
+    pub(crate) kept: Vec<(Arc<Segment>, usize, usize)>,
     /// Segments whose frames from that offset on are copied, and the line of the copy.
     pub(crate) copied: Vec<(Arc<Segment>, usize, usize, Listed)>,
 }
@@ -54,12 +55,16 @@ pub(crate) struct Done {
 
 impl Plan {
     /// Decides; ids from `next_id` on are used for copies.
-    /// On a full disk, in a `tight` place, nothing is copied that may stay where it is.
+    /// On a full disk, in a `tight` place, nothing is copied: what is not proved durable is written
+    /// over itself, and synced.
     pub(crate) fn new(io: &Io, tail: &Tail, tight: bool, next_id: &mut u64) -> Result<Plan> {
         let mut plan = Plan::default();
-        let worth_keeping = if tight { 1 } else { WORTH_KEEPING };
         for stretch in &tail.stretches {
-            let from = plan.keep(stretch, tail.proven, worth_keeping);
+            let from = if tight {
+                plan.keep_all(stretch, tail.proven)
+            } else {
+                plan.keep(stretch, tail.proven, WORTH_KEEPING)
+            };
             let copied = stretch.frames.iter().any(|(at, h)| *at >= from && h.records > 0);
             if !copied {
                 continue;
@@ -78,25 +83,57 @@ impl Plan {
 
     /// Keeps what is proved durable of a stretch, if it is worth it; gives the offset behind it.
     fn keep(&mut self, stretch: &Stretch, proven: u64, worth_keeping: u64) -> usize {
-        let base = stretch.segment.base;
-        let durable = |(at, header): &&(usize, frame::FrameHeader)| {
-            base.saturating_add((*at + header.len()) as u64) <= proven
-        };
-        let kept: Vec<_> = stretch.frames.iter().take_while(durable).collect();
-        let first = stretch.frames.first().map_or(0, |(at, _)| *at);
-        let end = kept.last().map_or(first, |(at, header)| *at + header.len());
+        let (first, end) = proven_part(stretch, proven);
         if ((end - first) as u64) < worth_keeping {
             return first;
         }
-        self.kept.push((Arc::clone(&stretch.segment), end));
+        self.kept.push((Arc::clone(&stretch.segment), end, end));
+        end
+    }
+
+    /// Keeps all of a stretch; gives the offset behind it.
+    fn keep_all(&mut self, stretch: &Stretch, proven: u64) -> usize {
+        let (first, from) = proven_part(stretch, proven);
+        let end = stretch.frames.last().map_or(first, |(at, header)| *at + header.len());
+        if end > first {
+            self.kept.push((Arc::clone(&stretch.segment), from, end));
+        }
         end
     }
 }
 
+/// Where the frames of a stretch begin, and where those of them end that are proved durable.
+fn proven_part(stretch: &Stretch, proven: u64) -> (usize, usize) {
+    let base = stretch.segment.base;
+    let durable = |(at, header): &&(usize, frame::FrameHeader)| {
+        base.saturating_add((*at + header.len()) as u64) <= proven
+    };
+    let first = stretch.frames.first().map_or(0, |(at, _)| *at);
+    let last = stretch.frames.iter().take_while(durable).last();
+    (first, last.map_or(first, |(at, header)| *at + header.len()))
+}
+
 impl Rewrite<'_> {
-    /// Gives a segment that stays its footer.
-    pub(crate) fn keep(&self, segment: &Arc<Segment>, end: usize, line: &Listed) -> Result<Done> {
+    /// Gives a segment that stays its footer. What lies in it between `from` and `end` is not proved
+    /// durable: it is written over itself, so that the sync counts for it. Until then the medium has
+    /// what it had before, or the same.
+    pub(crate) fn keep(
+        &self,
+        segment: &Arc<Segment>,
+        from: usize,
+        end: usize,
+        line: &Listed,
+    ) -> Result<Done> {
         let file = LogFile::reopen(self.io, Arc::clone(segment), true)?;
+        let frames = segment.frames();
+        for at in (from..end).step_by(PIECE) {
+            let piece = frames.bytes.get(at..end.min(at.saturating_add(PIECE)));
+            let piece = piece
+                .ok_or_else(|| segment.damage(at as u64, "the file ends before its frames"))?;
+            // Copied first: what is written is the map's own memory.
+            let piece = piece.to_vec();
+            file.write(&[IoSlice::new(&piece)], at as u64)?;
+        }
         self.finish(&file, end, line)
     }
 
