@@ -132,7 +132,7 @@ impl Reading<'_> {
             log: Log::new(u64::MAX),
             time: StoreTime::new(recorded, clock.now(), clock.monotonic()),
             io: self.io.clone(),
-        })?;
+        });
         Ok((engine, log.report))
     }
 
