@@ -18,6 +18,7 @@ mod list;
 mod manage;
 mod open;
 mod output;
+mod repair;
 mod role;
 mod show;
 mod space;
@@ -56,7 +57,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Backup(args) => backup::backup(globals, args),
         Command::Restore(args) => backup::restore(globals, args),
         Command::Verify => manage::verify(globals),
-        Command::Repair(args) => manage::repair(globals, args),
+        Command::Repair(args) => repair::repair(globals, args),
+        Command::AcceptHoles(args) => repair::accept_holes(globals, args),
         Command::Demo(args) => demo::run(globals, args),
         Command::DemoWriter(args) => demo::writer::run(globals, args),
     }

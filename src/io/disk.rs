@@ -89,6 +89,15 @@ impl Disk {
         }
         Ok(self.file(file))
     }
+
+    /// Takes the lock of an open file.
+    fn held(&self, file: fs::File) -> io::Result<Box<dyn Lock>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
+            Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
 }
 
 impl Fs for Disk {
@@ -123,12 +132,7 @@ impl Fs for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
-            Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        self.held(OpenOptions::new().write(true).create(true).truncate(false).open(path)?)
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
@@ -142,6 +146,15 @@ impl Fs for Disk {
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(write).open(path)?;
         Ok(self.file(file))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.owner.check()?;
+        fs::remove_dir(dir)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        self.held(fs::File::open(path)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -232,6 +232,8 @@ impl Snapshot {
                     let verified = extent.is_some_and(Extent::is_verified);
                     Entry::read(segment, offset, seq, verified)
                 }
+                // A loss that was accepted.
+                None if self.is_redacted(seq) => Ok(Entry::blank(segment, seq)),
                 None => Err(segment.damage(0, "the entry was lost")),
             },
             None => Err(self.missing()),
@@ -256,11 +258,20 @@ impl Snapshot {
         Error::damaged(Damage::new(dir, 0, "no segment holds the entry"))
     }
 
+    /// Whether a record of its own redacted the entry.
     #[inline]
-    fn is_redacted(&self, seq: u64) -> bool {
+    pub(crate) fn is_redacted(&self, seq: u64) -> bool {
         self.version.head.flags & Head::REDACTED != 0
             && (self.base.redacted.binary_search(&seq).is_ok()
                 || self.version.parts.iter().any(|p| p.redacted().binary_search(&seq).is_ok()))
+    }
+
+    /// The first of these seqs, from `from` on, whose entry was lost, where that is not accepted.
+    pub(crate) fn next_lost(&self, from: u64) -> Option<u64> {
+        (from.max(self.floor)..self.next_seq()).find(|seq| {
+            let lies = self.locate(*seq).is_some_and(|(_, spot)| spot.offset().is_some());
+            !lies && !self.is_redacted(*seq)
+        })
     }
 
     /// The live entries that were redacted, ascending.

@@ -21,6 +21,7 @@ pub(super) enum Op {
     Punch,
     List,
     Remove,
+    Open,
 }
 
 /// Stops a thread where it passes, once it is armed.
@@ -114,7 +115,16 @@ impl Fs for Gate {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        (self.hook)(Op::Open, path)?;
         Ok(self.wrap(self.inner.open(path, write)?, path))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.remove_dir(dir)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        self.inner.lock_existing(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
