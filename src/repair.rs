@@ -134,11 +134,6 @@ fn copy(view: &View, target: &Store, report: &mut RepairReport, dir: &Path) -> R
                     stored
                 }
             }
-            // Nothing of it was to be read.
-            Err(_) if view.snapshot.is_redacted(seq) => {
-                report.entries += 1;
-                Append { flags: REDACTED, ..lost(at) }
-            }
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 report.lose_entry(name, seq, error.damage());
                 lost(at)

@@ -258,9 +258,8 @@ impl Snapshot {
         Error::damaged(Damage::new(dir, 0, "no segment holds the entry"))
     }
 
-    /// Whether a record of its own redacted the entry.
     #[inline]
-    pub(crate) fn is_redacted(&self, seq: u64) -> bool {
+    fn is_redacted(&self, seq: u64) -> bool {
         self.version.head.flags & Head::REDACTED != 0
             && (self.base.redacted.binary_search(&seq).is_ok()
                 || self.version.parts.iter().any(|p| p.redacted().binary_search(&seq).is_ok()))
