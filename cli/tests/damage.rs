@@ -224,3 +224,21 @@ fn rights_are_no_damage() {
         assert!(!to.exists(), "{err}");
     }
 }
+
+/// With --salvage nothing that is lost passes for whole, also where no timeline has a hole.
+#[test]
+fn a_salvaging_export_exits_with_3_where_something_is_lost() {
+    let place = Place::new();
+    place.ok(&["append", "a", "the first"]);
+    place.ok(&["append", "a", "the second"]);
+    assert_eq!(place.run(&["--salvage", "export"]).code, 0);
+    // The header of the last frame: what it held is in no timeline.
+    let (path, at) = find(&place.store(), b"the second");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at - 140..at - 60].fill(0xA5);
+    std::fs::write(&path, bytes).unwrap();
+    let ran = place.run(&["--salvage", "export"]);
+    assert!(ran.out.contains("the first") && !ran.out.contains("the second"), "{}", ran.out);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("something may be missing"), "{}", ran.err);
+}
