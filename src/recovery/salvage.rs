@@ -33,7 +33,7 @@ use crate::segment::writer::{FIRST_FRAME, LogFile};
 const ATTEMPTS: u32 = 16;
 /// The longest pause between two attempts; the first is a millisecond.
 const LONGEST_PAUSE: Duration = Duration::from_millis(128);
-/// Headers, and records, of which a flipped bit is searched for. Each takes up to 20 ms.
+/// Records in which a wrong byte is searched for; a header counts for several. Each takes up to 20 ms.
 const TRIES: u32 = 256;
 
 /// What of the files is read by the opening itself.

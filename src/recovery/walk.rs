@@ -15,8 +15,10 @@ use crate::segment::window::Window;
 use crate::segment::writer::FIRST_FRAME;
 use crate::types::Lsn;
 
-/// A flipped bit is searched for in headers up to this length.
+/// A wrong byte is searched for in headers up to this length.
 const MENDED_HEADER: usize = 2048;
+/// So many tries of a record's first bytes take as long as that of a header.
+const TRIES_A_HEADER: u32 = 8;
 
 /// What is known of the end of the frames.
 #[derive(Clone, Copy)]
@@ -190,7 +192,7 @@ impl Salvage<'_> {
         Ok(Some(len))
     }
 
-    /// Hands on the frame at `at` if it is whole but for one bit of its header: its records say so
+    /// Hands on the frame at `at` if it is whole but for one byte of its header: its records say so
     /// twice, by their own checks and by the digest that the header has of them.
     fn mended(
         &mut self,
@@ -199,7 +201,7 @@ impl Salvage<'_> {
         at: u64,
         each: &mut Each<'_>,
     ) -> Result<Option<u64>> {
-        let Some(left) = self.tries.checked_sub(1) else { return Ok(None) };
+        let Some(left) = self.tries.checked_sub(TRIES_A_HEADER) else { return Ok(None) };
         self.tries = left;
         let offset = usize::try_from(at).unwrap_or(usize::MAX);
         window.load(at, MENDED_HEADER)?;
@@ -208,15 +210,17 @@ impl Salvage<'_> {
         // The length may be what is wrong; it is among the first bytes itself.
         let stated = u32_at(&head, 4).map_or(0, |len| usize::try_from(len).unwrap_or(usize::MAX));
         let searched = if stated > head.len() { FRAME_LEN } else { stated.max(FRAME_LEN) };
-        for bit in 0..searched.min(head.len()).saturating_mul(8) {
-            flip(&mut head, bit);
+        let changes =
+            (0..searched.min(head.len())).flat_map(|at| (1..=u8::MAX).map(move |b| (at, b)));
+        for (byte, difference) in changes {
+            change(&mut head, byte, difference);
             let decoded =
                 window.frames().decode_header(offset, &head).map(|(header, _)| header.len());
             if let Ok(len) = decoded {
                 window.load(at, len)?;
                 let frames = window.frames();
                 if let Ok(frame) = frames.frame_under(offset, &head) {
-                    let reason = "one bit of a frame's header is wrong; its records are whole";
+                    let reason = "one byte of a frame's header is wrong; its records are whole";
                     let mut damage = Damage::new(segment.path(), at, reason);
                     damage.agents = frame.agents.iter().map(|a| a.name.to_owned()).collect();
                     self.found.add(damage);
@@ -226,7 +230,7 @@ impl Salvage<'_> {
                     return Ok(Some(len as u64));
                 }
             }
-            flip(&mut head, bit);
+            change(&mut head, byte, difference);
         }
         Ok(None)
     }
@@ -335,8 +339,8 @@ impl Salvage<'_> {
     }
 }
 
-fn flip(bytes: &mut [u8], bit: usize) {
-    if let Some(byte) = bytes.get_mut(bit / 8) {
-        *byte ^= 1 << (bit % 8);
+fn change(bytes: &mut [u8], at: usize, difference: u8) {
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= difference;
     }
 }
