@@ -56,6 +56,20 @@ impl<'v> Entry<'v> {
         Ok(Entry { seq, append, hidden, segment, offset })
     }
 
+    /// An entry that was lost, once that is accepted: nothing is left of it but its seq.
+    pub(crate) fn blank(segment: &'v Arc<Segment>, seq: u64) -> Self {
+        let append = Append {
+            at: 0,
+            kind: Kind::new(0),
+            weight: 0,
+            flags: LOST | REDACTED,
+            expires: None,
+            meta: &[],
+            payload: &[],
+        };
+        Entry { seq, append, hidden: true, segment, offset: 0 }
+    }
+
     /// Hides payload and meta.
     pub(crate) fn hide(&mut self) {
         self.hidden = true;

@@ -221,8 +221,11 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
             _ => ErrorKind::Io,
         };
-        let error = Error::new(kind, format!("cannot {doing} {}", path.display()));
-        error.with_path(path).with_source(source)
+        let mut message = format!("cannot {doing} {}", path.display());
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            message.push_str(" (only the user whom the store's files belong to may)");
+        }
+        Error::new(kind, message).with_path(path).with_source(source)
     }
 
     pub(crate) fn with_agent(mut self, agent: &str) -> Self {

@@ -119,6 +119,7 @@ mod compaction;
 mod entry;
 mod error;
 mod format;
+mod holes;
 mod io;
 mod manifest;
 mod options;
@@ -142,10 +143,12 @@ pub use error::{Damage, Error, ErrorKind, Result};
 #[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub use format::internals;
+pub use holes::Holes;
 #[cfg(feature = "sim")]
 pub use io::sim;
 pub use options::Options;
 pub use recovery::RecoveryReport;
+pub use repair::RepairReport;
 pub use snapshot::Entries;
 pub use store::{Stats, Store};
 pub use types::{Durability, Kind, Lsn, Maintenance, Retention, Usage, Verify};

@@ -1,17 +1,22 @@
 //! Repair: what salvage can read of a store, copied into a new one.
 
+mod report;
+
 use std::path::Path;
 use std::time::Duration;
 
+use crate::agent::Agent;
 use crate::commit::scratch::Scratch;
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::head::Head;
+use crate::format::manifest::Holes;
 use crate::format::record::{Append, Change, LOST, REDACTED};
 use crate::io::Io;
 use crate::options::{MAX_PAYLOAD, Options};
-use crate::recovery::files::Files;
-use crate::recovery::salvage::{self, Keep};
-use crate::recovery::{self, RecoveryReport};
+use crate::recovery::beside::Beside;
+use crate::recovery::salvage::{self, Probe};
+use crate::recovery::{self, LOCK_FILE};
+pub use crate::repair::report::RepairReport;
 use crate::retention::Timeline;
 use crate::segment::Segment;
 use crate::store::Store;
@@ -23,32 +28,39 @@ use crate::view::View;
 const LARGEST_HOLE: u64 = 1 << 20;
 /// A batch of the copy is committed when it has about this many bytes.
 const BATCH: usize = 1 << 20;
+/// Agents are gone through once: few of them are worth keeping in memory, of either store.
+const RESIDENT: usize = 8 << 20;
 
 /// Copies what can be read in `from` to a new store in `to`.
-pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Result<RecoveryReport> {
-    let there = Files::look(io, to)?;
-    if !there.is_nothing() || there.is_foreign() {
-        let message = format!("{} is not empty: repair copies into a new store", to.display());
-        return Err(Error::new(ErrorKind::InvalidInput, message));
-    }
+pub(crate) fn repair(io: &Io, options: &Options, from: &Path, to: &Path) -> Result<RepairReport> {
+    let beside = Beside::begin(io, to, "repair")?;
+    // Held if it can be had, so that the store does not change meanwhile; nothing depends on it.
+    let _lock = io.fs.lock_existing(&from.join(LOCK_FILE));
     // Retention of the options must not drop anything on the way.
-    let read = Options { retention: Default::default(), ..options.clone() };
-    let (engine, mut report) = salvage::open(io.clone(), from, &read, Keep::Frames)?;
-    let source = Store::from_parts(engine, report.clone())?;
-    let target = create(io, &read, &source, to)?;
+    let read = Options {
+        retention: Default::default(),
+        resident_bytes: options.resident_bytes.min(RESIDENT),
+        ..options.clone()
+    };
+    let (engine, found) = salvage::open(io.clone(), from, &read, Probe::Everything)?;
+    let mut report = RepairReport::of(found);
+    let source = Store::from_parts(engine, Default::default(), None)?;
+    let target = create(io, &read, &source, beside.dir())?;
     for agent in source.agents("") {
-        let view = agent?.view()?;
-        let begin = begin(&view);
-        if begin > view.floor() {
-            let reason = format!("entries below seq {begin} are left out, behind a hole");
-            let mut damage = Damage::new(from, 0, reason);
-            damage.agents.push(view.agent().name().to_owned());
-            report.damage.push(damage);
-        }
-        copy(&view, begin, &target)?;
+        copy(&agent?.view()?, &target, &mut report, from)?;
     }
     target.sync()?;
+    if report.lost_in_place > 0 || report.lost_values > 0 {
+        target.note_holes(Some(Holes {
+            entries: report.lost_in_place,
+            values: report.lost_values,
+            repaired: io.clock.now(),
+            from: source.engine().store,
+        }))?;
+    }
     target.close()?;
+    drop(target);
+    beside.finish()?;
     Ok(report)
 }
 
@@ -62,7 +74,6 @@ fn create(io: &Io, options: &Options, source: &Store, to: &Path) -> Result<Store
         let path = last.map_or(to, |last| last.path());
         Error::damaged(Damage::new(path, 0, "the segment takes the last lsns that there are"))
     })?;
-    io.fs.create_dir(to).map_err(|e| Error::io("create", to, e))?;
     let store = u128::from(io.random.next()) << 64 | u128::from(io.random.next());
     let options = Options {
         salvage: false,
@@ -95,9 +106,16 @@ fn begin(view: &View) -> u64 {
     begin
 }
 
-/// Copies one agent from a seq on: the same life, seqs, times and kinds.
-fn copy(view: &View, floor: u64, target: &Store) -> Result<()> {
-    let agent = target.agent(view.agent().name())?;
+/// Copies one agent: the same life, seqs, times and kinds.
+fn copy(view: &View, target: &Store, report: &mut RepairReport, dir: &Path) -> Result<()> {
+    let (name, floor) = (view.agent().name(), begin(view));
+    if floor > view.floor() {
+        let reason = format!("entries below seq {floor} are left out, behind a hole");
+        let mut damage = Damage::new(dir, 0, reason);
+        damage.agents.push(name.to_owned());
+        report.lose_entries(name, view.floor(), floor, Some(damage));
+    }
+    let agent = target.agent(name)?;
     let head = Head { life: view.snapshot.version.head.life, next: floor, floor, flags: 0 };
     agent.resident().lock().learn_head(head);
     let mut copying = Copying { target, batch: Scratch::take(), agent: &agent };
@@ -108,20 +126,34 @@ fn copy(view: &View, floor: u64, target: &Store) -> Result<()> {
             Ok(entry) => {
                 at = entry.at_ms();
                 let stored = *entry.stored();
+                report.entries += 1;
                 if entry.is_redacted() {
-                    let flags = stored.flags | REDACTED;
+                    // A loss that was accepted reads as a redaction, and is one from here on.
+                    let flags = stored.flags & !LOST | REDACTED;
                     Append { meta: &[], payload: &[], flags, ..stored }
                 } else {
                     stored
                 }
             }
-            Err(_) => lost(at),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                report.lose_entry(name, seq, error.damage());
+                lost(at)
+            }
+            Err(error) => return Err(error.clone()),
         };
         copying.push(&Change::Append(append))?;
     }
-    for value in view.states("") {
-        // A value that cannot be read is lost; the report names its frame.
-        let Ok(value) = value else { continue };
+    let mut states = view.snapshot.states("");
+    while let Some((key, value)) = states.next_named() {
+        let value = match value {
+            Ok(value) => value,
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                report.lose_value(name, key.as_deref(), error.damage());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        report.values += 1;
         let (key, revision) = (value.key(), value.revision().0);
         copying.push(&Change::Kept { key, revision, value: value.value() })?;
     }
@@ -132,6 +164,7 @@ fn copy(view: &View, floor: u64, target: &Store) -> Result<()> {
         // So that an agent without entries exists too.
         copying.push(&Change::Truncate { seq: floor })?;
     }
+    report.agents += 1;
     copying.commit()
 }
 
@@ -151,7 +184,7 @@ fn lost(at: u64) -> Append<'static> {
 struct Copying<'a> {
     target: &'a Store,
     batch: Scratch,
-    agent: &'a crate::agent::Agent,
+    agent: &'a Agent,
 }
 
 impl Copying<'_> {

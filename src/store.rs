@@ -11,6 +11,8 @@ mod gate;
 #[cfg(all(test, feature = "sim", memlog_shuttle))]
 mod races;
 #[cfg(all(test, feature = "sim"))]
+mod salvage_tests;
+#[cfg(all(test, feature = "sim"))]
 mod task_tests;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
@@ -29,10 +31,12 @@ use crate::commit::health::Health;
 use crate::commit::scratch::Scratch;
 use crate::compaction::{CompactOutcome, Compactor, ErasureReport, content_of};
 use crate::error::{Damage, Error, ErrorKind, Result};
+use crate::format::manifest::Holes;
 use crate::format::record::Change;
 use crate::io::{Io, disk};
 use crate::options::Options;
-use crate::recovery::{self, RecoveryReport};
+use crate::recovery::{self, RecoveryReport, salvage};
+use crate::repair::RepairReport;
 use crate::segment::Segment;
 use crate::types::{Durability, Lsn};
 use crate::verify;
@@ -61,6 +65,8 @@ struct Handle {
     engine: Arc<Engine>,
     compactor: Arc<Compactor>,
     report: RecoveryReport,
+    /// What a repair had lost, of a store that is only read.
+    holes: Option<Holes>,
 }
 
 impl Drop for Handle {
@@ -149,15 +155,24 @@ impl Options {
     }
 
     /// Copies what can be read of the store in `from` into a new store in `to`, with or without its
-    /// manifest. `from` is not changed; `to` must be absent or empty.
+    /// manifest. `from` is not changed, and may be open in another process; `to` must be absent or an
+    /// empty directory.
     ///
-    /// A batch is kept or lost whole. Entries lost keep their seq: reading one answers `Damaged`.
-    /// Names, seqs, times, kinds, redactions, state and policies are kept; revisions of state are
-    /// new.
+    /// Every whole record is kept. Entries that are lost keep their seq: reading one answers `Damaged`,
+    /// until [`Store::accept_holes`] accepts the loss; [`Store::holes`] says that there are some. Names,
+    /// seqs, times, kinds, redactions, values with their revisions, and policies are kept.
+    ///
+    /// The new store is made under a hidden name beside `to` and gets its name once it is whole and
+    /// durable. A call that fails leaves nothing; what a killed one left is removed by the next one with
+    /// the same `to`. The call reads `from` twice and writes what lives of it, which takes as much room.
+    /// It holds some 100 MiB of memory, the largest batch, and the index of each segment that lost its
+    /// own: about 6 bytes an entry.
     ///
     /// # Errors
-    /// `NotAStore` if there is nothing to repair in `from`; `InvalidInput` if `to` is not empty;
-    /// what writing to `to` met.
+    /// `NotAStore` if there is nothing to repair in `from`; `InvalidInput` if `to` is not empty; `InUse`
+    /// if another repair into `to` is under way, or if `from` is written faster than it can be looked
+    /// at; `Version`; `Io` if a file of `from` may not be read or its medium fails, which is no damage;
+    /// `DiskFull` and `Io` of writing.
     ///
     /// ```
     /// use memlog::{NewEntry, Options, Store};
@@ -167,11 +182,11 @@ impl Options {
     /// store.agent("a")?.append(NewEntry::user("hello"))?;
     /// store.close()?;
     /// let report = Options::new().repair(&from, &to)?;
-    /// assert!(report.damage.is_empty());
+    /// assert!(report.is_lossless() && report.damage.is_empty());
     /// assert_eq!(Store::open(&to)?.agent("a")?.view()?.next_seq(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn repair(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RecoveryReport> {
+    pub fn repair(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RepairReport> {
         crate::repair::repair(&disk::system(self.mode), self, from.as_ref(), to.as_ref())
     }
 
@@ -185,26 +200,37 @@ impl Options {
         disk: &crate::sim::SimDisk,
         from: impl AsRef<Path>,
         to: impl AsRef<Path>,
-    ) -> Result<RecoveryReport> {
+    ) -> Result<RepairReport> {
         crate::repair::repair(&disk.io(), self, from.as_ref(), to.as_ref())
     }
 
     pub(crate) fn open_with(&self, io: Io, dir: &Path) -> Result<Store> {
         let (engine, report) = if self.salvage {
-            recovery::salvage::open(io, dir, self, recovery::salvage::Keep::Records)?
+            let (engine, found) = salvage::open(io, dir, self, salvage::Probe::Indices)?;
+            return Store::from_parts(engine, found.report, found.holes);
         } else if self.read_only {
-            recovery::read_only::open(io, dir, self)?
+            let (engine, report, holes) = recovery::read_only::open(io, dir, self)?;
+            return Store::from_parts(engine, report, holes);
         } else {
             recovery::open(io, dir, self)?
         };
-        Store::from_parts(engine, report)
+        Store::from_parts(engine, report, None)
     }
 }
 
 impl Store {
-    pub(crate) fn from_parts(engine: Arc<Engine>, report: RecoveryReport) -> Result<Store> {
+    pub(crate) fn from_parts(
+        engine: Arc<Engine>,
+        report: RecoveryReport,
+        holes: Option<Holes>,
+    ) -> Result<Store> {
         let compactor = Compactor::start(&engine)?;
-        Ok(Store(Arc::new(Handle { engine, compactor, report })))
+        Ok(Store(Arc::new(Handle { engine, compactor, report, holes })))
+    }
+
+    /// What a repair had lost, of a store that is only read.
+    pub(crate) fn holes_when_opened(&self) -> Option<Holes> {
+        self.0.holes
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

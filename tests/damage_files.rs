@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memlog::{
-    Agent, Durability, ErrorKind, Maintenance, NewEntry, Options, RecoveryReport, Retention, Store,
-    View,
+    Agent, Durability, ErrorKind, Maintenance, NewEntry, Options, RecoveryReport, RepairReport,
+    Retention, Store, View,
 };
 use tempfile::TempDir;
 
@@ -117,7 +117,7 @@ fn refused(path: &Path, file: &Path) {
 }
 
 /// Salvages and repairs; gives the repaired store.
-fn mend(path: &Path) -> (Store, RecoveryReport) {
+fn mend(path: &Path) -> (Store, RepairReport) {
     let salvaged = options().salvage(true).open(path).unwrap();
     for agent in salvaged.agents("") {
         let view = agent.unwrap().view().unwrap();
@@ -314,13 +314,18 @@ fn a_torn_tail_is_cut_and_reported_by_opening_salvage_and_repair() {
         bytes[end - cut..end].fill(0);
         fs::write(&last, &bytes).unwrap();
         let (mended, report) = mend(&path);
-        let check_report = |report: &RecoveryReport, store: &Store, what: &str| {
-            assert!(report.bytes_cut > 0 && report.possibly_acknowledged, "{what} {report:?}");
-            assert!(report.damage.is_empty(), "{what} {report:?}");
+        let check_store = |store: &Store, what: &str| {
             let view = store.agent("u").unwrap().view().unwrap();
             assert_eq!((view.next_seq(), check(&view)), (next - 1, 0), "{what}");
         };
-        check_report(&report, &mended, "repair");
+        let check_report = |report: &RecoveryReport, store: &Store, what: &str| {
+            assert!(report.bytes_cut > 0 && report.possibly_acknowledged, "{what} {report:?}");
+            assert!(report.damage.is_empty(), "{what} {report:?}");
+            check_store(store, what);
+        };
+        assert!(report.bytes_cut > 0 && report.possibly_acknowledged, "repair {report:?}");
+        assert!(report.damage.is_empty() && report.is_lossless(), "repair {report:?}");
+        check_store(&mended, "repair");
         let salvaged = options().salvage(true).open(&path).unwrap();
         check_report(salvaged.recovery_report(), &salvaged, "salvage");
         let opened = options().open(&path).unwrap();
@@ -373,7 +378,7 @@ fn w_next(agent: &Agent) -> u64 {
 }
 
 #[test]
-fn repair_keeps_batches_whole_or_not_at_all_and_lost_seqs_keep_their_place() {
+fn repair_keeps_every_whole_record_and_lost_seqs_keep_their_place() {
     let w = World::new();
     let (a, b) = (w.store.agent("pair/a").unwrap(), w.store.agent("pair/b").unwrap());
     let mut at = Vec::new();
@@ -389,7 +394,7 @@ fn repair_keeps_batches_whole_or_not_at_all_and_lost_seqs_keep_their_place() {
     b.set_retention(Some(Retention::new().max_entries(100))).unwrap();
     w.store.close().unwrap();
     let active = segments(&w.path).pop().unwrap();
-    // The record of the second agent in the third batch: its frame is lost whole.
+    // The record of the second agent in the third batch: it is lost, and nothing else of the batch.
     let (from, to) = at[2];
     assert!(from < to);
     let bytes = fs::read(&active).unwrap();
@@ -405,14 +410,17 @@ fn repair_keeps_batches_whole_or_not_at_all_and_lost_seqs_keep_their_place() {
     let to = w.path.with_file_name("repaired");
     let report = options().repair(&w.path, &to).unwrap();
     assert_eq!(report.damage.len(), 1, "{report:?}");
-    assert_eq!(report.damage[0].agents, ["pair/a", "pair/b"]);
+    assert_eq!(report.damage[0].agents, ["pair/b"]);
+    assert_eq!(report.lost, [("pair/b".to_owned(), 3..=3)]);
+    assert_eq!((report.lost_entries, report.lost_values, report.any_agent), (1, 0, false));
+    assert!(report.erasures.is_empty() && report.unknown.is_empty());
     let mended = options().open(&to).unwrap();
-    for name in ["pair/a", "pair/b"] {
+    for (name, lost) in [("pair/a", 0), ("pair/b", 1)] {
         let view = mended.agent(name).unwrap().view().unwrap();
-        assert_eq!((view.next_seq(), check(&view)), (7, 1));
-        assert_eq!(view.get(3).unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!((view.next_seq(), check(&view)), (7, lost));
+        assert_eq!(view.get(3).is_err(), lost == 1);
         let keys: Vec<_> = view.states("").map(|s| s.unwrap().key().to_owned()).collect();
-        assert_eq!(keys, ["k0", "k1", "k3", "k4", "k5"]);
+        assert_eq!(keys, ["k0", "k1", "k2", "k3", "k4", "k5"]);
     }
     let agent = mended.agent("pair/b").unwrap();
     append(&agent, 200);

@@ -25,7 +25,7 @@ Exit codes:
   0  done
   1  other: any failure that has no code of its own
   2  usage: wrong arguments, a malformed line, a name, seq or size out of bounds
-  3  damage: bytes on the medium are not what was written
+  3  damage: bytes on the medium are not what was written, or something was lost
   4  conflict: an expectation (--expect-next, --expect-revision) did not hold, or the source was \
 imported before; nothing changed
   5  in use: another process has the store open for writing
@@ -172,6 +172,8 @@ pub(crate) enum Command {
     Verify,
     /// Copy what is whole of a damaged store into a new directory
     Repair(RepairArgs),
+    /// Accept what a repair lost: those entries read as redacted ones from then on
+    AcceptHoles(AcceptHolesArgs),
     /// Write, kill, reopen, check: the promises of the store shown on this machine
     Demo(DemoArgs),
     /// The process that `demo` kills
@@ -562,8 +564,18 @@ pub(crate) struct RestoreArgs {
     pub(crate) to: PathBuf,
 }
 
+const REPAIR_HELP: &str = "\
+Copies every whole record of a damaged store into a new one. The damaged store is only read, and a \
+process may have it open. Lost entries keep their seqs: reading one is an error until `accept-holes` \
+accepts the loss.
+
+The exit code is 0 only if nothing was damaged and nothing is lost, and 3 if something was. TO is there \
+whole or not at all; what a killed repair left beside it, the next one removes. A file that may not be \
+read and a medium that fails are errors with exit code 1, and no damage.";
+
 /// `repair`
 #[derive(Args)]
+#[command(long_about = REPAIR_HELP)]
 pub(crate) struct RepairArgs {
     /// The damaged store; it is only read
     #[arg(value_name = "FROM")]
@@ -571,4 +583,12 @@ pub(crate) struct RepairArgs {
     /// A directory that does not exist yet or is empty
     #[arg(value_name = "TO")]
     pub(crate) to: PathBuf,
+}
+
+/// `accept-holes`
+#[derive(Args)]
+pub(crate) struct AcceptHolesArgs {
+    /// The agent whose losses are accepted; absent: those of all agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agent: Option<OsString>,
 }

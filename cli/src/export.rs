@@ -27,8 +27,15 @@ pub(crate) fn run(globals: &Globals, args: &ExportArgs) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
+    let lost = output::len(&store.recovery_report().damage);
     match export.damaged {
-        0 => Ok(()),
+        0 if lost == 0 => Ok(()),
+        // With --salvage: what no index leads to any more is in no timeline.
+        0 => Err(Failure::new(
+            code::DAMAGE,
+            format!("{} damaged: something may be missing", plural(lost, "place", "places")),
+        )
+        .hint("`memlog verify` lists all damage")),
         n => Err(Failure::new(
             code::DAMAGE,
             format!("{} could not be read and left out", plural(n, "entry", "entries")),

@@ -21,6 +21,7 @@ mod manage;
 mod open;
 mod output;
 mod refusal;
+mod repair;
 mod resume;
 mod retention;
 mod role;
@@ -70,7 +71,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Backup(args) => backup::backup(globals, args),
         Command::Restore(args) => backup::restore(globals, args),
         Command::Verify => manage::verify(globals),
-        Command::Repair(args) => manage::repair(globals, args),
+        Command::Repair(args) => repair::repair(globals, args),
+        Command::AcceptHoles(args) => repair::accept_holes(globals, args),
         Command::Demo(args) => demo::run(globals, args),
         Command::DemoWriter(args) => demo::writer::run(globals, args),
     }

@@ -1,12 +1,12 @@
-//! `memlog forget`, `verify` and `repair`.
+//! `memlog forget` and `verify`, and what damage looks like.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use memlog::{Damage, ErrorKind, Options, RecoveryReport, Stats};
+use memlog::{Damage, ErrorKind, Holes, Options, RecoveryReport, Stats};
 use serde::Serialize;
 
-use crate::args::{ForgetArgs, Globals, RepairArgs};
+use crate::args::{ForgetArgs, Globals};
 use crate::failure::{Failure, code};
 use crate::open::{Access, open_alone, utf8};
 use crate::output::{self, count, escape_line, plural};
@@ -142,27 +142,44 @@ pub(crate) fn list_damage(damage: &[Damage]) -> String {
 #[derive(Serialize)]
 struct VerifyRow {
     damage: Vec<DamageRow>,
+    /// What a repair could not keep, and nothing has accepted.
+    lost_entries: u64,
+    lost_values: u64,
 }
 
 pub(crate) fn verify(globals: &Globals) -> Result<(), Failure> {
     if !globals.store.exists() {
         return Err(Failure::no_store(&globals.store));
     }
-    let Verified { damage, stats } = check(&globals.store, globals.salvage)?;
+    let Verified { damage, stats, holes } = check(&globals.store, globals.salvage)?;
+    let (entries, values) = holes.map_or((0, 0), |holes| (holes.entries, holes.values));
     if globals.json {
-        output::json_answer(&VerifyRow { damage: DamageRow::all(&damage) })?;
-    } else if damage.is_empty() {
-        output::text_answer(&format!("no damage: {}\n", extent(&stats)))?;
+        let damage = DamageRow::all(&damage);
+        let row = VerifyRow { damage, lost_entries: entries, lost_values: values };
+        output::json_answer(&row)?;
     } else {
-        output::text_answer(&list_damage(&damage))?;
+        let mut text = list_damage(&damage);
+        if damage.is_empty() {
+            let _ = writeln!(text, "no damage: {}", extent(&stats));
+        }
+        if holes.is_some() {
+            let _ = writeln!(text, "the store lacks {}", lacks(entries, values));
+        }
+        output::text_answer(&text)?;
     }
-    damage_found(&damage)
+    damage_found(&damage)?;
+    match holes {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(code::DAMAGE, "the store lacks what a repair could not keep")
+            .hint("`memlog accept-holes` accepts that")),
+    }
 }
 
 /// What verifying a store gave.
 pub(crate) struct Verified {
     pub(crate) damage: Vec<Damage>,
     pub(crate) stats: Stats,
+    pub(crate) holes: Option<Holes>,
 }
 
 /// Opens the store in `dir`, as far as that can be done, and checks every byte of it.
@@ -188,7 +205,7 @@ pub(crate) fn check(dir: &Path, salvage: bool) -> Result<Verified, Failure> {
             damage.push(found.clone());
         }
     }
-    Ok(Verified { damage, stats: store.stats() })
+    Ok(Verified { damage, stats: store.stats(), holes: store.holes() })
 }
 
 /// How much a store has, in words.
@@ -210,29 +227,11 @@ pub(crate) fn damage_found(damage: &[Damage]) -> Result<(), Failure> {
         .hint("`memlog repair FROM TO` copies what is whole into a new store"))
 }
 
-pub(crate) fn repair(globals: &Globals, args: &RepairArgs) -> Result<(), Failure> {
-    if !args.from.exists() {
-        return Err(Failure::no_store(&args.from));
-    }
-    let bar = output::spinner("repairing");
-    let repaired = Options::new().repair(&args.from, &args.to);
-    bar.finish_and_clear();
-    let report = repaired?;
-    let row = RecoveryRow::of(&report);
-    if globals.json {
-        return output::json_answer(&row);
-    }
-    let mut text = format!("repaired into {}: {}\n", args.to.display(), row.sentence());
-    if row.possibly_acknowledged {
-        text.push_str("some of what was cut may have been acknowledged\n");
-    }
-    if report.damage.is_empty() {
-        text.push_str("nothing was damaged\n");
-    } else {
-        let _ = writeln!(text, "lost, in {}:", {
-            plural(output::len(&report.damage), "place", "places")
-        });
-        text.push_str(&list_damage(&report.damage));
-    }
-    output::text_answer(&text)
+/// What a repaired store lacks, in words.
+pub(crate) fn lacks(entries: u64, values: u64) -> String {
+    let (entries, values) = (
+        plural(entries, "lost entry", "lost entries"),
+        plural(values, "lost value", "lost values"),
+    );
+    format!("{entries} and {values} of state that a repair could not keep")
 }

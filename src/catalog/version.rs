@@ -185,6 +185,11 @@ impl Version {
         }
         if told.life != 0 && told.next > self.head.next {
             self.lose(told.next, segment);
+        } else if told.next < self.head.next {
+            // More was taken for entries of this agent than there were: which seqs the others have is
+            // not known.
+            self.new = None;
+            self.old.clear();
         }
         self.head = *told;
     }

@@ -428,7 +428,12 @@ fn write_entry(
     time: u64,
 ) -> Result<bool> {
     let Some(append) = told.entry(seq)? else {
-        lose(writer, seq..seq + 1)?;
+        if redacted {
+            // The loss was accepted: it reads as any redacted entry from here on.
+            writer.push(&Change::Append(Append { flags: REDACTED, ..BLANK }))?;
+        } else {
+            lose(writer, seq..seq + 1)?;
+        }
         return Ok(false);
     };
     let expired = append.expires.is_some_and(|expires| expires <= time);
@@ -471,17 +476,20 @@ fn lose(writer: &mut RunWriter, seqs: Range<u64>) -> Result<()> {
     if seqs.end.saturating_sub(seqs.start) > LARGEST_HOLE {
         return Ok(());
     }
-    let lost = Append {
-        at: 0,
-        kind: Kind::new(0),
-        weight: 0,
-        flags: LOST,
-        expires: None,
-        meta: &[],
-        payload: &[],
-    };
+    let lost = Append { flags: LOST, ..BLANK };
     seqs.into_iter().try_for_each(|_| writer.push(&Change::Append(lost)))
 }
+
+/// An entry of which nothing is left but its place.
+const BLANK: Append<'static> = Append {
+    at: 0,
+    kind: Kind::new(0),
+    weight: 0,
+    flags: 0,
+    expires: None,
+    meta: &[],
+    payload: &[],
+};
 
 /// Reads a finished run again: every frame and every structure of its footer.
 fn verify(segment: &Segment, manners: Manners<'_>) -> Result<()> {

@@ -27,6 +27,14 @@ pub(crate) fn crc_of_two(first: &[u8], second: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// CRC-32 of bytes that are followed by `rest` more with this checksum of their own.
+pub(crate) fn crc_before(first: &[u8], crc_of_rest: u32, rest: usize) -> u32 {
+    let mut hasher = BEGUN.clone();
+    hasher.update(first);
+    hasher.combine(&Hasher::new_with_initial_len(crc_of_rest, rest as u64));
+    hasher.finalize()
+}
+
 /// What binds a check to a segment (by its salt) and a position in it (bytes from its start).
 ///
 /// The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number

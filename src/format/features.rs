@@ -17,6 +17,9 @@ const NAMES: [&str; 10] = [
 /// The incompatible features that this crate reads.
 pub(crate) const KNOWN: u64 = 0;
 
+/// The compatible feature of a manifest that says what a repair could not bring over.
+pub(crate) const HOLES: u64 = 1;
+
 /// The bits of a file's incompatible word that this crate does not read; 0: it reads the file.
 pub(crate) fn lacking(incompatible: u64) -> u64 {
     incompatible & !KNOWN

@@ -10,6 +10,7 @@ const MAGIC: &[u8; 8] = b"memlogMF";
 const HEADER_LEN: usize = 224;
 const KNOWN_LEN: usize = 120;
 const CLAIM_AT: usize = 160;
+const HOLES_LEN: usize = 40;
 /// A manifest longer than this was never written: a million segments and as many prefixes fit.
 pub(crate) const MAX_LEN: u64 = 512 << 20;
 
@@ -64,6 +65,19 @@ pub(crate) struct PastDefault {
     pub(crate) retention: Retention,
 }
 
+/// What a repaired store lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holes {
+    /// Entries that were lost and keep their seqs.
+    pub(crate) entries: u64,
+    /// Values of state that were lost.
+    pub(crate) values: u64,
+    /// When the store was repaired, in ms since 1970.
+    pub(crate) repaired: u64,
+    /// The id of the store that it was repaired from.
+    pub(crate) from: u128,
+}
+
 /// The manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
@@ -80,12 +94,14 @@ pub(crate) struct Manifest {
     pub(crate) time: u64,
     /// After a clean close: the lsn at which the frames of the active segment end. Else 0.
     pub(crate) clean_end: u64,
-    /// Features that a reader may ignore.
+    /// Features that a reader may ignore, those left out that this crate knows.
     pub(crate) compatible: u64,
     /// The lineage of the store's lsns: random, never 0.
     pub(crate) history: u64,
     /// A reading of the wall clock that was not believed yet, in ms since 1970; 0: there is none.
     pub(crate) claim: u64,
+    /// What a repair could not bring over and nothing has accepted yet.
+    pub(crate) holes: Option<Holes>,
     pub(crate) segments: Vec<Listed>,
     pub(crate) forgotten: Vec<Forgotten>,
     /// Segments dropped whose files may still be there: to be unlinked.
@@ -133,13 +149,20 @@ impl Manifest {
         {
             out.extend_from_slice(&len32(count).to_le_bytes());
         }
-        out.extend_from_slice(&self.compatible.to_le_bytes());
+        let holes = if self.holes.is_some() { features::HOLES } else { 0 };
+        out.extend_from_slice(&(self.compatible | holes).to_le_bytes());
         // No feature that a reader must know is in use.
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&self.history.to_le_bytes());
         // Fields of features that are not built.
         out.resize(CLAIM_AT, 0);
         out.extend_from_slice(&self.claim.to_le_bytes());
+        if let Some(Holes { entries, values, repaired, from }) = self.holes {
+            for value in [entries, values, repaired] {
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+            out.extend_from_slice(&from.to_le_bytes());
+        }
         out.resize(HEADER_LEN, 0);
         self.segments.iter().for_each(|s| encode_listed(&mut out, s));
         for line in &self.forgotten {
@@ -242,7 +265,11 @@ impl Manifest {
 impl Manifest {
     /// Reads the feature words.
     fn decode_features(&mut self, cursor: &mut Cursor<'_>) -> Result<(), ManifestFault> {
-        self.compatible = cursor.u64()?;
+        let compatible = cursor.u64()?;
+        self.compatible = compatible & !features::HOLES;
+        if compatible & features::HOLES != 0 {
+            self.holes = Some(Holes { entries: 0, values: 0, repaired: 0, from: 0 });
+        }
         match features::lacking(cursor.u64()?) {
             0 => Ok(()),
             lacking => Err(ManifestFault::Features(lacking)),
@@ -258,7 +285,15 @@ impl Manifest {
         // Fields of features that are not built, and reserved ones.
         let unbuilt = cursor.bytes(CLAIM_AT - KNOWN_LEN)?;
         self.claim = cursor.u64()?;
-        let reserved = cursor.bytes(HEADER_LEN - CLAIM_AT - 8)?;
+        let mut reserved = HEADER_LEN - CLAIM_AT - 8;
+        if let Some(holes) = &mut self.holes {
+            (holes.entries, holes.values) = (cursor.u64()?, cursor.u64()?);
+            holes.repaired = cursor.u64()?;
+            let (low, high) = (cursor.u64()?, cursor.u64()?);
+            holes.from = u128::from(high) << 64 | u128::from(low);
+            reserved -= HOLES_LEN;
+        }
+        let reserved = cursor.bytes(reserved)?;
         // What a feature that may be ignored put there is no concern of a reader.
         let unknown = unbuilt.iter().chain(reserved).any(|byte| *byte != 0);
         if unknown && self.compatible == 0 {
@@ -324,6 +359,7 @@ mod tests {
             compatible: 1 << 63,
             history: 8,
             claim: 11,
+            holes: Some(Holes { entries: 1 << 40, values: 12, repaired: 13, from: 14 << 70 }),
             segments: vec![Listed {
                 id: 1,
                 salt: 2,

@@ -283,6 +283,37 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Fault> {
     Ok(Record { agent, change })
 }
 
+/// What a record is for, as far as its first bytes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    Append,
+    /// It sets or unsets a key.
+    State,
+    /// It takes something away: entries, a life, all lives under a prefix.
+    Erasure,
+    Policy,
+}
+
+/// What the record is for that begins with `bytes`, and its agent's index, below `agents`. `None`: no
+/// record of such a frame begins so.
+pub(crate) fn sort_of(bytes: &[u8], agents: u32) -> Option<(Sort, u32)> {
+    let [_, _, _, _, _, _, _, _, tag, flags, k0, k1, a0, a1, a2, a3, ..] = *bytes else {
+        return None;
+    };
+    let (kind, agent) = (u16::from_le_bytes([k0, k1]), u32::from_le_bytes([a0, a1, a2, a3]));
+    let (sort, known) = match tag {
+        APPEND => (Sort::Append, APPEND_FLAGS),
+        SET | UNSET | KEPT_SET => (Sort::State, 0),
+        TRUNCATE | REDACT | FORGET | FORGET_PREFIX | KEPT_PREFIX => (Sort::Erasure, 0),
+        POLICY => (Sort::Policy, CLEARED),
+        _ => return None,
+    };
+    let of_no_agent = matches!(tag, FORGET_PREFIX | KEPT_PREFIX);
+    let placed = if of_no_agent { agent == NO_AGENT } else { agent < agents };
+    let sound = flags & !known == 0 && (kind == 0 || tag == APPEND);
+    (placed && sound).then_some((sort, agent))
+}
+
 /// Decodes the append that fills `bytes` (with its padding). Its check is not looked at. `None`: it is
 /// another record.
 ///

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::retry_on_intr;
 
+use super::blocks::{allocate, data_from, punch};
 use super::map::Birthmark;
 use super::tasks::Threads;
 use super::{Clock, File, Fs, Io, Lock, Map, Random, journal};
@@ -92,6 +93,15 @@ impl Disk {
         }
         Ok(self.file(file))
     }
+
+    /// Takes the lock of an open file.
+    fn held(&self, file: fs::File) -> io::Result<Box<dyn Lock>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
+            Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
 }
 
 impl Fs for Disk {
@@ -127,12 +137,7 @@ impl Fs for Disk {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let mut new = OpenOptions::new();
-        let file = new.write(true).create(true).truncate(false).mode(self.mode).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { file, owner: self.owner.clone() })),
-            Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        self.held(new.write(true).create(true).truncate(false).mode(self.mode).open(path)?)
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
@@ -146,6 +151,15 @@ impl Fs for Disk {
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(write).open(path)?;
         Ok(self.file(file))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.owner.check()?;
+        fs::remove_dir(dir)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        self.held(fs::File::open(path)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -292,33 +306,6 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Gives an empty file `len` bytes of zero, with blocks of its own.
-fn allocate(file: &fs::File, len: u64) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if len > 0 {
-        use rustix::{
-            fs::{FallocateFlags, fallocate},
-            io::Errno,
-        };
-        match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, len)) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-            done => return Ok(done?),
-        }
-    }
-    fill(file, len)
-}
-
-/// Writes zeros: on a file system that cannot allocate, the one way to have the blocks.
-fn fill(file: &fs::File, len: u64) -> io::Result<()> {
-    const STEP: usize = 256 << 10;
-    static ZEROS: [u8; STEP] = [0; STEP];
-    for offset in (0..len).step_by(STEP) {
-        let rest = usize::try_from(len - offset).unwrap_or(STEP).min(STEP);
-        file.write_all_at(ZEROS.get(..rest).unwrap_or_default(), offset)?;
-    }
-    Ok(())
-}
-
 /// Writes slices whole, by a call that may write less than it was given; answers where they end.
 /// Allocates nothing unless that happens.
 fn write_all(
@@ -376,57 +363,10 @@ fn write_some(file: &fs::File, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<
     Ok(retry_on_intr(|| rustix::io::pwrite(file, buf.map_or(&[][..], |buf| buf), offset))?)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn punch(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
-    use rustix::{
-        fs::{FallocateFlags, fallocate},
-        io::Errno,
-    };
-    if len == 0 {
-        return Ok(());
-    }
-    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match retry_on_intr(|| fallocate(file, mode, offset, len)) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        done => Ok(done?),
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn data_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
-    use rustix::{
-        fs::{SeekFrom, seek},
-        io::Errno,
-    };
-    let start = match seek(file, SeekFrom::Data(offset)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        // A file system that cannot tell: everything may be data.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return whole_from(file, offset),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(start..seek(file, SeekFrom::Hole(start))?))
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn data_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
-    whole_from(file, offset)
-}
-
-fn whole_from(file: &fs::File, offset: u64) -> io::Result<Option<Range<u64>>> {
-    let len = file.metadata()?.len();
-    Ok((offset < len).then_some(offset..len))
-}
-
-/// Only Linux can, in a way that this knows of.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn punch(_file: &fs::File, _offset: u64, _len: u64) -> io::Result<()> {
-    Ok(())
-}
-
 #[cfg(test)]
 #[cfg(not(miri))]
 mod tests {
+    use super::super::blocks::fill;
     use super::*;
 
     fn read(file: &dyn File, offset: u64, len: usize) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! All I/O, time, randomness and background steps of a store, behind handles given at open, so that
 //! a whole store runs on a simulated disk, clock and scheduler, deterministic from a seed.
 
+mod blocks;
 pub(crate) mod disk;
 mod journal;
 pub(crate) mod map;
@@ -73,7 +74,15 @@ pub(crate) trait Fs: Send + Sync {
     /// Opens an existing file, for reading, and for writing too if `write`.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>>;
 
-    /// Renames a file over another, atomically. Durable after `sync_dir`.
+    /// Removes an empty directory. Durable after `sync_dir` of its parent.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock of a lock file that exists, which need not be writable. `NotFound` if
+    /// there is none, `WouldBlock` if another process or handle has the lock.
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+
+    /// Renames a file over another, or a directory to a name that is free or that of an empty
+    /// directory, atomically. Durable after `sync_dir`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a name. Durable after `sync_dir`. The bytes live on while the file is open or mapped.

@@ -1,16 +1,17 @@
 //! What lies in a store's directory, whether or not the manifest lists it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::commit::reserve::{LAST_RESERVE_FILE, RESERVE_FILE};
 use crate::error::{Damage, Error, ErrorKind, Result};
 use crate::format::features;
 use crate::format::header::{HEADER_LEN, Header, HeaderFault};
 use crate::format::manifest::{Manifest, Role};
-use crate::io::Io;
+use crate::io::{File, Io};
 use crate::manifest;
 use crate::recovery::LOCK_FILE;
-use crate::segment::scan::Frames;
+use crate::segment::window::{Window, read_exact};
 use crate::segment::{file_name, parse_file_name};
 
 /// The page that readers will map: nothing writes it yet, and it is no file of somebody else.
@@ -140,28 +141,49 @@ impl Files {
     }
 }
 
-/// The header of a segment file, if it is whole; with the file's bytes.
-pub(crate) fn read_segment(io: &Io, path: &Path) -> Result<(Option<Header>, Vec<u8>)> {
-    let file = io.fs.open(path, false).map_err(|e| Error::io("open", path, e))?;
-    let len = file.len().map_err(|e| Error::io("measure", path, e))?;
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", path, e))?;
+/// Opens a file for reading; `None` if there is none.
+///
+/// # Errors
+/// `Io`: rights and failing media are no damage.
+pub(crate) fn open_file(io: &Io, path: &Path) -> Result<Option<Arc<dyn File>>> {
+    match io.fs.open(path, false) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("open", path, e)),
+    }
+}
+
+/// The header of a segment file of `len` bytes, if it is whole.
+///
+/// # Errors
+/// `Version` if it is whole and needs features that this crate lacks; `Io`.
+pub(crate) fn read_header(file: &dyn File, path: &Path, len: u64) -> Result<Option<Header>> {
+    let mut bytes = [0; HEADER_LEN];
+    if len < HEADER_LEN as u64 {
+        return Ok(None);
+    }
+    read_exact(file, path, &mut bytes, 0)?;
     match Header::decode(&bytes) {
-        Ok(header) => Ok((Some(header), bytes)),
-        // It is intact: who cannot read it must not guess what lies behind it.
+        Ok(header) => Ok(Some(header)),
+        // It is intact: what follows must not be guessed without the features that it names.
         Err(HeaderFault::Features(bits)) => Err(Error::features(path, &features::names(bits))),
-        Err(_) => Ok((None, bytes)),
+        Err(_) => Ok(None),
     }
 }
 
 /// Whether a log segment holds any frame that can be told as one.
 pub(super) fn has_frame(io: &Io, dir: &Path, id: u64) -> Result<bool> {
-    let (header, bytes) = read_segment(io, &dir.join(file_name(id, false)))?;
-    let Some(header) = header else {
-        // Whoever created it did not get its header to the medium whole, or it is rotten: what
-        // lies behind decides, for no frame is written before the header is synced.
-        return Ok(bytes.iter().skip(HEADER_LEN).any(|byte| *byte != 0));
-    };
-    let frames = Frames { bytes: &bytes, salt: header.salt, base: header.base };
-    Ok(frames.headers_behind(HEADER_LEN).next().is_some())
+    let path = dir.join(file_name(id, false));
+    let file = io.fs.open(&path, false).map_err(|e| Error::io("open", &path, e))?;
+    let len = file.len().map_err(|e| Error::io("measure", &path, e))?;
+    let header = read_header(&*file, &path, len)?;
+    let (salt, base) = header.map_or((0, 0), |header| (header.salt, header.base));
+    let mut window = Window::new(file, &path, len, salt, base);
+    let first = HEADER_LEN as u64;
+    if header.is_none() {
+        // Its creation was cut short, or it is rotten. Its bytes decide: no frame is written before
+        // the header is synced.
+        return Ok(window.last_written(first)?.is_some());
+    }
+    Ok(window.next_header(first)?.is_some())
 }

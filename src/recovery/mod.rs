@@ -1,16 +1,21 @@
 //! Opening: from what a store's directory holds to a running engine.
 //!
 //! `tail` tells a torn tail from corruption, `replay` makes footers from frames, `rewrite` moves
-//! what is not proved durable to a fresh segment, `read_only` reads a store as it is, `salvage` reads what is left of a damaged store,
+//! what is not proved durable to a fresh segment, `read_only` reads a store as it is, `salvage` reads
+//! what is left of a damaged one: `gather` finds its files, `walk` goes through those without an index,
 //! and `runs` tells what the runs in it are worth.
 
+pub(crate) mod beside;
 pub(crate) mod files;
+pub(crate) mod findings;
+mod gather;
 pub(crate) mod read_only;
 pub(crate) mod replay;
 mod rewrite;
 mod runs;
 pub(crate) mod salvage;
 mod tail;
+mod walk;
 
 use std::path::Path;
 use std::sync::Arc;

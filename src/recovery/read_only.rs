@@ -18,7 +18,7 @@ use crate::commit::{Engine, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
 use crate::format::footer::{Bound, MAX_NAME};
-use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
+use crate::format::manifest::{Forgotten, Holes, Listed, Manifest, Role};
 use crate::io::Io;
 use crate::manifest;
 use crate::options::Options;
@@ -39,12 +39,16 @@ const BETWEEN: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// `NotAStore`, `Version`, `Damaged`, `StaleManifest`, `Io`. Nothing was changed.
-pub(crate) fn open(io: Io, dir: &Path, options: &Options) -> Result<(Arc<Engine>, RecoveryReport)> {
+pub(crate) fn open(
+    io: Io,
+    dir: &Path,
+    options: &Options,
+) -> Result<(Arc<Engine>, RecoveryReport, Option<Holes>)> {
     let (mut looks, mut same, mut last) = (0, 0, None);
     loop {
         let manifest = find(&io, dir)?;
         let error = match (Reading { io: &io, dir, options, manifest: &manifest }).open() {
-            Ok(opened) => return Ok(opened),
+            Ok((engine, report)) => return Ok((engine, report, manifest.holes)),
             Err(error) => error,
         };
         looks += 1;

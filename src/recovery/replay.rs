@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::part::Spot;
+use crate::catalog::part::{Pushed, Spot};
 use crate::catalog::version::{Applied, Place, Version};
 use crate::catalog::{dead, hash_name};
 use crate::commit::seal::{AgentAtEnd, Contents};
-use crate::format::Fault;
+use crate::format::frame::FrameAgent;
 use crate::format::head::Head;
-use crate::format::record::{Append, Change};
+use crate::format::record::{Append, Change, Sort};
+use crate::format::{Fault, len32};
+use crate::recovery::walk::{Met, Part};
 use crate::segment::Segment;
-use crate::segment::scan::Frame;
+use crate::segment::pieces::{Lost, Piece};
+use crate::segment::scan::{Frame, Placed};
 
 /// The agents of one segment, frame by frame.
 pub(crate) struct Replay {
@@ -54,38 +57,117 @@ impl Replay {
         self.frames += 1;
         self.bytes = self.bytes.saturating_add(frame.header.len() as u64);
         self.record_bytes = self.record_bytes.saturating_add(frame.body.len() as u64);
-        let names: Vec<Arc<str>> = frame.agents.iter().map(|a| Arc::from(a.name)).collect();
-        for (agent, name) in frame.agents.iter().zip(&names) {
+        let names = self.meet(&frame.agents);
+        for (ordinal, placed) in frame.records().enumerate() {
+            self.record(frame.header.lsn, ordinal, &placed?, &names)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the agents of a frame as they are before it; gives their names.
+    fn meet(&mut self, agents: &[FrameAgent<'_>]) -> Vec<Arc<str>> {
+        let names: Vec<Arc<str>> = agents.iter().map(|a| Arc::from(a.name)).collect();
+        for (agent, name) in agents.iter().zip(&names) {
             let version =
                 self.agents.entry(Arc::clone(name)).or_insert_with(|| Version::at_rest(agent.head));
             if version.head != agent.head {
                 version.catch_up(&agent.head, &self.segment);
             }
         }
-        let lsn = frame.header.lsn;
-        for (ordinal, placed) in frame.records().enumerate() {
-            let placed = placed?;
-            let adds = matches!(placed.record.change, Change::Append(_) | Change::Policy(_));
-            self.kills |= !adds;
-            match placed.record.change {
-                Change::ForgetPrefix { prefix } => self.prefixes.push((lsn, prefix.into())),
-                Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
-                _ => {}
+        names
+    }
+
+    /// Applies a record of a frame.
+    fn record(
+        &mut self,
+        lsn: u64,
+        ordinal: usize,
+        placed: &Placed<'_>,
+        names: &[Arc<str>],
+    ) -> Result<(), Fault> {
+        let adds = matches!(placed.record.change, Change::Append(_) | Change::Policy(_));
+        self.kills |= !adds;
+        match placed.record.change {
+            Change::ForgetPrefix { prefix } => self.prefixes.push((lsn, prefix.into())),
+            Change::KeptPrefix { lsn, prefix } => self.prefixes.push((lsn, prefix.into())),
+            _ => {}
+        }
+        match placed.record.change {
+            Change::Append(Append { expires: Some(date), .. }) => {
+                self.segment.note_expiry(date);
             }
-            match placed.record.change {
-                Change::Append(Append { expires: Some(date), .. }) => {
-                    self.segment.note_expiry(date);
+            Change::Policy(_) => self.segment.note_policy(),
+            _ => {}
+        }
+        let Some(change) = Applied::of(&placed.record.change) else { return Ok(()) };
+        let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);
+        let name = names.get(index).ok_or(Fault("a record is of no agent of its frame"))?;
+        self.change(name, &change, lsn, ordinal, placed.offset);
+        Ok(())
+    }
+
+    /// Applies a change to an agent. Its record lies at `offset`.
+    fn change(
+        &mut self,
+        name: &str,
+        change: &Applied<'_>,
+        lsn: u64,
+        ordinal: usize,
+        offset: usize,
+    ) {
+        let Some(version) = self.agents.get_mut(name) else { return };
+        let (spot, ordinal) = (Spot::at(offset as u64), ordinal as u64);
+        self.hidden += dead::hidden_by(version, change, self.segment.id);
+        version.apply(change, &Place { segment: &self.segment, spot, lsn, ordinal });
+    }
+
+    /// Applies what a salvage meets.
+    pub(super) fn take(&mut self, met: &Met<'_>) -> Result<(), Fault> {
+        match met {
+            Met::Frame(frame) => self.apply(frame),
+            Met::Part(part) => self.apply_part(part),
+        }
+    }
+
+    /// Applies what is whole of a frame. A lost entry keeps its seq, and a key whose change is lost
+    /// answers `Damaged` rather than with an older value.
+    ///
+    /// After damage that does not say whose entries it hit, the seqs of those in the rest of the frame
+    /// are not known. They count as lost, and the next frame of the agent says how many there were.
+    fn apply_part(&mut self, part: &Part<'_>) -> Result<(), Fault> {
+        let header = &part.header;
+        self.frames += 1;
+        self.bytes = self.bytes.saturating_add(header.len() as u64);
+        self.record_bytes = self.record_bytes.saturating_add(header.body_len as u64);
+        let names = self.meet(&part.agents);
+        let name_of = |agent: u32| usize::try_from(agent).ok().and_then(|agent| names.get(agent));
+        let lost_entry = Applied::Append(Pushed { lost: true, ..Pushed::default() }, false);
+        let mut unsure = false;
+        for (ordinal, piece) in part.pieces.iter().enumerate() {
+            match piece {
+                Piece::Whole(placed) => match (unsure, &placed.record.change) {
+                    (true, Change::Append(_)) => {
+                        if let Some(name) = name_of(placed.record.agent) {
+                            self.change(name, &lost_entry, header.lsn, ordinal, placed.offset);
+                        }
+                    }
+                    _ => self.record(header.lsn, ordinal, placed, &names)?,
+                },
+                Piece::Lost(Lost { offset, len, was: Some((sort, agent)), text }) => {
+                    let change = match (sort, text.as_deref()) {
+                        (Sort::Append, _) => Some(lost_entry),
+                        (Sort::State, Some(key)) => {
+                            Some(Applied::Set { key, len: len32(*len), revision: None })
+                        }
+                        _ => None,
+                    };
+                    if let (Some(change), Some(name)) = (change, name_of(*agent)) {
+                        self.change(name, &change, header.lsn, ordinal, *offset);
+                    }
+                    self.kills |= *sort != Sort::Append;
                 }
-                Change::Policy(_) => self.segment.note_policy(),
-                _ => {}
+                Piece::Lost(Lost { was: None, .. }) | Piece::Hole(_) => unsure = true,
             }
-            let Some(change) = Applied::of(&placed.record.change) else { continue };
-            let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);
-            let name = names.get(index).ok_or(Fault("a record is of no agent of its frame"))?;
-            let Some(version) = self.agents.get_mut(name) else { continue };
-            let (spot, ordinal) = (Spot::at(placed.offset as u64), ordinal as u64);
-            self.hidden += dead::hidden_by(version, &change, self.segment.id);
-            version.apply(&change, &Place { segment: &self.segment, spot, lsn, ordinal });
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::commit::seal::Run;
 use crate::error::Damage;
 use crate::format::footer;
+use crate::recovery::gather::Found;
 use crate::recovery::replay::Replay;
-use crate::recovery::salvage::Found;
 use crate::segment::writer::FIRST_FRAME;
 use crate::segment::{Names, Segment, names_within};
 

@@ -1,8 +1,10 @@
 //! Salvage: opening read-only whatever can be read. Segments without a sound footer get one in
-//! memory, made from their whole frames; nothing on disk is changed and no lock is taken.
+//! memory, made from their whole records; nothing on disk is changed and no lock is taken. A store that
+//! a process writes meanwhile is looked at again when its manifest has moved.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::catalog::{Catalog, name_seed};
 use crate::commit::clock::{Recorded, StoreTime};
@@ -11,29 +13,37 @@ use crate::commit::order::Order;
 use crate::commit::seal::{Contents, Run, build_footer};
 use crate::commit::{Engine, Opened};
 use crate::error::{Damage, Error, ErrorKind, Result};
-use crate::format::Fault;
 use crate::format::footer::{Bound, MAX_NAME};
-use crate::format::header::{Header, Layout};
-use crate::format::manifest::{Forgotten, Listed, Manifest, Role};
-use crate::io::Io;
+use crate::format::frame::Link;
+use crate::format::manifest::{Forgotten, Manifest, Role};
+use crate::io::{File, Io};
 use crate::manifest;
 use crate::options::Options;
-use crate::recovery::RecoveryReport;
-use crate::recovery::files::{Files, read_segment};
+use crate::recovery::files::Files;
+use crate::recovery::findings::Findings;
+use crate::recovery::gather::Found;
 use crate::recovery::replay::Replay;
 use crate::recovery::runs::{self, BrokenRun};
-use crate::segment::scan::{Frame, Frames};
+use crate::recovery::walk::Extent;
+use crate::segment::Segment;
+use crate::segment::window::Window;
 use crate::segment::writer::{FIRST_FRAME, LogFile};
-use crate::segment::{Segment, file_name};
-use crate::types::Lsn;
 
-/// What is kept of a sealed segment whose footer is sound.
+/// How often a store is looked at that a process writes meanwhile.
+const ATTEMPTS: u32 = 16;
+/// The longest pause between two attempts; the first is a millisecond.
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
+/// Records in which a wrong byte is searched for; a header counts for several. Each takes up to 20 ms.
+const TRIES: u32 = 256;
+
+/// What of the files is read by the opening itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// Every record that is whole; the others answer `Damaged` when they are read.
-    Records,
-    /// Whole frames only, so that no batch is kept in part.
-    Frames,
+pub(crate) enum Probe {
+    /// Indices, and the frames of segments that have none.
+    Indices,
+    /// All frames too, so that a failing medium is an error of the opening and not a signal of a map
+    /// later.
+    Everything,
 }
 
 /// Opens what can be read of the store in `dir`.
@@ -41,96 +51,56 @@ pub(crate) fn open(
     io: Io,
     dir: &Path,
     options: &Options,
-    keep: Keep,
-) -> Result<(Arc<Engine>, RecoveryReport)> {
-    let files = Files::look(&io, dir)?;
-    if files.is_nothing() {
-        let message = format!("{} is not a store: there is nothing to salvage", dir.display());
-        return Err(Error::new(ErrorKind::NotAStore, message));
-    }
-    let mut salvage = Salvage {
-        io: &io,
-        dir,
-        options,
-        keep,
-        manifest: None,
-        version: None,
-        report: RecoveryReport::default(),
-        loose: false,
-        seen_to: 0,
-        forgotten: Vec::new(),
-        store: 0,
-    };
-    salvage.read_manifest()?;
-    salvage.loose = salvage.manifest.as_ref().is_none_or(|m| files.lacks_listed(m));
-    let segments = salvage.gather(&files)?;
-    let mut sealed = salvage.index_all(segments)?;
-    let Some(first) = sealed.first() else {
-        if let Some(error) = salvage.version {
-            return Err(error);
+    probe: Probe,
+) -> Result<(Arc<Engine>, Findings)> {
+    let mut before = None;
+    let mut pause = Duration::from_millis(1);
+    for _ in 0..ATTEMPTS {
+        let mut salvage = Salvage::new(&io, dir, options, probe);
+        let sealed = salvage.attempt()?;
+        if salvage.is_settled(before.as_deref())? {
+            return salvage.start(sealed);
         }
-        let mut damage = Damage::new(dir, 0, "no segment can be read");
-        damage.agents.clear();
-        return Err(Error::damaged(damage));
-    };
-    let file = LogFile::reopen(&io, Arc::clone(first), false)?;
-    let order = Order::new(file, FIRST_FRAME);
-    let log = Log::new(u64::MAX);
-    // Without a manifest nothing says how late it was: the clock is believed.
-    let unknown = || Manifest { time: io.clock.now(), ..Manifest::default() };
-    let manifest = salvage.manifest.take().unwrap_or_else(unknown);
-    let mut forgotten = manifest.forgotten;
-    forgotten.append(&mut salvage.forgotten);
-    forgotten.sort_by_key(|line| line.lsn);
-    let catalog = Catalog::new(salvage.store, options.resident_bytes, forgotten);
-    catalog.install(|set, generation| {
-        sealed.iter().for_each(|segment| segment.set_sealed_at(generation));
-        set.append(&mut sealed);
-    });
-    let (report, store) = (salvage.report, salvage.store);
-    let recorded = Recorded { time: manifest.time, claim: manifest.claim };
-    let engine = Engine::start(Opened {
-        dir: dir.to_owned(),
-        store,
-        incarnation: manifest.incarnation,
-        history: manifest.history,
-        options: options.clone().salvage(true),
-        catalog,
-        past_defaults: manifest.defaults,
-        writing: None,
-        order,
-        log,
-        time: StoreTime::new(recorded, io.clock.now(), io.clock.monotonic()),
-        io,
-    });
-    Ok((engine, report))
+        before = Some(std::mem::take(&mut salvage.found.report.damage));
+        // What was mapped keeps the room of files that are gone.
+        drop((sealed, salvage));
+        io.pause(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    let message = format!(
+        "the store in {} is written faster than it can be looked at: try again, or read it in the \
+         process that has it open",
+        dir.display()
+    );
+    Err(Error::new(ErrorKind::InUse, message))
 }
 
-struct Salvage<'a> {
-    io: &'a Io,
-    dir: &'a Path,
-    options: &'a Options,
-    keep: Keep,
-    manifest: Option<Manifest>,
+pub(super) struct Salvage<'a> {
+    pub(super) io: &'a Io,
+    pub(super) dir: &'a Path,
+    pub(super) options: &'a Options,
+    pub(super) probe: Probe,
+    pub(super) manifest: Option<Manifest>,
     /// The manifest says that it is of another version, which no checksum covers: it counts only if
     /// no segment is of this one.
     version: Option<Error>,
-    report: RecoveryReport,
+    pub(super) found: Findings,
     /// No manifest tells which segments count: there is none, or one that lists what is missing.
-    loose: bool,
+    pub(super) loose: bool,
+    /// Something was there a moment ago and is gone, or came meanwhile: a process writes the store.
+    pub(super) moved: bool,
     /// Frames of the log below this lsn have been taken from another segment: a recovery that was
     /// cut short leaves some twice.
     seen_to: u64,
     forgotten: Vec<Forgotten>,
-    store: u128,
-}
-
-/// A segment file that seems to be of the store.
-pub(super) struct Found {
-    pub(super) listed: Listed,
-    /// Whether the manifest vouches for the line.
-    pub(super) vouched: bool,
-    pub(super) bytes: Vec<u8>,
+    pub(super) store: u128,
+    pub(super) tries: u32,
+    /// Every byte of the log below this lsn was on stable storage: the manifest or a frame says so.
+    pub(super) proven: u64,
+    /// The log is torn before what is read now.
+    pub(super) torn: bool,
+    /// A file of the store: the engine wants one though nothing is written.
+    pub(super) anchor: Option<(Arc<Segment>, Arc<dyn File>)>,
 }
 
 /// What became of a file that was looked at.
@@ -140,41 +110,144 @@ enum Indexed {
     Broken(Box<BrokenRun>),
 }
 
-impl Found {
-    /// The bytes up to the end of the data, if that is known.
-    fn up_to(&self, end: Option<u64>) -> &[u8] {
-        let len = self.bytes.len();
-        let end = end.map_or(len, |end| usize::try_from(end).unwrap_or(len));
-        self.bytes.get(..end.min(len)).unwrap_or_default()
-    }
-
-    fn has_frame(&self) -> bool {
-        let Listed { salt, base, .. } = self.listed;
-        let frames = Frames { bytes: &self.bytes, salt, base };
-        frames.headers_behind(usize::try_from(FIRST_FRAME).unwrap_or(0)).next().is_some()
-    }
+/// What the log says of one of its segments.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    /// It had no frame when it was first looked at, and neither had a later one.
+    blank: bool,
+    /// The offset at which the next segment says that its frames end.
+    linked: Option<u64>,
 }
 
-impl Salvage<'_> {
-    fn damage(&mut self, path: &Path, offset: u64, reason: &str) {
-        self.report.damage.push(Damage::new(path, offset, reason));
+impl<'a> Salvage<'a> {
+    fn new(io: &'a Io, dir: &'a Path, options: &'a Options, probe: Probe) -> Self {
+        Salvage {
+            io,
+            dir,
+            options,
+            probe,
+            manifest: None,
+            version: None,
+            found: Findings::default(),
+            loose: false,
+            moved: false,
+            seen_to: 0,
+            forgotten: Vec::new(),
+            store: 0,
+            tries: TRIES,
+            proven: 0,
+            torn: false,
+            anchor: None,
+        }
+    }
+
+    /// Reads what there is.
+    fn attempt(&mut self) -> Result<Vec<Arc<Segment>>> {
+        let dir = self.dir;
+        let files = Files::look(self.io, dir)?;
+        if files.is_nothing() {
+            return Err(nothing(dir));
+        }
+        self.read_manifest()?;
+        let found = self.gather(&files)?;
+        self.index_all(found)
+    }
+
+    /// Whether what was read is of one moment. Without damage it is: what the manifest listed was
+    /// there, and stays readable. Damage may be what a writer did meanwhile.
+    fn is_settled(&self, before: Option<&[Damage]>) -> Result<bool> {
+        let damage = &self.found.report.damage;
+        if damage.is_empty() && !self.moved {
+            return Ok(true);
+        }
+        let now = match manifest::read(self.io, self.dir) {
+            Ok(now) => now,
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            // It was damaged before, or it is now: then the next attempt finds it so.
+            Err(_) => None,
+        };
+        let mark = |m: &Manifest| (m.store, m.incarnation, m.generation);
+        let same = now.as_ref().map(mark) == self.manifest.as_ref().map(mark);
+        // What is damaged in the same places twice is damaged.
+        Ok((same && !self.moved) || before.is_some_and(|before| before == damage))
+    }
+
+    /// Starts an engine over the segments.
+    fn start(mut self, mut sealed: Vec<Arc<Segment>>) -> Result<(Arc<Engine>, Findings)> {
+        let (io, options) = (self.io.clone(), self.options);
+        if sealed.is_empty() {
+            self.check_empty()?;
+        }
+        let Some((segment, file)) = self.anchor.take() else {
+            return Err(Error::damaged(Damage::new(self.dir, 0, "no segment can be read")));
+        };
+        let order = Order::new(LogFile::of(segment, file), FIRST_FRAME);
+        // Without a manifest nothing says how late it was: the clock is believed.
+        let unknown = || Manifest { time: io.clock.now(), ..Manifest::default() };
+        let manifest = self.manifest.take().unwrap_or_else(unknown);
+        self.found.holes = manifest.holes;
+        let mut forgotten = manifest.forgotten;
+        forgotten.append(&mut self.forgotten);
+        forgotten.sort_by_key(|line| line.lsn);
+        let catalog = Catalog::new(self.store, options.resident_bytes, forgotten);
+        catalog.install(|set, generation| {
+            sealed.iter().for_each(|segment| segment.set_sealed_at(generation));
+            set.append(&mut sealed);
+        });
+        let recorded = Recorded { time: manifest.time, claim: manifest.claim };
+        let engine = Engine::start(Opened {
+            dir: self.dir.to_owned(),
+            store: self.store,
+            incarnation: manifest.incarnation,
+            history: manifest.history,
+            options: options.clone().salvage(true),
+            catalog,
+            past_defaults: manifest.defaults,
+            writing: None,
+            order,
+            log: Log::new(u64::MAX),
+            time: StoreTime::new(recorded, io.clock.now(), io.clock.monotonic()),
+            io,
+        });
+        Ok((engine, self.found))
+    }
+
+    /// A store in which nothing is, is empty if its manifest says so; without one it was not made.
+    fn check_empty(&self) -> Result<()> {
+        if let Some(error) = &self.version {
+            return Err(error.clone());
+        }
+        let report = &self.found.report;
+        match &self.manifest {
+            Some(_) if report.damage.is_empty() => Ok(()),
+            None if report.damage.len() == 1 && report.bytes_cut == 0 => Err(nothing(self.dir)),
+            _ => Err(Error::damaged(Damage::new(self.dir, 0, "no segment can be read"))),
+        }
     }
 
     fn read_manifest(&mut self) -> Result<()> {
+        let path = self.dir.join(manifest::NAME);
         match manifest::read(self.io, self.dir) {
             Ok(Some(manifest)) => {
                 self.store = manifest.store;
+                self.proven = manifest.durable.max(manifest.clean_end);
                 self.manifest = Some(manifest);
             }
-            Ok(None) => self.damage(&self.dir.join(manifest::NAME), 0, "the manifest is missing"),
+            Ok(None) => {
+                self.found.any_agent = true;
+                self.found.damage(&path, 0, "the manifest is missing");
+            }
             Err(error) => match error.damage() {
-                Some(damage) => self.report.damage.push(damage.clone()),
+                Some(damage) => {
+                    self.found.any_agent = true;
+                    self.found.add(damage.clone());
+                }
                 // A feature word is under the check, other than the version: it is not to be guessed
                 // what the store is without it.
                 None if manifest::needs_features(self.io, self.dir)? => return Err(error),
                 None if error.kind() == ErrorKind::Version => {
-                    let path = self.dir.join(manifest::NAME);
-                    self.damage(&path, 0, "the manifest says that it is of another version");
+                    self.found.any_agent = true;
+                    self.found.damage(&path, 0, "the manifest says that it is of another version");
                     self.version = Some(error);
                 }
                 None => return Err(error),
@@ -183,113 +256,23 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Finds the segment files to read, in whatever state.
-    fn gather(&mut self, files: &Files) -> Result<Vec<Found>> {
-        let mut found = Vec::new();
-        for (id, run) in &files.segments {
-            let path = self.dir.join(file_name(*id, *run));
-            let line = self.line(*id).filter(|line| line.run == *run);
-            if *run && line.is_none() && !self.loose {
-                // A compaction that was cut short left it.
-                continue;
-            }
-            let dropped = self.manifest.as_ref().is_some_and(|m| m.obsolete.contains(id));
-            if dropped || line.is_some_and(|line| line.role == Role::Draft) {
-                continue;
-            }
-            let (header, bytes) = match read_segment(self.io, &path) {
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::Version => return Err(error),
-                Err(error) => {
-                    self.damage(&path, 0, &error.to_string());
-                    continue;
-                }
-            };
-            let listed = self.recognise(&path, line, header, &bytes);
-            if let Some(listed) = listed {
-                if (listed.id, listed.run) != (*id, *run) {
-                    self.damage(&path, 0, "the file is another segment than its name says");
-                    continue;
-                }
-                found.push(Found { listed, vouched: line.is_some(), bytes });
-            }
-        }
-        let lines = self.manifest.iter().flat_map(|m| m.segments.clone()).collect::<Vec<_>>();
-        for line in lines.iter().filter(|line| line.role != Role::Draft) {
-            if !files.segments.contains(&(line.id, line.run)) {
-                let path = self.dir.join(file_name(line.id, line.run));
-                self.damage(&path, 0, "the segment is missing");
-            }
-        }
-        Ok(found)
-    }
-
-    fn line(&self, id: u64) -> Option<Listed> {
-        self.manifest.as_ref()?.segments.iter().find(|line| line.id == id).copied()
-    }
-
-    /// What the manifest or, failing that, the file itself says that it is.
-    fn recognise(
-        &mut self,
-        path: &Path,
-        line: Option<Listed>,
-        header: Option<Header>,
-        bytes: &[u8],
-    ) -> Option<Listed> {
-        let len = bytes.len() as u64;
-        let Some(header) = header else {
-            self.damage(path, 0, "the segment's header is damaged");
-            return line.map(|line| Listed { capacity: len, ..line });
-        };
-        if self.store == 0 {
-            self.store = header.store;
-        }
-        if header.store != self.store {
-            self.damage(path, 0, "the segment is of another store");
-            return None;
-        }
-        let told = Listed {
-            id: header.id,
-            salt: header.salt,
-            role: Role::Spare,
-            run: header.layout == Layout::Run,
-            base: header.base,
-            capacity: header.capacity,
-            data_end: 0,
-            footer_check: 0,
-            dead: 0,
-            dead_since: 0,
-        };
-        let listed = line.unwrap_or(told);
-        if (listed.salt, listed.base) != (told.salt, told.base) {
-            self.damage(path, 0, "the file is another segment than the manifest means");
-            return None;
-        }
-        if len != listed.capacity {
-            let reason = format!("the segment is {len} bytes long and not {}", listed.capacity);
-            self.damage(path, len.min(listed.capacity), &reason);
-        }
-        Some(Listed { capacity: len, ..listed })
-    }
-
-    /// Maps the segments and sees to their footers. Gives them in the order of their lsns.
+    /// Sees to the footers of the segments. Gives them in the order of their lsns.
     fn index_all(&mut self, mut segments: Vec<Found>) -> Result<Vec<Arc<Segment>>> {
         segments.sort_by_key(|found| (found.listed.base, found.listed.id));
-        // Spares may lie behind it, which hold nothing.
-        let last = segments.iter().rposition(|found| !found.listed.run && found.has_frame());
+        let ends = self.look_at_ends(&segments)?;
         let listed = self.manifest.iter().flat_map(|manifest| manifest.segments.iter().copied());
         let logs = segments.iter().map(|found| found.listed).chain(listed).filter(|l| !l.run);
         let logs: Vec<u64> = logs.map(|log| log.base).collect();
         let (mut sealed, mut broken) = (Vec::new(), Vec::new());
-        for (index, found) in segments.into_iter().enumerate() {
-            match self.index(found, last.is_none_or(|last| index >= last))? {
+        for (found, ends) in segments.into_iter().zip(ends) {
+            match self.index(found, ends)? {
                 Indexed::Ready(segment) => sealed.extend(segment),
                 Indexed::Broken(run) => broken.push(run),
             }
         }
         let whole: Vec<Arc<Segment>> = sealed.clone();
         for run in broken {
-            sealed.extend(self.rebuild(run, &whole, &logs)?);
+            sealed.extend(self.rebuild(*run, &whole, &logs)?);
         }
         if self.loose {
             runs::hide_leftovers(&sealed);
@@ -298,13 +281,49 @@ impl Salvage<'_> {
         Ok(sealed)
     }
 
-    /// Maps a segment and sees to its footer.
-    fn index(&mut self, found: Found, last: bool) -> Result<Indexed> {
+    /// Looks, from the end of the log on, which segments hold frames, and where their first frames say
+    /// that the segments before them end. In this order: a writer may go on meanwhile, and a segment
+    /// that was left when it was looked at is whole when it is read.
+    fn look_at_ends(&mut self, segments: &[Found]) -> Result<Vec<Ends>> {
+        let mut ends = vec![Ends::default(); segments.len()];
+        let mut links: Vec<Link> = Vec::new();
+        let mut met_frame = false;
+        for (found, ends) in segments.iter().zip(&mut ends).rev() {
+            if found.listed.run {
+                continue;
+            }
+            if found.vouched && found.listed.role == Role::Sealed {
+                met_frame = true;
+                continue;
+            }
+            let link = links.iter().find(|link| link.id == found.listed.id);
+            let base = found.listed.base;
+            ends.linked = link.and_then(|link| link.end.checked_sub(base));
+            let Some(mut window) = self.window(found, found.listed.capacity)? else { continue };
+            links.extend(window.header(FIRST_FRAME)?.and_then(|header| header.link));
+            let has_frame = self.read_evidence(&mut window)?;
+            ends.blank = !met_frame && !has_frame;
+            met_frame |= has_frame;
+        }
+        Ok(ends)
+    }
+
+    /// Reads what the frame headers of a segment prove to have been on stable storage; true if there is
+    /// one.
+    fn read_evidence(&mut self, window: &mut Window) -> Result<bool> {
+        let (mut at, mut has_frame) = (FIRST_FRAME, false);
+        while let Some((found, header)) = window.next_header(at)? {
+            has_frame = true;
+            self.proven = self.proven.max(header.durable);
+            at = found.saturating_add(header.len() as u64);
+        }
+        Ok(has_frame)
+    }
+
+    /// Sees to the footer of a segment.
+    fn index(&mut self, found: Found, ends: Ends) -> Result<Indexed> {
         let listed = found.listed;
-        let path = self.dir.join(file_name(listed.id, listed.run));
-        let file = self.io.fs.open(&path, false).map_err(|e| Error::io("open", &path, e))?;
-        let map = file.map(listed.capacity).map_err(|e| Error::io("map", &path, e))?;
-        let segment = Arc::new(Segment::assemble(path, map, &listed, self.options.verify));
+        let segment = Arc::clone(&found.segment);
         let is_sealed = found.vouched && listed.role == Role::Sealed;
         let check = is_sealed.then_some(listed.footer_check);
         // Only a footer that the manifest vouches for, or that there is no manifest to ask about,
@@ -321,13 +340,16 @@ impl Salvage<'_> {
         if let Some(trailer) = segment.trailer().filter(|_| !sound) {
             fault = Some(Damage::new(segment.path(), trailer.footer_at, "the footer is damaged"));
         }
-        if sound && listed.run {
-            return self.take_run(segment, &found).map(Indexed::Ready);
-        }
-        let fresh = self.keep == Keep::Records && segment.base >= self.seen_to.saturating_sub(4096);
-        if sound && fresh {
+        // A run is no batch of the log. A log segment of lsns that were taken from another one already
+        // is read frame by frame.
+        if sound && (listed.run || segment.base >= self.seen_to.saturating_sub(4096)) {
             self.take_prefixes(&segment);
-            self.seen_to = self.seen_to.max(segment.end_lsn());
+            if self.probe == Probe::Everything {
+                self.check_frames(&found)?;
+            }
+            if !listed.run {
+                self.seen_to = self.seen_to.max(segment.end_lsn());
+            }
             return Ok(Indexed::Ready(Some(segment)));
         }
         let known_end = segment.trailer().map(|trailer| trailer.facts.data_end);
@@ -335,9 +357,10 @@ impl Salvage<'_> {
         let known = runs::told(&segment);
         // The segment that lost its footer in memory is mapped anew, to be given another.
         let segment = if segment.trailer().is_some() {
-            let map = file.map(listed.capacity).map_err(|e| Error::io("map", self.dir, e))?;
-            let path = segment.path().to_owned();
-            Arc::new(Segment::assemble(path, map, &listed, self.options.verify))
+            match self.map(&found)? {
+                Some(segment) => segment,
+                None => return Ok(Indexed::Ready(None)),
+            }
         } else {
             segment
         };
@@ -345,43 +368,38 @@ impl Salvage<'_> {
             let broken = BrokenRun { segment, found, known, end, fault };
             return Ok(Indexed::Broken(Box::new(broken)));
         }
-        if is_sealed || known_end.is_some() {
-            self.report.damage.extend(fault);
+        if (is_sealed || known_end.is_some())
+            && let Some(fault) = fault
+        {
+            self.found.add(fault);
         }
-        let torn_may_be = last && end.is_none();
-        self.scan(&segment, found.up_to(end), torn_may_be).map(Indexed::Ready)
-    }
-
-    /// A run whose footer is sound keeps it: its frames are no batches, that would be kept whole or
-    /// not at all. What is not whole answers `Damaged` when it is read.
-    fn take_run(&mut self, segment: Arc<Segment>, found: &Found) -> Result<Option<Arc<Segment>>> {
-        self.take_prefixes(&segment);
-        if self.keep == Keep::Frames {
-            let end = segment.trailer().map(|trailer| trailer.facts.data_end);
-            self.walk(&segment, found.up_to(end), false, &mut |_| Ok(()));
-        }
-        Ok(Some(segment))
+        self.scan(&segment, &found, end, ends).map(Indexed::Ready)
     }
 
     /// Gives a run without a sound footer another one, unless what it was to stand for is there.
     fn rebuild(
         &mut self,
-        run: Box<BrokenRun>,
+        run: BrokenRun,
         whole: &[Arc<Segment>],
         logs: &[u64],
     ) -> Result<Option<Arc<Segment>>> {
         let segment = &run.segment;
         if !run.found.vouched && runs::is_unfinished(segment, whole) {
             let reason = "the run was not finished: what it was to be made from is read instead";
-            self.damage(segment.path(), 0, reason);
+            self.found.damage(segment.path(), 0, reason);
             return Ok(None);
         }
-        if self.manifest.is_some() || run.end.is_some() || run.found.has_frame() {
-            self.report.damage.extend(run.fault.clone());
+        let end = run.end.unwrap_or(segment.capacity);
+        let Some(mut window) = self.window(&run.found, end)? else { return Ok(None) };
+        let said = self.manifest.is_some() || run.end.is_some();
+        if let Some(fault) = run.fault.clone()
+            && (said || window.next_header(FIRST_FRAME)?.is_some())
+        {
+            self.found.add(fault);
         }
         let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
-        let bytes = run.found.up_to(run.end);
-        let end = self.walk(segment, bytes, run.end.is_none(), &mut |frame| replay.apply(frame));
+        let extent = Extent { torn_may_be: run.end.is_none(), linked: false };
+        let end = self.walk(segment, &mut window, extent, &mut |met| replay.take(&met))?;
         if replay.is_empty() {
             return Ok(None);
         }
@@ -399,115 +417,52 @@ impl Salvage<'_> {
         }
     }
 
-    /// Builds the footer of a log segment from its whole frames.
+    /// Builds the footer of a log segment from its whole records. `end`: where its data end, if that is
+    /// known.
     fn scan(
         &mut self,
         segment: &Arc<Segment>,
-        bytes: &[u8],
-        torn_may_be: bool,
+        found: &Found,
+        end: Option<u64>,
+        ends: Ends,
     ) -> Result<Option<Arc<Segment>>> {
         let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
         let seen_to = self.seen_to;
-        let end = self.walk(segment, bytes, torn_may_be, &mut |frame| {
-            if frame.header.lsn < seen_to { Ok(()) } else { replay.apply(frame) }
-        });
-        self.report.frames_kept += replay.frames;
-        self.report.bytes_kept += replay.bytes;
-        self.seen_to = self.seen_to.max(segment.base.saturating_add(end as u64));
+        let linked = end.is_none() && ends.linked.is_some();
+        let capacity = segment.capacity;
+        let to = end.or(ends.linked).map_or(capacity, |end| end.min(capacity));
+        let Some(mut window) = self.window(found, to)? else { return Ok(None) };
+        if self.torn && end.is_none() {
+            self.cut(&mut window, FIRST_FRAME)?;
+            return Ok(None);
+        }
+        let extent = Extent { torn_may_be: end.is_none(), linked };
+        let mut met_frame = false;
+        let end = self.walk(segment, &mut window, extent, &mut |met| {
+            met_frame = true;
+            if met.header().lsn < seen_to { Ok(()) } else { replay.take(&met) }
+        })?;
+        if ends.blank && met_frame {
+            // The log went on into it, and what was read before it may be older than that.
+            self.moved = true;
+        }
+        self.found.report.frames_kept += replay.frames;
+        self.found.report.bytes_kept += replay.bytes;
+        self.seen_to = self.seen_to.max(segment.base.saturating_add(end));
         if replay.is_empty() {
             return Ok(None);
         }
         self.adopt(segment, replay, end, None).map(Some)
     }
 
-    /// Goes through the whole frames of a segment, and reports what is not whole; gives where the
-    /// last of them ends. What lies behind it is torn, if it may be; of a run it is then its footer.
-    fn walk(
-        &mut self,
-        segment: &Segment,
-        bytes: &[u8],
-        torn_may_be: bool,
-        each: &mut dyn FnMut(&Frame<'_>) -> std::result::Result<(), Fault>,
-    ) -> usize {
-        let frames = Frames { bytes, salt: segment.salt, base: segment.base };
-        let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
-        let mut end = at;
-        // What the manifest knows to have been on stable storage cannot have been torn.
-        let proven = self.manifest.as_ref().map_or(0, |manifest| manifest.durable);
-        let torn_from = if segment.run { 0 } else { proven };
-        while at < bytes.len() {
-            let reason = match frames.frame(at) {
-                Ok(frame) => {
-                    at = at.saturating_add(frame.header.len());
-                    end = at;
-                    if let Err(Fault(reason)) = each(&frame) {
-                        self.lost(&frames, segment, frame.offset, at, reason);
-                    }
-                    continue;
-                }
-                Err(Fault(reason)) => reason,
-            };
-            if let Some((next, _)) = frames.headers_behind(at.saturating_add(8)).next() {
-                self.lost(&frames, segment, at, next, reason);
-                at = next;
-                continue;
-            }
-            let written = bytes.get(at..).unwrap_or_default();
-            let Some(behind) = written.iter().rposition(|byte| *byte != 0) else { break };
-            let torn = torn_may_be && segment.base.saturating_add(at as u64) >= torn_from;
-            if !torn || (segment.run && frames.header(at).is_ok()) {
-                self.lost(&frames, segment, at, at + behind, reason);
-            } else if !segment.run {
-                self.report.bytes_cut += behind as u64 + 1;
-                self.report.possibly_acknowledged = true;
-            }
-            break;
-        }
-        end
-    }
-
-    /// Reports a frame that is not whole, with whom it hits as far as its header says. The next one
-    /// that can be read begins at `next`: if the frame ends before, others are lost with it.
-    fn lost(
-        &mut self,
-        frames: &Frames<'_>,
-        segment: &Segment,
-        at: usize,
-        next: usize,
-        reason: &str,
-    ) {
-        let mut damage = Damage::new(segment.path(), at as u64, reason);
-        damage.lsn = segment.base.checked_add(at as u64).filter(|_| !segment.run).map(Lsn);
-        match frames.header(at) {
-            Ok((header, agents)) => {
-                damage.agents = agents.iter().map(|agent| agent.name.to_owned()).collect();
-                self.report.damage.push(damage);
-                let end = at.saturating_add(header.len());
-                if end < next {
-                    self.lost(frames, segment, end, next, "no frame begins here");
-                }
-            }
-            Err(_) => {
-                damage.reason.push_str(if segment.run {
-                    "; whom it hits cannot be told: any agent may lack what the run kept of it here, \
-                     forgettings included"
-                } else {
-                    "; whom it hits cannot be told: any agent may lack the changes of these lsns, \
-                     forgettings included"
-                });
-                self.report.damage.push(damage);
-            }
-        }
-    }
-
     fn adopt(
         &mut self,
         segment: &Arc<Segment>,
         replay: Replay,
-        end: usize,
+        end: u64,
         run: Option<Run>,
     ) -> Result<Arc<Segment>> {
-        let contents = Contents { run, ..replay.contents(end as u64) };
+        let contents = Contents { run, ..replay.contents(end) };
         let agents = replay.at_end();
         let mut bound = Bound::new();
         bound.add_bounds(MAX_NAME, MAX_NAME);
@@ -522,7 +477,7 @@ impl Salvage<'_> {
         }
         contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
         // As if the file went on far enough for the footer.
-        let len = (end as u64).saturating_add(bound.bytes()).next_multiple_of(4096);
+        let len = end.saturating_add(bound.bytes()).next_multiple_of(4096);
         let agents = agents.into_iter().map(Ok);
         let footer = build_footer(self.store, segment, len, contents, agents)?;
         for (lsn, prefix) in replay.prefixes {
@@ -531,4 +486,10 @@ impl Salvage<'_> {
         segment.adopt_footer(footer.bytes, len)?;
         Ok(Arc::clone(segment))
     }
+}
+
+/// There is no store, or one that was not finished.
+fn nothing(dir: &Path) -> Error {
+    let message = format!("{} is not a store: there is nothing to salvage", dir.display());
+    Error::new(ErrorKind::NotAStore, message)
 }

@@ -3,12 +3,14 @@
 
 mod check;
 mod index;
+pub(crate) mod pieces;
 pub(crate) mod scan;
 #[cfg(all(test, feature = "sim"))]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
+pub(crate) mod window;
 pub(crate) mod writer;
 
 use std::ops::Range;
@@ -213,13 +215,13 @@ impl Segment {
     pub(crate) fn frames(&self) -> Frames<'_> {
         let len = usize::try_from(self.capacity).unwrap_or(usize::MAX);
         let bytes = self.map.get(0, len).unwrap_or_default();
-        Frames { bytes, salt: self.salt, base: self.base }
+        Frames { bytes, start: 0, salt: self.salt, base: self.base }
     }
 
     /// What has been published of the file, while it may be written further.
     pub(crate) fn published_frames(&self) -> Frames<'_> {
         let bytes = self.map.get(0, in_memory(self.published())).unwrap_or_default();
-        Frames { bytes, salt: self.salt, base: self.base }
+        Frames { bytes, start: 0, salt: self.salt, base: self.base }
     }
 
     /// Whether the footer is the file's own, and not one that was built beside it.

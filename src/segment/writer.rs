@@ -85,6 +85,11 @@ impl LogFile {
         Ok(LogFile::new(segment, file, ahead))
     }
 
+    /// A segment whose file is open already.
+    pub(crate) fn of(segment: Arc<Segment>, file: Arc<dyn File>) -> Self {
+        LogFile::new(segment, file, FIRST_SLICE)
+    }
+
     /// Opens the file of a listed segment, for writing on if `write`.
     pub(crate) fn reopen(io: &Io, segment: Arc<Segment>, write: bool) -> Result<Self> {
         let path = segment.path();

@@ -266,6 +266,8 @@ impl Snapshot {
                     let verified = extent.is_some_and(Extent::is_verified);
                     Entry::read(segment, offset, seq, verified)
                 }
+                // A loss that was accepted.
+                None if self.is_redacted(seq) => Ok(Entry::blank(segment, seq)),
                 None => Err(segment.damage(0, "the entry was lost")),
             },
             None => Err(self.missing()),
@@ -295,6 +297,14 @@ impl Snapshot {
         self.version.head.flags & Head::REDACTED != 0
             && (self.base.redacted.binary_search(&seq).is_ok()
                 || self.version.parts.iter().any(|p| p.redacted().binary_search(&seq).is_ok()))
+    }
+
+    /// The first of these seqs, from `from` on, whose entry was lost, where that is not accepted.
+    pub(crate) fn next_lost(&self, from: u64) -> Option<u64> {
+        (from.max(self.floor)..self.next_seq()).find(|seq| {
+            let lies = self.locate(*seq).is_some_and(|(_, spot)| spot.offset().is_some());
+            !lies && !self.is_redacted(*seq)
+        })
     }
 
     /// The live entries that were redacted, ascending.

@@ -255,6 +255,24 @@ impl<'v> States<'v> {
         Ok(Some((segment, slot, key)))
     }
 
+    /// The next key and its value; no key if it cannot be told which are next.
+    pub(crate) fn next_named(&mut self) -> Option<(Option<Box<str>>, Result<StateValue>)> {
+        loop {
+            match self.step(End::Front) {
+                Ok(None) => return None,
+                Ok(Some((segment, slot, key))) => {
+                    if let Some(value) = self.snapshot.value(segment, slot, &key) {
+                        return Some((Some(key), value));
+                    }
+                }
+                Err(error) => {
+                    self.sources.clear();
+                    return Some((None, Err(error.with_agent(self.snapshot.name()))));
+                }
+            }
+        }
+    }
+
     fn read(&mut self, end: End) -> Option<Result<StateValue>> {
         loop {
             match self.step(end) {

@@ -26,6 +26,7 @@ pub(super) enum Op {
     Remove,
     /// A search for what was written.
     Search,
+    Open,
 }
 
 /// Stops a thread where it passes, once it is armed.
@@ -119,7 +120,16 @@ impl Fs for Gate {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn File>> {
+        (self.hook)(Op::Open, path)?;
         Ok(self.wrap(self.inner.open(path, write)?, path))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.remove_dir(dir)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        self.inner.lock_existing(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -326,6 +326,7 @@ fn manifest(footer_check: u32) -> Manifest {
         compatible: 0,
         history: HISTORY,
         claim: 0,
+        holes: None,
         segments: vec![
             Listed {
                 dead: 48,

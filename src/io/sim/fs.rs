@@ -77,6 +77,15 @@ impl Fs for SimFs {
         Ok(self.file(handle))
     }
 
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.state()?.remove_dir(dir)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let file = self.look()?.lock_existing(path)?;
+        Ok(Box::new(SimLock { state: self.state.clone(), run: self.run, file }))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state()?.rename(from, to)
     }

@@ -203,6 +203,10 @@ impl State {
         if self.tree.get(path)?.is_none() {
             self.new_file(path, Content::new(0))?;
         }
+        self.lock_existing(path)
+    }
+
+    pub(super) fn lock_existing(&mut self, path: &Path) -> io::Result<u64> {
         let file = self.tree.file(path)?;
         if !self.locks.insert(file) {
             return Err(ErrorKind::WouldBlock.into());
@@ -301,10 +305,23 @@ impl State {
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let what = format_args!("rename {} {}", from.display(), to.display());
         self.name_call(what, |s| {
+            if let Some(Entry::Dir(_)) = s.tree.get(from)? {
+                s.tree.rename_dir(from, to)?;
+                for node in s.files.values_mut() {
+                    if let Ok(inner) = node.name.strip_prefix(from) {
+                        node.name = to.join(inner);
+                    }
+                }
+                return Ok(());
+            }
             let (file, lost) = s.tree.rename(from, to)?;
             s.node_mut(file)?.name = to.to_path_buf();
             lost.map_or(Ok(()), |lost| s.lose_name(lost))
         })
+    }
+
+    pub(super) fn remove_dir(&mut self, dir: &Path) -> io::Result<()> {
+        self.name_call(format_args!("remove_dir {}", dir.display()), |s| s.tree.remove_dir(dir))
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {

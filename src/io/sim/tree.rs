@@ -110,6 +110,35 @@ impl Tree {
         Ok((file, lost))
     }
 
+    /// Removes an empty directory.
+    pub(super) fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        if !self.list(path)?.is_empty() {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        let (dir, name) = self.resolve(path)?;
+        self.change(dir, Change::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    /// Renames a directory within its parent, to a name that is free or that of an empty directory.
+    pub(super) fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let entry = Entry::Dir(self.dir(from)?);
+        match self.get(to)? {
+            Some(Entry::File(_)) => return Err(ErrorKind::NotADirectory.into()),
+            Some(Entry::Dir(_)) if !self.list(to)?.is_empty() => {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            Some(Entry::Dir(_)) | None => {}
+        }
+        let (dir, name) = self.resolve(from)?;
+        let (to_dir, to_name) = self.resolve(to)?;
+        if dir != to_dir {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        self.change(dir, Change::Rename(name.to_owned(), to_name.to_owned(), entry));
+        Ok(())
+    }
+
     /// As the real one does it: what is missing is made and synced in its parent, and so is the
     /// name of the deepest that was there.
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
