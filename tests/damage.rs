@@ -173,7 +173,7 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let name = entry.unwrap().file_name();
-        if name != "LOCK" && name != "RESERVE" {
+        if !["LOCK", "RESERVE", "RESERVE.open"].iter().any(|idle| name == *idle) {
             fs::copy(from.join(&name), to.join(&name)).unwrap();
         }
     }

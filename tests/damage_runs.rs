@@ -116,7 +116,7 @@ struct Sample {
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let names = names.filter(|name| name != "LOCK" && name != "RESERVE");
+    let names = names.filter(|name| !["LOCK", "RESERVE", "RESERVE.open"].contains(&name.as_str()));
     names.map(|name| (name.clone(), fs::read(dir.join(&name)).unwrap())).collect()
 }
 

@@ -201,8 +201,11 @@ fn damage_is_an_error_and_an_old_manifest_too() {
         agent.append(NewEntry::new(memlog::Kind::USER, &vec![n; 20_000])).unwrap();
     }
     let old = disk.read_file(format!("{DIR}/MANIFEST")).unwrap();
-    let segments: Vec<PathBuf> =
-        disk.files().into_iter().filter(|path| path.extension().is_some()).collect();
+    let segments: Vec<PathBuf> = disk
+        .files()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e != "open"))
+        .collect();
     for path in &segments {
         let damaged = disk.fork();
         // In the first frame: that of a segment with frames is durable.

@@ -219,8 +219,9 @@ fn rights_are_no_damage() {
         }
         let ran = command.output().unwrap();
         let err = String::from_utf8(ran.stderr).unwrap();
-        assert_eq!(ran.status.code(), Some(1), "{err}");
-        assert!(err.contains("user whom") && err.contains(".log"), "{err}");
+        assert_eq!(ran.status.code(), Some(9), "{err}");
+        let file = place.store().display().to_string();
+        assert!(err.contains("user whom") && err.contains(&file), "{err}");
         assert!(!to.exists(), "{err}");
     }
 }

@@ -185,7 +185,7 @@ fn every_bit_of_a_store_whose_recovery_died() {
 fn the_stores_have_every_kind_of_structure() {
     let lines = |end| Lines::of(&store::make(end, &mut |_| {}).unwrap());
     let closed = lines(End::Closed);
-    assert_eq!((closed.unsealed, closed.sealed, closed.runs), (2, 3, 1));
+    assert_eq!((closed.unsealed, closed.sealed, closed.runs), (1, 3, 1));
     assert_eq!((closed.forgotten, closed.defaults), (1, 2));
     assert_eq!(lines(End::Killed).unsealed, 2);
     assert_eq!(lines(End::KilledEarly).drafts, 3);

@@ -55,7 +55,9 @@ impl Layout {
             };
             let line = lines.iter().find(|line| id(path) == Some(number(line, 0)));
             match line.map(|line| line[44]) {
-                None if path.ends_with("RESERVE") => add(0..len, RESERVE),
+                None if ["RESERVE", "RESERVE.open"].iter().any(|name| path.ends_with(name)) => {
+                    add(0..len, RESERVE);
+                }
                 None if id(path).is_some() => add(0..len, OBSOLETE),
                 None => {}
                 Some(3) => {

@@ -315,7 +315,7 @@ fn settled(world: &World, rng: &mut Rng) {
 fn check_files(world: &World) {
     let stats = world.store.as_ref().unwrap().stats();
     let files = world.disk.files();
-    let known = ["LOCK", "MANIFEST", "RESERVE"];
+    let known = ["LOCK", "MANIFEST", "RESERVE", "RESERVE.open"];
     let ours = files.iter().filter(|f| f.starts_with(DIR) && !known.iter().any(|k| f.ends_with(k)));
     let ours: Vec<_> = ours.collect();
     let segment = |f: &&&PathBuf| f.extension().is_some_and(|e| e == "log" || e == "run");

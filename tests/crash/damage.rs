@@ -125,7 +125,8 @@ fn is_gap(disk: &SimDisk, file: &Path, range: &Range<u64>) -> bool {
 
 /// Damages one file; gives it, and the range.
 fn harm(disk: &SimDisk, rng: &mut Rng) -> Option<(PathBuf, Range<u64>)> {
-    let ours = |f: &PathBuf| f.starts_with(DIR) && !f.ends_with("LOCK") && !f.ends_with("RESERVE");
+    let idle = ["LOCK", "RESERVE", "RESERVE.open"];
+    let ours = |f: &PathBuf| f.starts_with(DIR) && !idle.iter().any(|name| f.ends_with(name));
     let files: Vec<PathBuf> = disk.files().into_iter().filter(ours).collect();
     let file = rng.pick(&files).clone();
     let bytes = disk.read_file(&file)?;
