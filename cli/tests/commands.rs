@@ -191,7 +191,10 @@ fn stats_and_verify_of_a_sound_store() {
     let stats: serde_json::Value = serde_json::from_str(&place.ok(&["stats", "--json"])).unwrap();
     assert!(stats["unsealed_segments"].as_u64().unwrap() >= 1, "the active one is there");
     assert!(place.ok(&["verify"]).starts_with("no damage"));
-    assert_eq!(place.ok(&["verify", "--json"]), "{\"damage\":[],\"lost_entries\":0,\"lost_values\":0}\n");
+    assert_eq!(
+        place.ok(&["verify", "--json"]),
+        "{\"damage\":[],\"lost_entries\":0,\"lost_values\":0}\n"
+    );
 }
 
 #[test]
