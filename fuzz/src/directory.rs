@@ -16,8 +16,8 @@ const MAX_ALL: usize = 2 << 20;
 /// A run of zeros as long as that is left out.
 const BLANK: usize = 16;
 
-const NAMES: [&str; 6] =
-    ["MANIFEST", "MANIFEST.tmp", "LOCK", "RESERVE", "RESERVE.open", "somebody.else"];
+const NAMES: [&str; 7] =
+    ["MANIFEST", "MANIFEST.tmp", "LOCK", "RESERVE", "somebody.else", "RESERVE.open", "BACKUP.tmp"];
 
 /// Bytes somewhere in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
