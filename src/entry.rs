@@ -40,16 +40,21 @@ pub struct Entry<'v> {
 }
 
 impl<'v> Entry<'v> {
-    /// Reads the entry whose record lies at `offset`. `verified`: its checksum was looked at.
+    /// Reads the entry whose record lies at `offset`. `verified`: its checksum was looked at. A record
+    /// that stands for a lost entry is one if the loss `is_accepted`.
     #[inline]
     pub(crate) fn read(
         segment: &'v Arc<Segment>,
         offset: u64,
         seq: u64,
         verified: bool,
+        is_accepted: impl FnOnce() -> bool,
     ) -> Result<Self> {
         let append = segment.entry(offset, verified)?;
         if append.flags & LOST != 0 {
+            if is_accepted() {
+                return Ok(Entry::blank(segment, seq));
+            }
             return Err(segment.damage(offset, "the entry was lost, and a repair kept its place"));
         }
         let hidden = append.flags & REDACTED != 0;

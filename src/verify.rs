@@ -99,7 +99,12 @@ fn check_frames(
         found.error(&error);
     }
     let end = usize::try_from(end).unwrap_or(usize::MAX);
-    let mut replay = Replay::new(Arc::clone(segment), name_seed(engine.store));
+    let seed = name_seed(engine.store);
+    let mut replay = if segment.is_rebuilt() {
+        Replay::beside(Arc::clone(segment), seed)
+    } else {
+        Replay::new(Arc::clone(segment), seed)
+    };
     let frames = segment.published_frames();
     let mut at = usize::try_from(FIRST_FRAME).unwrap_or(0);
     let mut whole = true;

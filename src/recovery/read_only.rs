@@ -229,7 +229,7 @@ impl Reading<'_> {
     }
 
     fn replay(&self, segment: &Arc<Segment>) -> Replay {
-        Replay::new(Arc::clone(segment), name_seed(self.manifest.store))
+        Replay::beside(Arc::clone(segment), name_seed(self.manifest.store))
     }
 
     /// The end of the log as figures have it. Nothing is ever appended there.

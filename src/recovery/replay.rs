@@ -21,6 +21,9 @@ pub(crate) struct Replay {
     segment: Arc<Segment>,
     /// What seeds the hash of names.
     seed: u64,
+    /// The index is made beside the file, and has the place of records that stand for lost entries: it
+    /// has none for what the walk could not read.
+    is_beside: bool,
     agents: BTreeMap<Arc<str>, Version>,
     pub(crate) prefixes: Vec<(u64, Box<str>)>,
     /// Frames with records, and their bytes.
@@ -39,6 +42,7 @@ impl Replay {
         Replay {
             segment,
             seed,
+            is_beside: false,
             agents: BTreeMap::new(),
             prefixes: Vec::new(),
             frames: 0,
@@ -47,6 +51,11 @@ impl Replay {
             hidden: 0,
             kills: false,
         }
+    }
+
+    /// The same for an index that is made beside the file, by a reader of what it holds.
+    pub(crate) fn beside(segment: Arc<Segment>, seed: u64) -> Self {
+        Replay { is_beside: true, ..Replay::new(segment, seed) }
     }
 
     /// Applies a frame. Its records lie where the segment has them.
@@ -99,7 +108,10 @@ impl Replay {
             Change::Policy(_) => self.segment.note_policy(),
             _ => {}
         }
-        let Some(change) = Applied::of(&placed.record.change) else { return Ok(()) };
+        let Some(mut change) = Applied::of(&placed.record.change) else { return Ok(()) };
+        if let Applied::Append(entry, _) = &mut change {
+            entry.lost &= !self.is_beside;
+        }
         let index = usize::try_from(placed.record.agent).unwrap_or(usize::MAX);
         let name = names.get(index).ok_or(Fault("a record is of no agent of its frame"))?;
         self.change(name, &change, lsn, ordinal, placed.offset);

@@ -397,7 +397,7 @@ impl<'a> Salvage<'a> {
         {
             self.found.add(fault);
         }
-        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
+        let mut replay = Replay::beside(Arc::clone(segment), name_seed(self.store));
         let extent = Extent { torn_may_be: run.end.is_none(), linked: false };
         let end = self.walk(segment, &mut window, extent, &mut |met| replay.take(&met))?;
         if replay.is_empty() {
@@ -426,7 +426,7 @@ impl<'a> Salvage<'a> {
         end: Option<u64>,
         ends: Ends,
     ) -> Result<Option<Arc<Segment>>> {
-        let mut replay = Replay::new(Arc::clone(segment), name_seed(self.store));
+        let mut replay = Replay::beside(Arc::clone(segment), name_seed(self.store));
         let seen_to = self.seen_to;
         let linked = end.is_none() && ends.linked.is_some();
         let capacity = segment.capacity;

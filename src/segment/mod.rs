@@ -224,6 +224,11 @@ impl Segment {
         Frames { bytes, start: 0, salt: self.salt, base: self.base }
     }
 
+    /// Whether its footer was built beside the file, from its frames.
+    pub(crate) fn is_rebuilt(&self) -> bool {
+        self.footer.get().is_some_and(|footer| footer.heap.is_some())
+    }
+
     /// Whether the footer is the file's own, and not one that was built beside it.
     pub(crate) fn has_own_footer(&self) -> bool {
         self.footer.get().is_some_and(|footer| footer.heap.is_none())

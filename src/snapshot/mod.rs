@@ -264,10 +264,13 @@ impl Snapshot {
             Some(Place { segment, spot, extent }) => match spot.offset() {
                 Some(offset) => {
                     let verified = extent.is_some_and(Extent::is_verified);
-                    Entry::read(segment, offset, seq, verified)
+                    Entry::read(segment, offset, seq, verified, || self.is_redacted(seq))
                 }
-                // A loss that was accepted.
-                None if self.is_redacted(seq) => Ok(Entry::blank(segment, seq)),
+                // A loss that was accepted. An index that was made beside the file has places for
+                // these: what has none there could not be read, redacted or not.
+                None if !segment.is_rebuilt() && self.is_redacted(seq) => {
+                    Ok(Entry::blank(segment, seq))
+                }
                 None => Err(segment.damage(0, "the entry was lost")),
             },
             None => Err(self.missing()),

@@ -252,10 +252,6 @@ fn agent(store: &Store, ledger: &Ledger, name: &str, differ: &mut Differ) {
 /// Whether an entry that once was looks like this.
 fn was(one: &Item, seen: &Item) -> bool {
     let mut told = Item { at: one.at.or(seen.at), expires: None, ..one.clone() };
-    if seen.redacted && seen.at == Some(0) && seen.kind == 0 {
-        // Of a redacted entry whose record is lost, nothing but the redaction is known.
-        return true;
-    }
     if seen.redacted {
         told = Item { redacted: true, meta: hash(&[]), payload: hash(&[]), ..told };
     }
