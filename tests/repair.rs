@@ -425,6 +425,47 @@ fn holes_are_told_until_they_are_accepted_and_stay_accepted() {
     assert_eq!(read(&options().open_on(&disk, "/data/last").unwrap()), world);
 }
 
+/// Also where the index is made beside the file: it has places for what was accepted, and none for what
+/// could not be read.
+#[test]
+fn an_accepted_loss_is_told_from_a_redacted_entry_that_is_lost() {
+    let (disk, _) = damaged();
+    let lost = lost_of(&repair(&disk));
+    let mended = options().open_on(&disk, TO).unwrap();
+    mended.accept_holes(None).unwrap();
+    mended.agent("a").unwrap().append(NewEntry::user("to be redacted")).unwrap();
+    let last = mended.agent("a").unwrap().view().unwrap().next_seq() - 1;
+    mended.agent("a").unwrap().redact(last).unwrap();
+    mended.sync().unwrap();
+    let salvaging = || options().salvage(true);
+    for reading in [salvaging(), options().read_only(true)] {
+        let store = reading.open_on(&disk, TO).unwrap();
+        for (name, seq) in lost.iter().map(|(name, seq)| (name.as_str(), *seq)).chain([("a", last)])
+        {
+            let view = store.agent(name).unwrap().view().unwrap();
+            assert!(view.get(seq).unwrap().unwrap().is_redacted(), "{name} {seq}");
+        }
+        assert_eq!(store.verify().unwrap(), []);
+    }
+    // All of it is proved durable, and not torn.
+    mended.close().unwrap();
+    // The record of the redacted entry breaks: when it was and of what kind is data too.
+    let found = disk.files().into_iter().filter(|path| path.starts_with(TO)).find_map(|path| {
+        let bytes = disk.read_file(&path)?;
+        let at = bytes.windows(14).position(|window| window == b"to be redacted")?;
+        Some((path, at as u64))
+    });
+    let (path, at) = found.unwrap();
+    assert!(disk.flip_bit(path, at, 0));
+    let store = salvaging().open_on(&disk, TO).unwrap();
+    let view = store.agent("a").unwrap().view().unwrap();
+    assert_eq!(view.get(last).unwrap_err().kind(), ErrorKind::Damaged);
+    for (name, seq) in &lost {
+        let view = store.agent(name).unwrap().view().unwrap();
+        assert!(view.get(*seq).unwrap().unwrap().is_redacted(), "{name} {seq}");
+    }
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
 }
