@@ -26,12 +26,15 @@ fn a_store_of_one_entry_takes_768_kib_and_stays_so_small() {
     let disk = SimDisk::new(1);
     for round in 0..50 {
         let tasks = SimTasks::new(&disk, round);
+        let before = disk.device_bytes_written();
         let store = Options::new().open_stepped(&disk, &tasks, DIR).unwrap();
         append(&store, "a", 100);
         tasks.run_for(Duration::from_millis(100));
         assert_eq!(store.stats().unsealed_segments, 1, "a spare for a single append");
         store.close().unwrap();
         assert!(disk.used() <= 768 << 10, "{} bytes after {round} openings", disk.used());
+        let written = disk.device_bytes_written() - before;
+        assert!(written <= 64 << 10, "{written} bytes written by opening {round}");
     }
 }
 

@@ -23,7 +23,7 @@ use crate::transcript;
 const BATCH_BYTES: usize = 1 << 20;
 /// So many left-out lines are reported one by one; the others are only counted.
 const REPORTED: u64 = 20;
-/// The call that a result answers is looked for among so many entries before it.
+/// A tool result is linked to a call at most this many entries before it.
 const CALL_WITHIN: usize = 256;
 
 /// What an import did.

@@ -1,4 +1,4 @@
-//! Reading a file line by line, with a bound on the length of a line, and a hash of what was read.
+//! Reads a file line by line. A line has a bounded length, and the bytes read so far have a hash.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

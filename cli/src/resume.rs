@@ -52,7 +52,7 @@ pub(crate) struct Tracked {
 
 /// What is to be done with a source.
 pub(crate) enum Begin {
-    /// Import it from where its lines are now, and leave out so many messages of the first line.
+    /// Import goes on at the current line; this many messages of that line are there already.
     From { tracked: Option<Tracked>, skip: u64 },
     /// Everything in it was imported.
     Nothing,

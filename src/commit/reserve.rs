@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::commit::Engine;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::io::Io;
 use crate::sync::Mutex;
@@ -34,10 +34,18 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    pub(crate) fn new(io: &Io, dir: &Path) -> Self {
-        let file = io.fs.open(&dir.join(RESERVE_FILE), false);
-        let len = file.and_then(|file| file.len()).unwrap_or(0);
-        Reserve { dir: dir.to_owned(), len: Mutex::new(len), has_last: AtomicBool::new(false) }
+    /// The reserve that a store has when it is opened.
+    ///
+    /// # Errors
+    /// What measuring it met.
+    pub(crate) fn of(io: &Io, dir: &Path) -> Result<Self> {
+        let path = dir.join(RESERVE_FILE);
+        let len = match io.fs.open(&path, false).and_then(|file| file.len()) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            len => len.map_err(|e| Error::io("measure", &path, e))?,
+        };
+        let (len, has_last) = (Mutex::new(len), AtomicBool::new(false));
+        Ok(Reserve { dir: dir.to_owned(), len, has_last })
     }
 
     /// Gives the room back. False if there was none.

@@ -26,7 +26,7 @@ pub(crate) fn system(mode: u32) -> Io {
         fs: Arc::new(Disk::new(mode)),
         clock: Arc::new(SystemClock { start: Instant::now() }),
         random: Arc::new(SystemRandom),
-        tasks: Arc::new(Threads),
+        tasks: Arc::new(Threads::default()),
     }
 }
 

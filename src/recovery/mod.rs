@@ -246,7 +246,7 @@ impl Opening<'_> {
         }
         let manifest =
             ManifestFile::new(self.io.clone(), self.dir.to_owned(), self.manifest.clone());
-        let reserve = Reserve::new(&self.io, self.dir);
+        let reserve = Reserve::of(&self.io, self.dir)?;
         let engine = Engine::start(Opened {
             incarnation: self.manifest.incarnation,
             history: self.manifest.history,

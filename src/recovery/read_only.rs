@@ -13,11 +13,9 @@ use crate::catalog::{Catalog, name_seed};
 use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::seal::build_footer;
 use crate::commit::{Engine, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Fault;
-use crate::format::footer::{Bound, MAX_NAME};
 use crate::format::manifest::{Forgotten, Holes, Listed, Manifest, Role};
 use crate::io::Io;
 use crate::manifest;
@@ -269,26 +267,7 @@ impl Unsealed {
             segment.publish(end);
             return Ok(());
         }
-        let (contents, agents) = (replay.contents(end), replay.at_end());
-        let mut bound = Bound::new();
-        bound.add_bounds(MAX_NAME, MAX_NAME);
-        for agent in &agents {
-            bound.add_agent(agent.name.len());
-            if let Some(part) = &agent.part {
-                (0..part.count).for_each(|_| bound.add_entry());
-                part.redacted().iter().for_each(|_| bound.add_redaction());
-                part.policy().iter().for_each(|_| bound.add_policy());
-                part.states("", u64::MAX, |key, _| bound.add_state(key.len()));
-            }
-        }
-        contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
-        // As if the file went on far enough for the footer.
-        let len = end.saturating_add(bound.bytes()).next_multiple_of(4096);
-        let footer = build_footer(store, segment, len, contents, agents.into_iter().map(Ok))?;
-        segment.adopt_footer(footer.bytes, len)?;
-        let prefixes = replay.prefixes.into_iter();
-        self.forgotten
-            .extend(prefixes.map(|(lsn, prefix)| Forgotten { prefix: prefix.into(), lsn }));
+        self.forgotten.extend(replay.index(store, end, None)?);
         self.segments.push(Arc::clone(segment));
         Ok(())
     }

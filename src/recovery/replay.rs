@@ -6,9 +6,12 @@ use std::sync::Arc;
 use crate::catalog::part::{Pushed, Spot};
 use crate::catalog::version::{Applied, Place, Version};
 use crate::catalog::{dead, hash_name};
-use crate::commit::seal::{AgentAtEnd, Contents};
+use crate::commit::seal::{AgentAtEnd, Contents, Run, build_footer};
+use crate::error::Result as Outcome;
+use crate::format::footer::{Bound, MAX_NAME};
 use crate::format::frame::FrameAgent;
 use crate::format::head::Head;
+use crate::format::manifest::Forgotten;
 use crate::format::record::{Append, Change, Sort};
 use crate::format::{Fault, len32};
 use crate::recovery::walk::{Met, Part};
@@ -187,6 +190,40 @@ impl Replay {
     /// True if nothing happened in the segment that a footer would tell of.
     pub(crate) fn is_empty(&self) -> bool {
         self.agents.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// Gives the segment an index in memory, beside its file, of which `end` is the end of the frames;
+    /// hands over the prefixes that were forgotten in it.
+    ///
+    /// # Errors
+    /// If the segment says more than a footer can.
+    pub(super) fn index(
+        self,
+        store: u128,
+        end: u64,
+        run: Option<Run>,
+    ) -> Outcome<impl Iterator<Item = Forgotten>> {
+        let contents = Contents { run, ..self.contents(end) };
+        let agents = self.at_end();
+        let mut bound = Bound::new();
+        bound.add_bounds(MAX_NAME, MAX_NAME);
+        for agent in &agents {
+            bound.add_agent(agent.name.len());
+            if let Some(part) = &agent.part {
+                (0..part.count).for_each(|_| bound.add_entry());
+                part.redacted().iter().for_each(|_| bound.add_redaction());
+                part.policy().iter().for_each(|_| bound.add_policy());
+                part.states("", u64::MAX, |key, _| bound.add_state(key.len()));
+            }
+        }
+        contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
+        // As if the file went on far enough for the footer.
+        let len = end.saturating_add(bound.bytes()).next_multiple_of(4096);
+        let agents = agents.into_iter().map(Ok);
+        let footer = build_footer(store, &self.segment, len, contents, agents)?;
+        self.segment.adopt_footer(footer.bytes, len)?;
+        let prefixes = self.prefixes.into_iter();
+        Ok(prefixes.map(|(lsn, prefix)| Forgotten { prefix: prefix.into(), lsn }))
     }
 
     /// What the footer is to say, the agents aside.

@@ -10,10 +10,9 @@ use crate::catalog::{Catalog, name_seed};
 use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::log::Log;
 use crate::commit::order::Order;
-use crate::commit::seal::{Contents, Run, build_footer};
+use crate::commit::seal::Run;
 use crate::commit::{Engine, Opened};
 use crate::error::{Damage, Error, ErrorKind, Result};
-use crate::format::footer::{Bound, MAX_NAME};
 use crate::format::frame::Link;
 use crate::format::manifest::{Forgotten, Manifest, Role};
 use crate::io::{File, Io};
@@ -462,28 +461,7 @@ impl<'a> Salvage<'a> {
         end: u64,
         run: Option<Run>,
     ) -> Result<Arc<Segment>> {
-        let contents = Contents { run, ..replay.contents(end) };
-        let agents = replay.at_end();
-        let mut bound = Bound::new();
-        bound.add_bounds(MAX_NAME, MAX_NAME);
-        for agent in &agents {
-            bound.add_agent(agent.name.len());
-            if let Some(part) = &agent.part {
-                (0..part.count).for_each(|_| bound.add_entry());
-                part.redacted().iter().for_each(|_| bound.add_redaction());
-                part.policy().iter().for_each(|_| bound.add_policy());
-                part.states("", u64::MAX, |key, _| bound.add_state(key.len()));
-            }
-        }
-        contents.prefixes.iter().for_each(|(_, prefix)| bound.add_prefix(prefix.len()));
-        // As if the file went on far enough for the footer.
-        let len = end.saturating_add(bound.bytes()).next_multiple_of(4096);
-        let agents = agents.into_iter().map(Ok);
-        let footer = build_footer(self.store, segment, len, contents, agents)?;
-        for (lsn, prefix) in replay.prefixes {
-            self.forgotten.push(Forgotten { prefix: prefix.into(), lsn });
-        }
-        segment.adopt_footer(footer.bytes, len)?;
+        self.forgotten.extend(replay.index(self.store, end, run)?);
         Ok(Arc::clone(segment))
     }
 }

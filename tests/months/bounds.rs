@@ -65,10 +65,9 @@ pub fn manifest_bytes(stats: &Stats, settled: bool) -> u64 {
     (if settled { 16 << 10 } else { 256 << 10 }) + 512 * segments
 }
 
-/// Memory at most: the budget, and agents that unsealed segments or open views hold. Of the smallest
-/// entries a segment's agents take as much as its frames, and as much again.
-pub fn resident_bytes(budget: u64, in_use: u64, active: u64) -> u64 {
-    budget + (1 << 20) + in_use + 2 * active
+/// Memory at most: the budget, and agents that unsealed segments or open views hold.
+pub fn resident_bytes(budget: u64, in_use: u64) -> u64 {
+    budget + (1 << 20) + in_use
 }
 
 /// What had died so long ago is in no file, milliseconds; without what disk and rate add.

@@ -74,8 +74,7 @@ impl World {
             assert!(is <= most, "{}", told("manifest", is, most));
         }
         if Check::Resident.is_on() && settled {
-            let (budget, active) = (self.flavor.resident, stats.active_bytes);
-            let most = bounds::resident_bytes(budget, self.largest_agents(), active);
+            let most = bounds::resident_bytes(self.flavor.resident, self.largest_agents());
             assert!(
                 stats.resident_bytes <= most,
                 "{}",

@@ -19,7 +19,7 @@ pub(super) fn handles(state: &Shared) -> Io {
         fs: Arc::new(SimFs { state: state.clone(), run }),
         clock: Arc::new(SimClock(state.clone())),
         random: Arc::new(SimRandom(state.clone())),
-        tasks: Arc::new(Threads),
+        tasks: Arc::new(Threads::default()),
     }
 }
 
