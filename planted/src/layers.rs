@@ -67,6 +67,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("without_waiting"),
     layer("openings"),
     layer("small_stores"),
+    layer("residents"),
     layer("hostile"),
     Layer { patience: 240, ..layer("every_call_fails") },
     // A part of what `.ci/run` looks at: the same histories, from the first on.

@@ -6,6 +6,7 @@ pub(crate) mod base;
 mod base_tests;
 pub(crate) mod dead;
 pub(crate) mod deaths;
+mod evict;
 mod forgotten;
 pub(crate) mod lookup;
 pub(crate) mod names;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Weak};
 use smallvec::SmallVec;
 
 use crate::catalog::deaths::Deaths;
+use crate::catalog::evict::{Evicted, STEPS};
 use crate::catalog::forgotten::{Over, Prefixes};
 use crate::catalog::lookup::Lookup;
 use crate::catalog::resident::{Progress, Resident, Slot};
@@ -43,8 +45,6 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const SHARDS: usize = 64;
-/// Agents looked at for eviction when a new one comes.
-const STEPS: usize = 4;
 /// Agents taken from a shard under one hold of its lock, where all are gone through.
 const A_FEW: usize = 256;
 
@@ -57,6 +57,8 @@ pub(crate) struct Catalog {
     sealed: Sealed,
     prefixes: Prefixes,
     resident_bytes: AtomicUsize,
+    /// The shard that agents at rest are let go of next.
+    hand: AtomicUsize,
     /// What died since the store was opened.
     pub(crate) deaths: Deaths,
     /// The generation of the last set from which segments were taken.
@@ -182,6 +184,7 @@ impl Catalog {
             sealed: Sealed::new(),
             prefixes: Prefixes::new(name_seed(store), forgotten),
             resident_bytes: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
             deaths: Deaths::default(),
             exchanged: AtomicU64::new(0),
             retired: Mutex::default(),
@@ -196,7 +199,7 @@ impl Catalog {
     /// The agent of this name, made resident if it was not.
     pub(crate) fn resident(&self, name: &Arc<str>, hash: u64, progress: Progress) -> Arc<Resident> {
         // Let go of behind the lock: giving memory back may take the allocator long.
-        let _evicted;
+        let mut evicted = Evicted::default();
         let mut shard = self.shard(hash).lock();
         if let Some(resident) = shard.find(name, hash) {
             resident.touch();
@@ -204,7 +207,7 @@ impl Catalog {
         }
         let resident = Arc::new(Resident::new(Arc::clone(name), hash));
         self.charge(&resident, &mut resident.lock());
-        _evicted = self.make_room(&mut shard, progress);
+        self.make_room(&mut shard, progress, STEPS, &mut evicted);
         shard.agents.insert(Known { hash, resident: Arc::clone(&resident) });
         shard.clock.push_back(Arc::clone(&resident));
         resident
@@ -261,52 +264,6 @@ impl Catalog {
         let index = usize::try_from(hash >> 58).unwrap_or(0) % SHARDS;
         // The index is below the length, which is fixed.
         self.shards.get(index).unwrap_or_else(|| unreachable!("{SHARDS} shards"))
-    }
-
-    /// Lets go of agents at rest that were not used lately, if the shard is over its budget.
-    /// A few steps at each new agent keep up with any rate of arrival. Gives those that went.
-    fn make_room(&self, shard: &mut Shard, progress: Progress) -> [Option<Resident>; STEPS] {
-        let mut evicted = [const { None }; STEPS];
-        if self.resident_bytes() / SHARDS <= self.budget {
-            return evicted;
-        }
-        for place in &mut evicted {
-            let Some(candidate) = shard.pass() else { break };
-            match self.evict(shard, candidate, progress) {
-                Ok(gone) => *place = Some(gone),
-                Err(kept) => shard.clock.push_back(kept),
-            }
-        }
-        evicted
-    }
-
-    /// Takes an agent out of its table, unless somebody has it or needs it.
-    fn evict(
-        &self,
-        shard: &mut Shard,
-        candidate: Arc<Resident>,
-        progress: Progress,
-    ) -> std::result::Result<Resident, Arc<Resident>> {
-        // Those that nobody has are had by the table, and by the hand that holds it now.
-        let had = candidate.take_used() || Arc::strong_count(&candidate) > 2;
-        if had || candidate.lock_idle(progress).is_none() {
-            return Err(candidate);
-        }
-        let hash = candidate.hash;
-        shard.agents.remove(&(hash, &*candidate.name) as &dyn Named);
-        // A handle may get it, use it and let go of it without asking the table: until it is nobody's.
-        let kept = match Arc::try_unwrap(candidate) {
-            Ok(gone) => match gone.lock_idle(progress).map(|slot| slot.charged) {
-                Some(charged) => {
-                    self.resident_bytes.fetch_sub(charged, Ordering::Relaxed);
-                    return Ok(gone);
-                }
-                None => Arc::new(gone),
-            },
-            Err(had) => had,
-        };
-        shard.agents.insert(Known { hash, resident: Arc::clone(&kept) });
-        Err(kept)
     }
 
     /// The sealed segments now.
@@ -419,7 +376,7 @@ impl Catalog {
 
     /// Looks the agent up if it is not known yet, and loads with it what sealed segments hold of its
     /// life. Reads footers, under no lock.
-    pub(crate) fn learn_all(&self, resident: &Resident) -> Result<()> {
+    pub(crate) fn learn_all(&self, resident: &Resident, progress: Progress) -> Result<()> {
         while !resident.lock().is_known() {
             let set = self.segments();
             let lives = |head: &Head| {
@@ -437,11 +394,17 @@ impl Catalog {
                 self.charge(resident, &mut slot);
             }
         }
+        self.make_room_beside(resident, progress);
         Ok(())
     }
 
     /// Loads what sealed segments hold of the life that `head` tells of, if it is not there yet.
-    pub(crate) fn learn_base(&self, resident: &Resident, head: &Head) -> Result<()> {
+    pub(crate) fn learn_base(
+        &self,
+        resident: &Resident,
+        head: &Head,
+        progress: Progress,
+    ) -> Result<()> {
         loop {
             if resident.lock().base().is_some_and(|base| base.life == head.life) {
                 return Ok(());
@@ -453,6 +416,8 @@ impl Catalog {
             let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
             if !outdated && slot.learn_base(base) {
                 self.charge(resident, &mut slot);
+                drop(slot);
+                self.make_room_beside(resident, progress);
                 return Ok(());
             }
         }

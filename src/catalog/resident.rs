@@ -158,6 +158,11 @@ impl Resident {
         self.used.swap(false, Ordering::Relaxed)
     }
 
+    /// Its slot, if nobody holds it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Slot>> {
+        self.slot.try_lock()
+    }
+
     /// Its slot, if nobody holds it and nothing in it is needed.
     pub(crate) fn lock_idle(&self, progress: Progress) -> Option<MutexGuard<'_, Slot>> {
         let mut slot = self.slot.try_lock()?;
@@ -216,8 +221,8 @@ impl Slot {
     }
 
     /// Lets go of the base, which is read again when it is needed.
-    pub(crate) fn drop_base(&mut self) {
-        self.base = None;
+    pub(crate) fn drop_base(&mut self) -> Option<Arc<Base>> {
+        self.base.take()
     }
 
     pub(crate) fn base(&self) -> Option<&Arc<Base>> {

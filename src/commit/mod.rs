@@ -275,7 +275,7 @@ impl Engine {
             let agent = batch.agents.get(expected.agent).map(|a| &a.resident);
             if let Some(resident) = agent {
                 let head = resident.lock().latest().head;
-                self.catalog.learn_base(resident, &head)?;
+                self.catalog.learn_base(resident, &head, self.progress())?;
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::part::{Part, StateSlot};
+use crate::catalog::resident::Resident;
 use crate::catalog::roll::Roll;
 use crate::commit::Engine;
 use crate::commit::order::Sealing;
@@ -87,8 +88,30 @@ impl Engine {
             segment.set_sealed_at(generation);
             sealed.push(Arc::clone(segment));
         });
+        let pieces = touched.take().into_iter().flat_map(Roll::into_pieces);
+        let rested = self.let_agents_rest(segment, generation, pieces);
+        drop(touched);
+        drop(std::mem::take(&mut *job.forgotten_states.lock()));
+        job.file.punch(job.data_end, footer.trailer.footer_at);
+        self.order.lock().sealing.pop_front();
+        // Had somebody waited, there would have been no rest.
+        self.note_turnover(since + rested);
+        let _ = self.wake(Worker::Compaction);
+        // One more than was sealed: so those that were sealed before an opening are all known in time.
+        self.catalog.sift(2);
+        Ok(())
+    }
+
+    /// Lets go of what was kept of agents for a segment that is sealed now. Gives the time rested
+    /// meanwhile.
+    fn let_agents_rest(
+        &self,
+        segment: &Arc<Segment>,
+        generation: u64,
+        pieces: impl Iterator<Item = Vec<Arc<Resident>>>,
+    ) -> Duration {
         let mut rested = Duration::ZERO;
-        for piece in touched.take().into_iter().flat_map(Roll::into_pieces) {
+        for piece in pieces {
             for few in piece.chunks(FEW) {
                 for resident in few {
                     // Let go of behind the lock: its keys may be very many.
@@ -107,17 +130,11 @@ impl Engine {
                     rested += REST;
                 }
             }
+            let at_rest = piece.len();
+            drop(piece);
+            self.catalog.let_go(at_rest, self.progress());
         }
-        drop(touched);
-        drop(std::mem::take(&mut *job.forgotten_states.lock()));
-        job.file.punch(job.data_end, footer.trailer.footer_at);
-        self.order.lock().sealing.pop_front();
-        // Had somebody waited, there would have been no rest.
-        self.note_turnover(since + rested);
-        let _ = self.wake(Worker::Compaction);
-        // One more than was sealed: so those that were sealed before an opening are all known in time.
-        self.catalog.sift(2);
-        Ok(())
+        rested
     }
 
     /// Whether the thread that seals has time: nothing else waits to be sealed.

@@ -276,7 +276,9 @@ impl Compactor {
     /// How long until the store is idle, and is to settle.
     fn settles_in(&self, quiet: &Quiet, now: Duration) -> Option<Duration> {
         let engine = &self.engine;
-        let more = engine.catalog.segments().sealed.len() > 1 || engine.has_too_much_ahead();
+        let more = engine.catalog.segments().sealed.len() > 1
+            || engine.has_too_much_ahead()
+            || engine.catalog.is_over_budget();
         let waits = !quiet.settled && more;
         let due = quiet.since.saturating_add(self.engine.options.scan_interval);
         waits.then(|| due.saturating_sub(now))

@@ -185,8 +185,11 @@ impl Compactor {
         self.seal_if_due()?;
         round.pace.urgency = self.tell_debt(busy);
         let turn = self.turn(busy, false, &mut |bytes| round.pace.after(self, bytes))?;
-        if matches!(turn, Turn::Idle) && busy.quiet.has_settled() && self.engine.give_back()? {
-            return Ok(Turn::Worked);
+        if matches!(turn, Turn::Idle) && busy.quiet.has_settled() {
+            self.engine.catalog.let_go_of_all(self.engine.progress());
+            if self.engine.give_back()? {
+                return Ok(Turn::Worked);
+            }
         }
         Ok(turn)
     }

@@ -114,7 +114,7 @@ impl Snapshot {
             let mut slot = resident.lock();
             if !slot.is_known() {
                 drop(slot);
-                let learned = engine.catalog.learn_all(&resident);
+                let learned = engine.catalog.learn_all(&resident, engine.progress());
                 learned.map_err(|e| e.for_agent(&resident.name))?;
                 continue;
             }
@@ -155,7 +155,7 @@ impl Snapshot {
             }
             let head = version.head;
             drop(slot);
-            let loaded = engine.catalog.learn_base(&resident, &head);
+            let loaded = engine.catalog.learn_base(&resident, &head, progress);
             loaded.map_err(|e| e.for_agent(&resident.name))?;
         }
     }
