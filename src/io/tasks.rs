@@ -55,8 +55,7 @@ pub(crate) trait Task: Send + Sync {
     /// What kept the system from starting a thread for it. The next wake tries again.
     fn wake(&self) -> io::Result<()>;
 
-    /// Ends the task: at once if it sleeps without a thread, else a step that finds out has to say
-    /// so.
+    /// Ends the task: at once if it sleeps, else a step that finds out has to say so.
     fn end(&self);
 
     /// Whether the caller runs within a step of this task.
@@ -130,7 +129,7 @@ struct State {
     has_thread: bool,
     /// That thread, once it runs.
     thread: Option<thread::ThreadId>,
-    /// `None` while a thread has it.
+    /// `None` during a step.
     step: Option<Step>,
 }
 
@@ -192,17 +191,19 @@ impl Task for ThreadTask {
         let step = {
             let mut state = self.0.state.lock();
             state.woken = true;
-            if state.has_thread {
-                drop(state);
-                self.0.woken.notify_one();
-                return;
-            }
             let step = state.step.take();
-            state.running = false;
+            // During a step it is the step that finds out.
+            if step.is_some() {
+                state.running = false;
+            }
             step
         };
-        drop(step);
-        self.0.ends.notify();
+        self.0.woken.notify_one();
+        if step.is_some() {
+            // A thread that waits finds nothing to do whenever it comes: nobody waits for it.
+            drop(step);
+            self.0.ends.notify();
+        }
     }
 
     fn is_current(&self) -> bool {
@@ -229,25 +230,25 @@ impl Shared {
                 return;
             }
             let mut state = self.state.lock();
-            if !state.woken {
-                match next {
-                    Next::Again | Next::Ended => {}
-                    Next::After(time) => {
-                        self.woken.wait_for(&mut state, time);
-                    }
-                    Next::Asleep => {
-                        self.woken.wait_for(&mut state, self.linger);
-                        if !state.woken {
-                            // Nothing to do for long: the next wake starts another thread.
-                            state.step = Some(step);
-                            (state.has_thread, state.thread) = (false, None);
-                            std::mem::forget(over);
-                            return;
-                        }
-                    }
+            state.step = Some(step);
+            let linger = match next {
+                Next::Again | Next::Ended => None,
+                Next::After(time) => Some((time, false)),
+                Next::Asleep => Some((self.linger, true)),
+            };
+            if let Some((time, ends)) = linger.filter(|_| !state.woken) {
+                self.woken.wait_for(&mut state, time);
+                if ends && !state.woken {
+                    // Nothing to do for long: the next wake starts another thread.
+                    (state.has_thread, state.thread) = (false, None);
+                    std::mem::forget(over);
+                    return;
                 }
             }
             state.woken = false;
+            // None: the task was ended meanwhile.
+            let Some(again) = state.step.take() else { return };
+            step = again;
         }
     }
 
@@ -302,5 +303,27 @@ mod tests {
         }
         task.end();
         assert!(task.is_over() && done.recv().is_err(), "the step was dropped with the task");
+    }
+
+    /// On a busy machine the thread may not run for milliseconds, for which a close would wait.
+    #[test]
+    fn a_task_that_sleeps_ends_without_its_thread() {
+        for next in [Next::Asleep, Next::After(Duration::from_secs(3600))] {
+            let shared = Shared { linger: LINGER, ..Shared::default() };
+            let task = ThreadTask(Arc::new(shared));
+            let (did, done) = channel();
+            task.start(Box::new(move || {
+                let _ = did.send(());
+                next
+            }))
+            .unwrap();
+            done.recv().unwrap();
+            while task.0.state.lock().step.is_none() {
+                thread::yield_now();
+            }
+            task.end();
+            assert!(task.is_over(), "it waits for its thread");
+            assert!(done.recv().is_err(), "the step was dropped with the task");
+        }
     }
 }
