@@ -30,6 +30,7 @@ use std::sync::{Arc, Weak};
 
 use smallvec::SmallVec;
 
+use crate::catalog::base::Base;
 use crate::catalog::deaths::Deaths;
 use crate::catalog::evict::{Evicted, STEPS};
 use crate::catalog::forgotten::{Over, Prefixes};
@@ -375,8 +376,13 @@ impl Catalog {
     }
 
     /// Looks the agent up if it is not known yet, and loads with it what sealed segments hold of its
-    /// life. Reads footers, under no lock.
-    pub(crate) fn learn_all(&self, resident: &Resident, progress: Progress) -> Result<()> {
+    /// life. Reads footers, under no lock. What is loaded stays while it is held.
+    pub(crate) fn learn_all(
+        &self,
+        resident: &Resident,
+        progress: Progress,
+    ) -> Result<Option<Arc<Base>>> {
+        let mut loaded = None;
         while !resident.lock().is_known() {
             let set = self.segments();
             let lives = |head: &Head| {
@@ -391,23 +397,26 @@ impl Catalog {
                 slot.learn_head(head);
                 // An outdated base is loaded again when it is needed.
                 let _ = base.is_some_and(|base| slot.learn_base(base));
+                loaded = slot.base().cloned();
                 self.charge(resident, &mut slot);
             }
         }
         self.make_room_beside(resident, progress);
-        Ok(())
+        Ok(loaded)
     }
 
-    /// Loads what sealed segments hold of the life that `head` tells of, if it is not there yet.
+    /// Loads what sealed segments hold of the life that `head` tells of, if it is not there yet. It
+    /// stays while it is held.
     pub(crate) fn learn_base(
         &self,
         resident: &Resident,
         head: &Head,
         progress: Progress,
-    ) -> Result<()> {
+    ) -> Result<Option<Arc<Base>>> {
         loop {
-            if resident.lock().base().is_some_and(|base| base.life == head.life) {
-                return Ok(());
+            let found = resident.lock().base().filter(|base| base.life == head.life).cloned();
+            if found.is_some() {
+                return Ok(found);
             }
             let set = self.segments();
             let base = lookup(&set, resident).load(head)?;
@@ -415,10 +424,11 @@ impl Catalog {
             // Segments that were taken out meanwhile are not to be held on to.
             let outdated = set.generation < self.exchanged.load(Ordering::SeqCst);
             if !outdated && slot.learn_base(base) {
+                let loaded = slot.base().cloned();
                 self.charge(resident, &mut slot);
                 drop(slot);
                 self.make_room_beside(resident, progress);
-                return Ok(());
+                return Ok(loaded);
             }
         }
     }

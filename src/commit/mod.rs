@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::catalog::base::Base;
 use crate::catalog::resident::Progress;
 use crate::commit::clock::{Recorded, StoreTime};
 use crate::commit::close::Closing;
@@ -223,6 +224,8 @@ impl Engine {
         batch.check_len()?;
         let len = batch.len() as u64;
         self.warm(batch);
+        // Held until the batch is ordered: an eviction in between would have it loaded for ever.
+        let mut _loaded = None;
         loop {
             match self.try_order(batch, durability)? {
                 Attempt::Ordered(ordered) => {
@@ -232,7 +235,7 @@ impl Engine {
                 Attempt::NoRoom { active, room } => {
                     self.make_room(active, room, batch.erasing)?;
                 }
-                Attempt::Unknown => self.learn(batch)?,
+                Attempt::Unknown => _loaded = Some(self.learn(batch)?),
                 Attempt::Held(resident) => resident.await_turn(),
                 Attempt::Refused(error, wait) => {
                     // Answered when what it was refused for can be read.
@@ -267,7 +270,8 @@ impl Engine {
     }
 
     /// Looks up, under no lock, what ordering the batch must know of its agents.
-    fn learn(&self, batch: &Prepared) -> Result<()> {
+    fn learn(&self, batch: &Prepared) -> Result<Vec<Arc<Base>>> {
+        let mut loaded = Vec::new();
         for resident in batch.agents.iter().map(|agent| &agent.resident) {
             self.catalog.learn(resident)?;
         }
@@ -275,10 +279,10 @@ impl Engine {
             let agent = batch.agents.get(expected.agent).map(|a| &a.resident);
             if let Some(resident) = agent {
                 let head = resident.lock().latest().head;
-                self.catalog.learn_base(resident, &head, self.progress())?;
+                loaded.extend(self.catalog.learn_base(resident, &head, self.progress())?);
             }
         }
-        Ok(())
+        Ok(loaded)
     }
 
     /// Takes what was ordered up to `end` to that durability, and returns when it is there.

@@ -110,12 +110,14 @@ impl Snapshot {
     #[inline(always)]
     fn open_as(engine: &Engine, resident: Arc<Resident>, which: Which) -> Result<Snapshot> {
         let mut asked = false;
+        // Held until it is used: an eviction in between would have it loaded for ever.
+        let mut _loaded = None;
         loop {
             let mut slot = resident.lock();
             if !slot.is_known() {
                 drop(slot);
                 let learned = engine.catalog.learn_all(&resident, engine.progress());
-                learned.map_err(|e| e.for_agent(&resident.name))?;
+                _loaded = learned.map_err(|e| e.for_agent(&resident.name))?;
                 continue;
             }
             engine.catalog.apply_prefixes(&resident, &mut slot);
@@ -156,7 +158,7 @@ impl Snapshot {
             let head = version.head;
             drop(slot);
             let loaded = engine.catalog.learn_base(&resident, &head, progress);
-            loaded.map_err(|e| e.for_agent(&resident.name))?;
+            _loaded = loaded.map_err(|e| e.for_agent(&resident.name))?;
         }
     }
 
