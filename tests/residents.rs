@@ -78,3 +78,28 @@ fn what_is_loaded_of_agents_that_are_there_makes_room() {
     // One view is open, and the agents of unsealed segments stay.
     assert!(most <= budget as u64 + (256 << 10), "{most} bytes while agents are read");
 }
+
+#[test]
+fn agents_of_an_unsealed_segment_take_at_most_seven_times_its_bytes() {
+    for (name, len) in [(2, 0), (8, 0), (8, 24), (24, 40), (200, 0), (8, 4000)] {
+        for with_state in [false, true] {
+            let disk = SimDisk::new(4);
+            let options = Options::new().resident_bytes(0).maintenance(Maintenance::Manual);
+            let store = options.open_on(&disk, DIR).unwrap();
+            let bytes = vec![7; len];
+            let mut batch = store.batch();
+            for i in 0..250 {
+                let agent = store.agent(&format!("{i:0>name$x}")).unwrap();
+                if with_state {
+                    batch.set(&agent, "k", &bytes);
+                } else {
+                    batch.append(&agent, NewEntry::new(Kind::USER, &bytes));
+                }
+            }
+            batch.commit().unwrap();
+            let (resident, unsealed) = (store.stats().resident_bytes, store.stats().active_bytes);
+            assert!(resident > 0, "nothing is in memory");
+            assert!(resident <= 7 * unsealed, "{resident} bytes for {unsealed}, {name} {len}");
+        }
+    }
+}

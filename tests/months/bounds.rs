@@ -65,6 +65,10 @@ pub fn manifest_bytes(stats: &Stats, settled: bool) -> u64 {
     (if settled { 16 << 10 } else { 256 << 10 }) + 512 * segments
 }
 
+/// Bytes of memory that agents with changes in an unsealed segment take for each of its bytes, at
+/// most: `tests/residents.rs` holds the store against it.
+pub const UNSEALED: u64 = 7;
+
 /// Memory at most: the budget, and agents that unsealed segments or open views hold.
 pub fn resident_bytes(budget: u64, in_use: u64) -> u64 {
     budget + (1 << 20) + in_use

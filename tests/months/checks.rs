@@ -74,7 +74,8 @@ impl World {
             assert!(is <= most, "{}", told("manifest", is, most));
         }
         if Check::Resident.is_on() && settled {
-            let most = bounds::resident_bytes(self.flavor.resident, self.largest_agents());
+            let in_use = self.largest_agents() + bounds::UNSEALED * stats.active_bytes;
+            let most = bounds::resident_bytes(self.flavor.resident, in_use);
             assert!(
                 stats.resident_bytes <= most,
                 "{}",

@@ -97,7 +97,12 @@ impl Marks {
         let mut left = Vec::new();
         for file in disk.files().into_iter().filter(|file| file.starts_with(dir)) {
             for (id, offset) in marks_of(disk, &file) {
-                if self.live.contains(&id) || self.lost.contains(&id) || id > self.numbers {
+                // No number is 0: a failure of the power tore the mark before its number.
+                if id == 0
+                    || self.live.contains(&id)
+                    || self.lost.contains(&id)
+                    || id > self.numbers
+                {
                     continue;
                 }
                 present.insert(id);
@@ -210,6 +215,8 @@ fn what_died_is_missed_when_it_is_due_and_when_it_comes_back() {
     assert!(marks.scan(&disk, "/s", 10, None).is_empty());
     assert!(marks.scan(&disk, "/s", 20, Some(10)).is_empty());
     assert_eq!(marks.scan(&disk, "/s", 20, Some(11))[0].dead_for, Some(10));
+    disk.write_file("/s/torn", &[&dead[..8], &[0; 8]].concat());
+    assert_eq!(marks.scan(&disk, "/s", 20, Some(10)).len(), 0);
     disk.write_file("/s/f", b"");
     assert!(marks.scan(&disk, "/s", 10 + FRESH, Some(11)).is_empty());
     disk.write_file("/s/f", &dead);
