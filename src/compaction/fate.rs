@@ -70,6 +70,8 @@ struct Newer<'a> {
     /// A newer sealed segment tells of it.
     is_sealed: bool,
     version: Option<Version>,
+    /// Of the set of sealed segments that was looked at.
+    generation: u64,
     /// Newest first.
     blocks: Vec<(&'a Arc<Segment>, Block<'a>)>,
     /// Some newer segment cannot be read: what it says of the agent is not known.
@@ -77,11 +79,12 @@ struct Newer<'a> {
 }
 
 impl Newer<'_> {
-    /// What unsealed segments hold. Parts of a segment that has just been sealed, and that may be
-    /// one of those looked at, may still be among them.
+    /// What segments hold that are in no set yet up to the one that was looked at. Parts of one that
+    /// is, and that may be one of those looked at, may still be in memory. A segment that is sealed
+    /// from then on changes nothing: no block here tells what its part does.
     fn parts(&self) -> impl Iterator<Item = &Part> {
         let parts = self.version.iter().flat_map(Version::parts);
-        parts.filter(|part| part.segment.sealed_at() == u64::MAX)
+        parts.filter(|part| part.segment.sealed_at() > self.generation)
     }
 
     fn parts_of(&self, life: u64) -> impl Iterator<Item = &Part> {
@@ -184,6 +187,7 @@ impl<'e> Knowledge<'e> {
             head: version.as_ref().map(|version| version.head).or(sealed),
             is_sealed: sealed.is_some(),
             version,
+            generation: self.around.generation(),
             blocks,
             is_partial: !all_read,
         })
@@ -243,8 +247,8 @@ impl<'e> Knowledge<'e> {
     /// The agent as everybody may see it, its bytes written. `None` if that is another life, or if a
     /// change of its policy is on its way. It is not made resident.
     fn settled(&self, nearby: &Nearby<'_, '_>, now: &Head) -> Result<Option<Seen>> {
-        // Parts of sealed segments are told by their blocks.
-        const UNSEALED: u64 = u64::MAX - 1;
+        // Parts of segments in this set are told by their blocks.
+        let generation = self.around.generation();
         let policy_of = |version: &Version| {
             (version.head.flags & Head::POLICY, version.parts().find_map(Part::policy))
         };
@@ -258,7 +262,7 @@ impl<'e> Knowledge<'e> {
                 if policy_of(settled) != policy_of(slot.latest()) {
                     return Ok(None);
                 }
-                in_memory = Some((settled.seen(UNSEALED), end));
+                in_memory = Some((settled.seen(generation), end));
             }
         }
         let seen = match in_memory {
@@ -266,7 +270,7 @@ impl<'e> Knowledge<'e> {
                 self.engine.write_for_reader(end)?;
                 seen
             }
-            None => Version::at_rest(*now).seen(UNSEALED),
+            None => Version::at_rest(*now).seen(generation),
         };
         Ok(Some(seen).filter(|seen| seen.head.life == now.life))
     }
@@ -379,7 +383,11 @@ impl<'a> Living<'a> {
                 self.policy = Some(policy);
             }
         }
-        self.redacted.extend(self.newer.redacted(life));
+        // Those of entries that older segments hold are told by the newer one: there may be more of them
+        // when the agent is written than were planned for.
+        let entries = &self.entries;
+        let is_here = |seq: &u64| entries.iter().any(|(_, seqs)| seqs.contains(seq));
+        self.redacted.extend(self.newer.redacted(life).filter(is_here));
         self.state = self.tally(told, life, nearby, manners)?;
         Ok(())
     }

@@ -141,3 +141,63 @@ fn a_job_tells_of_all_that_takes_time() {
     let stopped = Job::plan(&engine, &ids, shape(), &mut { stop });
     assert_eq!(stopped.err().unwrap().kind(), ErrorKind::Closed);
 }
+
+/// A job looks at an agent once. What is sealed before it has written the agent was no block then,
+/// and is no part in memory any more.
+#[test]
+fn what_is_sealed_while_an_agent_is_written_is_newer_still() {
+    let disk = SimDisk::new(1);
+    let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(1 << 20);
+    let (engine, _) = recovery::open(disk.io(), Path::new("/mem"), &options).unwrap();
+    let value = vec![7; 300 << 10];
+    put(&engine, "agent", &Change::Set { key: "key", value: &value }).unwrap();
+    (0..20).for_each(|_| put(&engine, "agent", &entry(&[7; 10 << 10])).unwrap());
+    engine.seal_active().unwrap();
+    let ids: Vec<u64> = engine.catalog.segments().sealed.iter().map(|s| s.id).collect();
+    put(&engine, "agent", &Change::Set { key: "key", value: b"small" }).unwrap();
+    let shape = Shape {
+        run_bytes: 4 << 20,
+        cut_from: 4 << 20,
+        generation: 1,
+        relieves: false,
+        trims: false,
+    };
+    let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
+    assert!(job.need() < 280 << 10, "{} bytes without the value", job.need());
+    let mut sealed = false;
+    let mut seal = |written| {
+        if written > 0 && !std::mem::replace(&mut sealed, true) {
+            engine.seal_active()?;
+        }
+        Ok(())
+    };
+    assert!(job.step(u64::MAX, &mut seal).unwrap());
+    let written = job.install().unwrap().written;
+    assert!(sealed && written.len() == 1);
+    assert_eq!(written.first().unwrap().trailer().unwrap().state_bytes, 0);
+}
+
+/// A job has room for what was redacted when it was planned.
+#[test]
+fn what_is_redacted_meanwhile_in_older_segments_takes_no_room() {
+    let disk = SimDisk::new(1);
+    let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(1 << 20);
+    let (engine, _) = recovery::open(disk.io(), Path::new("/mem"), &options).unwrap();
+    for count in [2000, 1] {
+        (0..count).for_each(|_| put(&engine, "agent", &entry(b"an entry")).unwrap());
+        engine.seal_active().unwrap();
+    }
+    let sealed = engine.catalog.segments();
+    let ids = [sealed.sealed.last().unwrap().id];
+    let shape = Shape {
+        run_bytes: 1 << 20,
+        cut_from: 1 << 20,
+        generation: 1,
+        relieves: false,
+        trims: false,
+    };
+    let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
+    (1..2000).for_each(|seq| put(&engine, "agent", &Change::Redact { seq }).unwrap());
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    job.install().unwrap();
+}
