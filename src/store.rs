@@ -362,9 +362,10 @@ impl Store {
         self.0.compactor.compact()
     }
 
-    /// Erases everything that is dead from every file in the store's directory: forgotten agents,
-    /// truncated and redacted entries, overwritten values, what retention has dropped, what has expired. Rewrites
-    /// the segments that hold any of it, however little, at full speed.
+    /// Erases everything that is dead from every file in the store's directory: forgotten agents and
+    /// prefixes with their names, truncated and redacted entries, overwritten values, keys that were
+    /// unset, what retention has dropped, what has expired. Rewrites the segments that hold any of it,
+    /// however little, at full speed.
     ///
     /// What died before the call is gone from the directory when it returns. Open views, values
     /// that were handed out and hard links elsewhere (such as backups) may still hold the bytes of

@@ -54,6 +54,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("compaction_forgotten"),
     layer("compaction_sim"),
     layer("garbage"),
+    layer("erased"),
     layer("months"),
     layer("damage"),
     layer("damage_files"),

@@ -24,12 +24,17 @@ pub(crate) fn content_of(part: &Part) -> u64 {
     entries.saturating_add(part.state_bytes())
 }
 
-/// What a change is about to kill in the segment that is written now, of what its footer would tell.
+/// Bytes, roughly, that a change is about to leave in the segment that is written now without a block
+/// that tells of them. What has no length, as the key of an unset, counts as a byte.
 pub(crate) fn hidden_by(version: &Version, change: &Applied<'_>, segment: u64) -> u64 {
+    if version.head.life == 0 {
+        // The agent may be born behind it, and its block knows nothing of the key.
+        return u64::from(matches!(change, Applied::Unset { .. }));
+    }
     let part = version.parts().find(|part| part.segment.id == segment);
-    let Some(part) = part.filter(|_| version.head.life != 0) else { return 0 };
+    let Some(part) = part else { return 0 };
     match *change {
-        Applied::Forget => content_of(part),
+        Applied::Forget => content_of(part).max(1),
         Applied::Set { key, .. } | Applied::Unset { key } => {
             part.state(key, u64::MAX).map_or(0, |slot| u64::from(slot.len))
         }

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use crate::catalog::runs::Runs;
 use crate::catalog::set::{Candidate, Candidates, SegmentSet, age};
 use crate::error::{ErrorKind, Result};
-use crate::format::footer::Block;
+use crate::format::footer::{Block, Pages};
 use crate::segment::Segment;
+use crate::types::Retention;
 
 /// The segments of a set that are newer and older than those looked at.
 pub(crate) struct Around {
     set: Arc<SegmentSet>,
     newer: Neighbours,
     older: Neighbours,
+    /// Older segments are looked up, where a filter says that they may tell of a name.
+    exact: bool,
 }
 
 /// The segments of one side.
@@ -35,7 +38,13 @@ impl Around {
     pub(crate) fn of(set: &Arc<SegmentSet>, hull: Range<u64>) -> Self {
         let newer = Neighbours::of(set, hull.end..u64::MAX);
         let older = Neighbours::of(set, 0..hull.start);
-        Around { set: Arc::clone(set), newer, older }
+        Around { set: Arc::clone(set), newer, older, exact: false }
+    }
+
+    /// With `exact`, older segments are said to hold something only if they do. That reads their
+    /// directories and the state of agents, where otherwise filters have to do.
+    pub(crate) fn exactly(self, exact: bool) -> Self {
+        Around { exact, ..self }
     }
 
     /// The number of the set.
@@ -116,11 +125,74 @@ impl<'a> Nearby<'_, 'a> {
     /// Whether an older segment may tell of the name. One that cannot be read may.
     pub(crate) fn older_may_hold(&self) -> Result<bool> {
         for Candidate { segment, .. } in self.on(Side::Older) {
-            if readable(segment, segment.may_tell_of(self.name, self.hash))?.unwrap_or(true) {
+            let mut found = segment.may_tell_of(self.name, self.hash);
+            // What a filter takes the name for by chance would keep it for ever.
+            if self.around.exact && found.as_ref().is_ok_and(|may| *may) {
+                found = segment.find(self.name).map(|block| block.is_some());
+            }
+            if readable(segment, found)?.unwrap_or(true) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The keys of a life that older segments change. `None`: they are not looked at.
+    pub(crate) fn older_keys(&self, life: u64) -> Result<Option<OlderKeys<'a>>> {
+        if !self.around.exact {
+            return Ok(None);
+        }
+        let mut blocks = Vec::new();
+        let all_read = self.older_blocks(life, &mut blocks)?;
+        let pages = blocks.iter().map(|(_, block)| block.states()).collect();
+        Ok(Some(OlderKeys { pages, all_read }))
+    }
+
+    /// Finds what all older segments hold of a life, newest first. False if one cannot be read.
+    pub(crate) fn older_blocks(
+        &self,
+        life: u64,
+        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+    ) -> Result<bool> {
+        blocks.clear();
+        self.blocks(Side::Older, &mut |segment, block| {
+            if block.head().life == life {
+                blocks.push((segment, block));
+            }
+            true
+        })
+    }
+
+    /// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
+    /// first, up to that one. `None` if it cannot be told.
+    pub(crate) fn older_policy(
+        &self,
+        life: u64,
+        blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
+    ) -> Result<Option<Option<Retention>>> {
+        let mut policy = None;
+        let all_read = self.blocks(Side::Older, &mut |segment, block| {
+            if block.head().life == life {
+                blocks.push((segment, block));
+                policy = block.policy();
+            }
+            policy.is_none()
+        })?;
+        // One that cannot be read may hold a later one.
+        Ok(policy.filter(|_| all_read))
+    }
+}
+
+/// The keys that older segments change.
+pub(crate) struct OlderKeys<'a> {
+    pages: Vec<Pages<'a>>,
+    all_read: bool,
+}
+
+impl OlderKeys<'_> {
+    /// Whether one of them may change the key. One that cannot be read may.
+    pub(crate) fn may_have(&self, key: &str) -> bool {
+        !self.all_read || self.pages.iter().any(|pages| pages.find(key, 0) != Ok(None))
     }
 }
 

@@ -41,8 +41,9 @@ impl Compactor {
                 _ => self.engine.seal_active()?,
             }
         }
-        // What the first round has erased is what forgotten prefixes were held against: the second
-        // takes their names out of the runs that kept them.
+        // What the first round has erased is what prefixes, tombstones and unsets were held against:
+        // the second takes their names out of the runs that kept them. Of one name or key no more than
+        // one is left by then, so that the order of the segments does not matter.
         for _ in 0..2 {
             if !self.erase_dirty(&mut busy, &mut erased, &mut report)? {
                 break;
@@ -71,8 +72,12 @@ impl Compactor {
         let facts = self.facts();
         let date = busy.schedule.due_now(&facts).unwrap_or(facts.now);
         let scan = self.scan(busy, &facts, date, &mut || self.go_on())?;
-        let dirty = scan.segments.into_iter().filter(|(_, found)| found.dirty);
-        let dirty: Vec<Arc<Segment>> = dirty.map(|(segment, _)| segment).collect();
+        let mut dirty: Vec<Arc<Segment>> = Vec::new();
+        for (segment, found) in scan.segments {
+            if found.dirty || segment.has_remains(&self.engine.io)? {
+                dirty.push(segment);
+            }
+        }
         let groups = self.groups(&dirty);
         // Or it would itself be what holds them.
         drop(dirty);
@@ -127,7 +132,7 @@ impl Compactor {
             generation: generation.max().unwrap_or(0).max(1),
             // As it is asked for, whatever room it takes.
             relieves: true,
-            trims: true,
+            erases: true,
         };
         let mut job = Job::plan(&self.engine, inputs, shape, &mut |_| self.go_on())?;
         let mut more = u64::MAX;

@@ -11,7 +11,7 @@ use crate::catalog::part::Part;
 use crate::catalog::resident::Resident;
 use crate::catalog::version::{Seen, Version};
 use crate::commit::Engine;
-use crate::compaction::around::{Around, Nearby, Side};
+use crate::compaction::around::{Around, Nearby, OlderKeys, Side};
 use crate::compaction::job::Manners;
 use crate::compaction::keys::{KeyJoin, KeyMerge, Tally};
 use crate::compaction::merge::Told;
@@ -45,6 +45,8 @@ pub(crate) struct Living<'a> {
     pub(crate) policy: Option<Option<Retention>>,
     /// Whether older segments may hold something of the name. `None` until a rule needs it.
     older: Option<bool>,
+    /// The keys that they change, if that is to be exact.
+    older_keys: Option<OlderKeys<'a>>,
     /// The age that the policy in force allows, in ms.
     age: Option<u64>,
     newer: Newer<'a>,
@@ -225,7 +227,7 @@ impl<'e> Knowledge<'e> {
         let own = match living.own_policy(&seen.head, changed) {
             Some(own) => own,
             // The policy lies in an older segment.
-            None => match older_policy(nearby, now.life, &mut older)? {
+            None => match nearby.older_policy(now.life, &mut older)? {
                 Some(own) => own,
                 // What is not known drops nothing.
                 None => return Ok(Retained::default()),
@@ -235,7 +237,7 @@ impl<'e> Knowledge<'e> {
         // An age is held against the oldest entries first, wherever they are.
         if (policy.max_age.is_some() || past)
             && living.has_older(nearby)?
-            && !older_blocks(nearby, now.life, &mut older)?
+            && !nearby.older_blocks(now.life, &mut older)?
         {
             return Ok(Retained::default());
         }
@@ -301,40 +303,6 @@ impl<'e> Knowledge<'e> {
         let resident = Arc::new(Resident::new(Arc::from(nearby.name), nearby.hash));
         Ok(Snapshot::of_blocks(self.engine, resident, seen, base)?.floor)
     }
-}
-
-/// The last change of a life's policy that older segments tell of; `blocks` gets theirs, newest
-/// first, up to that one. `None` if it cannot be told.
-fn older_policy<'a>(
-    nearby: &Nearby<'_, 'a>,
-    life: u64,
-    blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
-) -> Result<Option<Option<Retention>>> {
-    let mut policy = None;
-    let all_read = nearby.blocks(Side::Older, &mut |segment, block| {
-        if block.head().life == life {
-            blocks.push((segment, block));
-            policy = block.policy();
-        }
-        policy.is_none()
-    })?;
-    // One that cannot be read may hold a later one.
-    Ok(policy.filter(|_| all_read))
-}
-
-/// Finds what all older segments hold of a life, newest first. False if one cannot be read.
-fn older_blocks<'a>(
-    nearby: &Nearby<'_, 'a>,
-    life: u64,
-    blocks: &mut Vec<(&'a Arc<Segment>, Block<'a>)>,
-) -> Result<bool> {
-    blocks.clear();
-    nearby.blocks(Side::Older, &mut |segment, block| {
-        if block.head().life == life {
-            blocks.push((segment, block));
-        }
-        true
-    })
 }
 
 impl<'a> Living<'a> {
@@ -409,7 +377,10 @@ impl<'a> Living<'a> {
             .filter(|(_, told)| told.block.states().count() > 0);
         let Some((index, only)) = with_state.next() else { return Ok(tally) };
         let is_only = with_state.next().is_none();
-        if self.has_older(nearby)? && is_only && !self.newer.changes_keys(life) {
+        let has_older = self.has_older(nearby)?;
+        self.older_keys = if has_older { nearby.older_keys(life)? } else { None };
+        let all = has_older && self.older_keys.is_none() && is_only;
+        if all && !self.newer.changes_keys(life) {
             // All of it is kept, and need not be gone through.
             tally.add_all(index, &only.block.states());
         } else {
@@ -453,7 +424,7 @@ impl<'a> Living<'a> {
                 manners(0)?;
             }
             // That a key was unset matters only to values that are older.
-            if change.offset == 0 && self.older == Some(false) {
+            if change.offset == 0 && !self.older_may_have(change.key) {
                 continue;
             }
             let in_memory = |part: &&Part| part.state(change.key, u64::MAX).is_some();
@@ -462,6 +433,11 @@ impl<'a> Living<'a> {
             }
         }
         Ok(())
+    }
+
+    fn older_may_have(&self, key: &str) -> bool {
+        let exactly = |keys: &OlderKeys<'_>| keys.may_have(key);
+        self.older != Some(false) && self.older_keys.as_ref().is_none_or(exactly)
     }
 
     /// When the oldest of the entries dies of its age, in ms since the epoch. Unless that is to be

@@ -56,6 +56,7 @@ pub(crate) struct Job {
     engine: Arc<Engine>,
     inputs: Vec<Arc<Segment>>,
     around: Around,
+    erases: bool,
     hull: Range<u64>,
     generation: u64,
     relieves: bool,
@@ -106,7 +107,7 @@ impl Job {
         let inputs = set.sealed.iter().filter(|segment| ids.contains(&segment.id));
         let inputs: Vec<Arc<Segment>> = inputs.cloned().collect();
         let hull = hull(&inputs);
-        let around = Around::of(&set, hull.clone());
+        let around = Around::of(&set, hull.clone()).exactly(shape.erases);
         // The inputs are about to be read whole.
         inputs.iter().for_each(|input| input.will_need(0..input.capacity));
         let cleaned = engine.log.durable();
@@ -120,6 +121,7 @@ impl Job {
             merge: Merge::new(&inputs)?,
             inputs,
             around,
+            erases: shape.erases,
             hull,
             generation: shape.generation.max(1),
             relieves: shape.relieves,
@@ -217,7 +219,7 @@ impl Job {
         let living = loop {
             let set = self.engine.catalog.segments();
             if set.generation != self.around.generation() {
-                self.around = Around::of(&set, self.hull.clone());
+                self.around = Around::of(&set, self.hull.clone()).exactly(self.erases);
             }
             let knowledge = Knowledge { engine: &self.engine, around: &self.around };
             let living = knowledge.living(name, &told, &mut *beat.manners)?;
@@ -327,8 +329,9 @@ pub(crate) struct Shape {
     /// One of at least this length is cut at the bounds of other runs too.
     pub(crate) cut_from: u64,
     pub(crate) generation: u64,
-    /// Outputs end at names of agents that they hold: an erasure leaves no other name.
-    pub(crate) trims: bool,
+    /// It erases: outputs begin and end at names of agents that they hold, and keep no tombstone or
+    /// unset for which older segments hold nothing.
+    pub(crate) erases: bool,
     /// It is to relieve a full disk: the room of the reserve is for it.
     pub(crate) relieves: bool,
 }

@@ -258,7 +258,7 @@ impl Compactor {
             cut_from: picked.cut_from,
             generation: picked.generation,
             relieves: false,
-            trims: false,
+            erases: false,
         };
         let job = Job::plan(&self.engine, &picked.inputs, shape, manners)?;
         if let Some((need, free)) = self.lacks(&job, u64::MAX) {
@@ -289,7 +289,7 @@ impl Compactor {
         let run_bytes = self.max_run(stats).max(one.file_bytes);
         let generation = one.generation.max(1);
         let shape =
-            Shape { run_bytes, cut_from: run_bytes, generation, relieves: true, trims: false };
+            Shape { run_bytes, cut_from: run_bytes, generation, relieves: true, erases: false };
         let job = match Job::plan(&self.engine, &[one.id], shape, manners) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 return self.quarantine(&[one.id], error).map(|_| false);

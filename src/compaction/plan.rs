@@ -20,8 +20,33 @@ const RECORD_COST: u64 = 64;
 /// Frames have at least this much in them, but for an agent's last.
 const FRAME_EACH: u64 = 1 << 20;
 
-/// Behind a name it makes the next one in the order of names.
-pub(crate) const BEHIND: char = '\0';
+/// The first bound above a name that is no longer than names are. `None`: no name is above it.
+pub(crate) fn behind(name: &str) -> Option<Box<str>> {
+    let mut bound = String::with_capacity(MAX_NAME);
+    bound.push_str(name);
+    if name.len() < MAX_NAME {
+        bound.push('\0');
+        return Some(bound.into());
+    }
+    // No name begins with one of full length: the next one has a higher character in its place.
+    while let Some(last) = bound.pop() {
+        let next =
+            (last..=char::MAX).nth(1).filter(|next| bound.len() + next.len_utf8() <= MAX_NAME);
+        if let Some(next) = next {
+            bound.push(next);
+            return Some(bound.into());
+        }
+    }
+    None
+}
+
+/// Whether a bound is the first one above a name.
+pub(crate) fn is_behind(bound: &str, name: &str) -> bool {
+    match bound.strip_suffix('\0') {
+        Some(start) if name.len() < MAX_NAME => start == name,
+        _ => name.len() >= MAX_NAME && behind(name).as_deref() == Some(bound),
+    }
+}
 
 /// A run that is going to be written.
 pub(crate) struct Output {
@@ -122,7 +147,7 @@ pub(crate) fn outputs(
         }
         if last.is_some() && (full || between.is_some()) {
             let began_between = between.is_none();
-            let (to, from) = between.unwrap_or_else(|| (name.clone(), name.clone()));
+            let (to, from) = seam(between, last.as_deref(), &name, shape);
             draft.close(Some(to), &mut outputs);
             (draft.from, draft.began_between) = (from, began_between);
             draft.open(&prefixes);
@@ -138,10 +163,28 @@ pub(crate) fn outputs(
         cuts.above(last).next().filter(|bound| to.as_ref().is_none_or(|to| *bound < to))
     });
     draft.close(behind.cloned().or(to), &mut outputs);
-    if shape.trims {
+    if shape.erases {
         trim(&mut outputs, first, last);
     }
     Ok(outputs)
+}
+
+/// Where a run ends behind `last` and the next one begins, whose first name is `name`: `between`, at
+/// bounds of other runs, if there are any.
+fn seam(
+    between: Option<(Box<str>, Box<str>)>,
+    last: Option<&str>,
+    name: &str,
+    shape: &Shape,
+) -> (Box<str>, Box<str>) {
+    let at_name = || (name.into(), name.into());
+    match (between, last) {
+        // A bound of another run may be the name of an agent that is gone.
+        (Some(_), Some(last)) if shape.erases => {
+            behind(last).map_or_else(at_name, |to| (to, name.into()))
+        }
+        (between, _) => between.unwrap_or_else(at_name),
+    }
 }
 
 /// Has outputs end at names of agents that they hold, where they end at names at all.
@@ -151,9 +194,8 @@ fn trim(outputs: &mut [Output], first: Option<Box<str>>, last: Option<Box<str>>)
     {
         output.from = first;
     }
-    if let (Some(Output { to: Some(to), .. }), Some(last)) = (outputs.last_mut(), last) {
-        // The first name behind the last one that there is.
-        *to = format!("{last}{BEHIND}").into();
+    if let (Some(Output { to: to @ Some(_), .. }), Some(last)) = (outputs.last_mut(), last) {
+        *to = behind(&last);
     }
 }
 
@@ -236,4 +278,33 @@ fn bound(footer: &mut Bound, name: &str, living: &Living<'_>) {
     living.redacted.iter().for_each(|_| footer.add_redaction());
     living.policy.iter().for_each(|_| footer.add_policy());
     footer.add_states(&living.state.keys);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_a_name_comes_the_next_one_that_is_no_longer_than_names_are() {
+        let full = |end: &str| format!("{}{end}", "n".repeat(MAX_NAME - end.len()));
+        let next = |end: &str| format!("{}{end}", "n".repeat(MAX_NAME - 1));
+        assert_eq!(behind("a").as_deref(), Some("a\0"));
+        assert_eq!(behind(&full("a")).unwrap(), full("b").into());
+        // Of two bytes the next character would not fit: the one before it goes up.
+        assert_eq!(
+            behind(&full("a\u{7f}")).unwrap(),
+            full("a\u{7f}").replace("a\u{7f}", "b").into()
+        );
+        assert_eq!(behind(&full("\u{d7ff}")).unwrap(), full("\u{e000}").into());
+        assert_eq!(behind(&"\u{10ffff}".repeat(MAX_NAME / 4)), None);
+        let names = [full("a"), full("\u{7f}"), full("\u{7ff}"), full("\u{10ffff}"), next("")];
+        for name in names.iter().map(String::as_str).chain(["a", "a\0"]) {
+            let bound = behind(name).unwrap();
+            assert!(*bound > *name && bound.len() <= MAX_NAME, "{name:?}");
+            assert!(is_behind(&bound, name) && !is_behind(name, name), "{name:?}");
+            assert!(!is_behind(&format!("{name}\0x"), name));
+        }
+        assert!(!is_behind(&format!("{}\0", full("a")), &full("a")));
+    }
 }

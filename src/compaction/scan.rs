@@ -3,6 +3,7 @@
 //! expired or will, and with a time to erase within the oldest one of each agent under an age.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 
 use crate::catalog::set::SegmentSet;
@@ -11,7 +12,7 @@ use crate::compaction::around::Around;
 use crate::compaction::fate::{Knowledge, Living, content};
 use crate::compaction::job::names;
 use crate::compaction::merge::{Merge, Told};
-use crate::compaction::plan::BEHIND;
+use crate::compaction::plan::is_behind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Forgotten;
 use crate::segment::Segment;
@@ -162,10 +163,11 @@ fn begin(segment: &Segment) -> Result<Found> {
         }
         _ => false,
     };
-    Ok(Found { dead, dirty: dead > 0 || forgets || segment.has_remains(), next_expiry })
+    Ok(Found { dead, dirty: dead > 0 || forgets, next_expiry })
 }
 
-/// The names at which runs begin and end: whether an agent of each name lives.
+/// The bounds of runs, and whether each is that of an agent that lives: its name, or what is
+/// [behind](is_behind) it.
 struct Bounds {
     alive: BTreeMap<Box<str>, bool>,
     /// The bounds of each segment.
@@ -177,7 +179,6 @@ impl Bounds {
         let mut bounds = Bounds { alive: BTreeMap::new(), of: Vec::new() };
         for segment in segments {
             let (from, to) = names(segment)?;
-            let to = to.map(|to| to.strip_suffix(BEHIND).unwrap_or(&to).into());
             let both = [Some(from).filter(|from| !from.is_empty()), to];
             bounds.alive.extend(both.iter().flatten().map(|name| (name.clone(), false)));
             bounds.of.push(both);
@@ -186,8 +187,10 @@ impl Bounds {
     }
 
     fn live(&mut self, name: &str) {
-        if let Some(alive) = self.alive.get_mut(name) {
-            *alive = true;
+        let from = (Included(name), Unbounded);
+        // Nothing lies between the two.
+        for (bound, alive) in self.alive.range_mut::<str, _>(from).take(2) {
+            *alive |= **bound == *name || is_behind(bound, name);
         }
     }
 

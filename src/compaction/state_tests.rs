@@ -55,7 +55,7 @@ fn view(engine: &Arc<Engine>, name: &str) -> Snapshot {
 }
 
 fn shape() -> Shape {
-    Shape { run_bytes: 1 << 30, cut_from: 1 << 30, generation: 1, relieves: false, trims: false }
+    Shape { run_bytes: 1 << 30, cut_from: 1 << 30, generation: 1, relieves: false, erases: false }
 }
 
 fn ids(engine: &Arc<Engine>) -> Vec<u64> {

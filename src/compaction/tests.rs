@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::commit::Engine;
 use crate::commit::scratch::Scratch;
-use crate::compaction::job::{Job, Shape};
+use crate::compaction::around::Around;
+use crate::compaction::fate::Knowledge;
+use crate::compaction::job::{Job, Shape, hull};
+use crate::compaction::plan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{Append, Change};
 use crate::io::sim::SimDisk;
@@ -51,7 +54,7 @@ fn a_job_knows_to_its_end_what_it_knew_when_it_was_planned() {
         cut_from: 1 << 20,
         generation: 1,
         relieves: false,
-        trims: false,
+        erases: false,
     };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     assert!(job.need() < 100 << 10, "{} bytes for the few that live", job.need());
@@ -86,7 +89,7 @@ fn a_run_takes_room_as_it_is_written() {
         cut_from: 64 << 20,
         generation: 1,
         relieves: false,
-        trims: false,
+        erases: false,
     };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     let (before, need) = (disk.used(), job.need());
@@ -119,7 +122,7 @@ fn a_job_tells_of_all_that_takes_time() {
         cut_from: 64 << 20,
         generation: 1,
         relieves: false,
-        trims: false,
+        erases: false,
     };
     let mut told = 0;
     let mut job = Job::plan(&engine, &ids, shape(), &mut |_| {
@@ -142,6 +145,49 @@ fn a_job_tells_of_all_that_takes_time() {
     assert_eq!(stopped.err().unwrap().kind(), ErrorKind::Closed);
 }
 
+/// The bounds of other runs are names of agents that may be gone.
+#[test]
+fn an_erasure_cuts_its_runs_at_names_that_they_hold() {
+    let disk = SimDisk::new(1);
+    let options = Options::new().maintenance(Maintenance::Manual).segment_bytes(1 << 20);
+    let (engine, _) = recovery::open(disk.io(), Path::new("/mem"), &options).unwrap();
+    let shape = |erases| Shape {
+        run_bytes: 128 << 10,
+        cut_from: 64 << 10,
+        generation: 1,
+        relieves: false,
+        erases,
+    };
+    let ids = |run| {
+        let set = engine.catalog.segments();
+        set.sealed.iter().filter(|s| s.run == run).map(|s| s.id).collect::<Vec<_>>()
+    };
+    let fill = |sort: char| {
+        for agent in 0..100 {
+            put(&engine, &format!("a/{agent:03}{sort}"), &entry(&[7; 8 << 10])).unwrap();
+        }
+        engine.seal_active().unwrap();
+    };
+    fill('a');
+    let mut job = Job::plan(&engine, &ids(false), shape(false), &mut |_| Ok(())).unwrap();
+    assert!(job.step(u64::MAX, &mut |_| Ok(())).unwrap());
+    assert!(job.install().unwrap().written.len() > 3);
+    fill('b');
+    let set = engine.catalog.segments();
+    let logs = set.sealed.iter().filter(|segment| !segment.run).cloned().collect::<Vec<_>>();
+    let around = Around::of(&set, hull(&logs));
+    let knowledge = Knowledge { engine: &engine, around: &around };
+    let foreign = |erases| {
+        let outputs = plan::outputs(&knowledge, &set, &logs, &shape(erases), &mut |_| Ok(()));
+        let outputs = outputs.unwrap();
+        assert!(outputs.len() > 3);
+        let bounds = outputs.into_iter().flat_map(|output| [Some(output.from), output.to]);
+        bounds.flatten().filter(|bound| bound.contains('a') && bound.ends_with('a')).count()
+    };
+    assert!(foreign(false) > 3);
+    assert_eq!(foreign(true), 0);
+}
+
 /// A job looks at an agent once. What is sealed before it has written the agent was no block then,
 /// and is no part in memory any more.
 #[test]
@@ -160,7 +206,7 @@ fn what_is_sealed_while_an_agent_is_written_is_newer_still() {
         cut_from: 4 << 20,
         generation: 1,
         relieves: false,
-        trims: false,
+        erases: false,
     };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     assert!(job.need() < 280 << 10, "{} bytes without the value", job.need());
@@ -194,7 +240,7 @@ fn what_is_redacted_meanwhile_in_older_segments_takes_no_room() {
         cut_from: 1 << 20,
         generation: 1,
         relieves: false,
-        trims: false,
+        erases: false,
     };
     let mut job = Job::plan(&engine, &ids, shape, &mut |_| Ok(())).unwrap();
     (1..2000).for_each(|seq| put(&engine, "agent", &Change::Redact { seq }).unwrap());

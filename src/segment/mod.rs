@@ -450,14 +450,30 @@ impl Segment {
         self.trailer().and_then(|_| self.map.get(offset, len))
     }
 
-    /// Whether remains of frames that were cut lie behind the data, where the room up to the next
-    /// block cannot be given back.
-    pub(crate) fn has_remains(&self) -> bool {
-        let Some(trailer) = self.trailer().filter(|_| self.has_own_footer()) else { return false };
-        let data_end = trailer.facts.data_end;
-        let end = data_end.next_multiple_of(crate::format::PAGE as u64).min(trailer.footer_at);
-        let rest = self.map.get(data_end, in_memory(end.saturating_sub(data_end)));
-        rest.is_some_and(|rest| !scan::is_zero(rest))
+    /// Whether remains of frames that a recovery cut, or of an earlier footer, lie between data and
+    /// footer. The blocks there are given back after the manifest was replaced, and a process may end
+    /// in between. Reads what is not a hole.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or searched.
+    pub(crate) fn has_remains(&self, io: &Io) -> Result<bool> {
+        let own = self.trailer().filter(|_| self.has_own_footer() && !self.run);
+        let Some(trailer) = own else { return Ok(false) };
+        let failed = |e| Error::io("look for remains in", &self.path, e);
+        let (mut at, end) = (trailer.facts.data_end, trailer.footer_at);
+        if at >= end {
+            return Ok(false);
+        }
+        let file = io.fs.open(&self.path, false).map_err(failed)?;
+        while let Some(data) = file.data_from(at).map_err(failed)?.filter(|data| data.start < end) {
+            let from = data.start.max(at);
+            at = data.end.min(end).max(from.saturating_add(1));
+            let bytes = self.map.get(from, in_memory(at.min(end).saturating_sub(from)));
+            if bytes.is_some_and(|bytes| !scan::is_zero(bytes)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The lsn at which what it covers begins: that of its first frame, or of the oldest segment that
